@@ -1,0 +1,1 @@
+"""PyTorch checkpoints: which tensor of theirs is which parameter of ours."""

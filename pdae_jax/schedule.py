@@ -1,0 +1,124 @@
+"""The noise schedule: beta, alpha_bar and every constant that follows from them.
+
+Arrays over t = 0..T-1 (the paper's 1..T), kept in float64 and cast to float32 once, where they
+meet an image. Networks and codes are not known here.
+"""
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Schedule:
+    """The constants of a diffusion process, from its betas: float64 arrays of shape [T]."""
+
+    beta: np.ndarray
+
+    def __post_init__(self):
+        beta = np.asarray(self.beta, np.float64)
+        if beta.ndim != 1 or not len(beta) or not ((beta > 0) & (beta < 1)).all():
+            raise ValueError(f"beta must be a vector of numbers in (0, 1), got {beta!r}")
+        object.__setattr__(self, "beta", beta)
+
+    @property
+    def T(self) -> int:
+        return len(self.beta)
+
+    @functools.cached_property
+    def alpha(self):
+        return 1.0 - self.beta
+
+    @functools.cached_property
+    def alpha_bar(self):
+        return np.cumprod(self.alpha)
+
+    @functools.cached_property
+    def alpha_bar_prev(self):
+        """alpha_bar_{t-1}, with alpha_bar_{-1} = 1."""
+        return np.append(1.0, self.alpha_bar[:-1])
+
+    @functools.cached_property
+    def posterior_variance(self):
+        """sigma_t^2 = beta_t (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t); 0 at t = 0."""
+        return self.beta * (1.0 - self.alpha_bar_prev) / (1.0 - self.alpha_bar)
+
+    @functools.cached_property
+    def posterior_log_variance(self):
+        """log sigma_t^2, clipped: index 0, where sigma is 0, takes the value of index 1."""
+        if self.T == 1:
+            return np.log(self.beta)
+        return np.log(np.append(self.posterior_variance[1], self.posterior_variance[1:]))
+
+    @functools.cached_property
+    def mean_shift(self):
+        """k_t / Sigma_t = sqrt(alpha_t) sqrt(1 - alpha_bar_t) / beta_t.
+
+        Algorithm 1 and DDPM: times Sigma_t it turns G into a change of eps. DDIM uses
+        `score_shift`, a different coefficient, on purpose.
+        """
+        return np.sqrt(self.alpha) * np.sqrt(1.0 - self.alpha_bar) / self.beta
+
+    @functools.cached_property
+    def score_shift(self):
+        """sqrt(1 - alpha_bar_t): turns G, as a score, into a change of eps (Algorithm 3)."""
+        return np.sqrt(1.0 - self.alpha_bar)
+
+    def loss_weight(self, gamma: float = 0.1):
+        """lambda_t = SNR^gamma / (1 + SNR), with SNR = alpha_bar / (1 - alpha_bar)."""
+        snr = self.alpha_bar / (1.0 - self.alpha_bar)
+        return snr**gamma / (1.0 + snr)
+
+    def x_t(self, x_0, t, eps):
+        """Noises x_0 to time t: sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps."""
+        return (at(np.sqrt(self.alpha_bar), t, x_0) * x_0
+                + at(np.sqrt(1.0 - self.alpha_bar), t, x_0) * eps)
+
+    def x_0(self, x_t, t, eps):
+        """The x_0 that eps implies: (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t)."""
+        return (at(np.sqrt(1.0 / self.alpha_bar), t, x_t) * x_t
+                - at(np.sqrt(1.0 / self.alpha_bar - 1.0), t, x_t) * eps)
+
+    def eps(self, x_t, t, x_0):
+        """The eps that x_0 implies; the inverse of `x_0`."""
+        return ((at(np.sqrt(1.0 / self.alpha_bar), t, x_t) * x_t - x_0)
+                / at(np.sqrt(1.0 / self.alpha_bar - 1.0), t, x_t))
+
+    def posterior_mean(self, x_t, t, eps):
+        """mu_theta = (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t)."""
+        return (at(1.0 / np.sqrt(self.alpha), t, x_t)
+                * (x_t - at(self.beta / np.sqrt(1.0 - self.alpha_bar), t, x_t) * eps))
+
+    def true_posterior_mean(self, x_0, x_t, t):
+        """mu~(x_t, x_0), the mean of q(x_{t-1} | x_t, x_0): what mu_theta tries to be."""
+        c_0 = np.sqrt(self.alpha_bar_prev) * self.beta / (1.0 - self.alpha_bar)
+        c_t = np.sqrt(self.alpha) * (1.0 - self.alpha_bar_prev) / (1.0 - self.alpha_bar)
+        return at(c_0, t, x_t) * x_0 + at(c_t, t, x_t) * x_t
+
+
+def at(values: np.ndarray, t, like):
+    """values[t] in float32, shaped to multiply `like`: t is a scalar or one time an example."""
+    t = jnp.asarray(t)
+    chosen = jnp.asarray(values, jnp.float32)[t]
+    return chosen.reshape(t.shape + (1,) * (jnp.ndim(like) - t.ndim)) if t.ndim else chosen
+
+
+def linear(T: int = 1000) -> Schedule:
+    """beta from 1e-4 to 0.02 for T = 1000 (Ho et al. 2020); other T keep the same total noise."""
+    return Schedule(np.linspace(1e-4, 0.02, T) * (1000 / T))
+
+
+def cosine(T: int = 1000) -> Schedule:
+    """alpha_bar(u) = cos^2((u + 0.008) / 1.008 * pi / 2), beta capped at 0.999 (Nichol 2021)."""
+    alpha_bar = np.cos((np.linspace(0, 1, T + 1) + 0.008) / 1.008 * np.pi / 2) ** 2
+    return Schedule(np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999))
+
+
+def constant(T: int = 1000, beta: float = 0.008) -> Schedule:
+    """One beta throughout: the latent diffusion model's (paper, Table 2)."""
+    return Schedule(np.full(T, beta))
+
+
+SCHEDULES = {"linear": linear, "cosine": cosine, "constant": constant}
+
