@@ -105,18 +105,16 @@ class Folder(Source):
 
     def __init__(self, path, split="train", *, attributes=None, test_fraction=0.1, seed=0):
         check_split(split)
-        root = folder = Path(path).expanduser()
+        root = Path(path).expanduser()
         if not root.is_dir():
             reason = "not a folder" if root.exists() else "no such folder"
             raise DataError(f"{reason}: {root} (give the folder that holds the pictures)")
-        divided = split != "all" and (root / "train").is_dir()
-        if divided:
-            names = ("train",) if split == "train" else ("test", "val", "validation")
-            folder = next((root / name for name in names if (root / name).is_dir()), None)
-        if divided and folder:
-            files = find_pictures(folder)
+        train = root / "train" if split != "all" and (root / "train").is_dir() else root
+        tests = [root / name for name in ("test", "val", "validation") if (root / name).is_dir()]
+        if train != root and tests:
+            files = find_pictures(train if split == "train" else tests[0])
         else:
-            files = find_pictures(root / "train" if divided else root)
+            files = find_pictures(train)
             files = [files[i] for i in held_out(len(files), split, test_fraction, seed)]
         self.name = f"folder:{root}"
         self.files = [str(file) for file in files]
@@ -341,7 +339,7 @@ class TFDS(Source):
         shared = split != "all" and not any(s in splits for s in own["test"])
         size = len(self._records)
         self.indices = (held_out(size, split, test_fraction, seed) if shared else np.arange(size))
-        features = builder.info.features
+        features = dict(builder.info.features.items())
         self._image = next((key for key, feature in features.items()
                             if type(feature).__name__ == "Image"), None)
         if self._image is None:

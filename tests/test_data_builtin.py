@@ -1,0 +1,119 @@
+"""Digits and emoji: counts, labels, and that nothing leaks from training into the test."""
+import numpy as np
+import pytest
+
+from pdae_jax.data import DataError, open_source
+from pdae_jax.data.builtin import HAIR, SIGN, SKIN, VS16, ZWJ, Emoji, base_character
+
+
+def test_digits_are_all_there_at_full_contrast():
+    parts = [open_source("digits", split) for split in ("train", "test", "all")]
+    assert [len(part) for part in parts] == [1438, 359, 1797]
+    image = parts[2].image(0)
+    assert image.shape == (8, 8, 1) and image.dtype == np.uint8
+    assert parts[2].images.min() == 0 and parts[2].images.max() == 255
+    assert not set(parts[0].indices) & set(parts[1].indices)
+
+
+def test_digits_are_labelled_and_stratified():
+    from sklearn.datasets import load_digits
+    source = open_source("digits", "all")
+    assert source.attributes == tuple("0123456789")
+    assert np.array_equal(source.labels.argmax(1), load_digits().target)
+    shares = open_source("digits", "test").labels.sum(0) / source.labels.sum(0)
+    assert np.abs(shares - 0.2).max() < 0.01
+
+
+def test_digits_split_follows_the_seed():
+    a, b, c = (open_source("digits", "test", seed=s).indices for s in (0, 0, 1))
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+
+
+@pytest.fixture(scope="module")
+def emoji():
+    return Emoji("all")
+
+
+def sequence(text):
+    return tuple(ord(character) for character in text)
+
+
+def test_emoji_are_about_1300_pictures(emoji):
+    assert 1200 <= len(emoji) <= 1400
+    image = emoji.image(0)
+    assert image.shape == (72, 72, 3) and image.dtype == np.uint8
+    assert (emoji.image(emoji.sequences.index(sequence("\U0001F468")))[0, 0] == 255).all()  # white
+
+
+@pytest.mark.parametrize("text", [
+    "\U0001F468\u200D\U0001F469\u200D\U0001F466",              # a family
+    "\U0001F469\u200D\u2764\uFE0F\u200D\U0001F468",            # a couple
+    "\U0001F9D1\u200D\U0001F91D\u200D\U0001F9D1",              # holding hands
+    "\U0001F46B", "\U0001F46F", "\U0001F93C", "\U0001F44D",    # two people, bunnies, fights, a hand
+    "\U0001F6B6\u200D\u27A1\uFE0F",                            # a mirror image
+])
+def test_emoji_that_are_no_single_person_are_left_out(emoji, text):
+    assert sequence(text) not in emoji.sequences
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("\U0001F469\U0001F3FD", {"woman", "medium skin", "adult"}),
+    ("\U0001F468\U0001F3FF\u200D\U0001F9B0", {"man", "dark skin", "red hair", "adult"}),
+    ("\U0001F9D1\u200D\U0001F692", {"person", "yellow skin", "adult"}),
+    ("\U0001F46E\U0001F3FB\u200D\u2640\uFE0F", {"woman", "light skin", "adult"}),
+    ("\U0001F471", {"person", "yellow skin", "blond hair", "adult"}),
+    ("\U0001F475", {"woman", "yellow skin", "older"}),
+    ("\U0001F9D2\U0001F3FE", {"person", "medium-dark skin", "child"}),
+    ("\U0001F476", {"person", "yellow skin", "baby"}),
+    ("\U0001F9DF\u200D\u2642\uFE0F", {"man", "adult"}),        # zombies have no skin tone
+])
+def test_emoji_attributes(emoji, text, expected):
+    row = emoji.labels[emoji.sequences.index(sequence(text))]
+    assert {name for name, value in zip(emoji.attributes, row, strict=True) if value} == expected
+
+
+def test_emoji_have_one_gender_one_age_and_at_most_one_skin(emoji):
+    column = {name: emoji.labels[:, a] for a, name in enumerate(emoji.attributes)}
+    assert (column["woman"] + column["man"] + column["person"] == 1).all()
+    assert (column["baby"] + column["child"] + column["adult"] + column["older"] == 1).all()
+    assert (sum(column[name] for name in ("yellow skin", *SKIN.values())) <= 1).all()
+    assert emoji.description(0).isascii()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_emoji_twins_never_fall_on_both_sides(emoji, seed):
+    train, test = Emoji("train", seed=seed), Emoji("test", seed=seed)
+    assert sorted(train.sequences + test.sequences) == sorted(emoji.sequences)
+    assert 0.05 < len(test) / len(emoji) <= 0.1
+    keys = [{base_character(s) for s in part.sequences} for part in (train, test)]
+    assert not keys[0] & keys[1]
+
+    def bare(s):
+        """Written apart from `base_character`: no tone, sign or hair, man and woman as person."""
+        kept = [p for p in s if p not in {*SKIN, *SIGN, *HAIR, ZWJ, VS16}]
+        return tuple(0x1F9D1 if p in (0x1F468, 0x1F469) else p for p in kept)
+
+    assert not {bare(s) for s in train.sequences} & {bare(s) for s in test.sequences}
+    pictures = [{part.image(i).tobytes() for i in range(len(part))} for part in (train, test)]
+    assert not pictures[0] & pictures[1]
+
+
+@pytest.mark.parametrize("a, b", [
+    ("\U0001F468\U0001F3FD\u200D\U0001F692", "\U0001F9D1\u200D\U0001F692"),
+    ("\U0001F469\u200D\U0001F9B3", "\U0001F9D1"), ("\U0001F471", "\U0001F9D4\U0001F3FB"),
+    ("\U0001F385", "\U0001F9D1\U0001F3FF\u200D\U0001F384"), ("\U0001F478", "\U0001FAC5"),
+    ("\U0001F57A", "\U0001F483"), ("\U0001F930", "\U0001FAC3"), ("\U0001F474", "\U0001F9D3"),
+])
+def test_emoji_of_one_character(a, b):
+    assert base_character(sequence(a)) == base_character(sequence(b))
+
+
+def test_builtin_data_refuse_what_they_do_not_take():
+    with pytest.raises(DataError, match="own attributes"):
+        open_source("digits", attributes="x.csv")
+    with pytest.raises(DataError, match="no split"):
+        open_source("emoji", "valid")
+    with pytest.raises(DataError, match="test_fraction=0"):
+        open_source("emoji", "test", test_fraction=0)
+    with pytest.raises(DataError, match="tfds: names alone"):
+        open_source("digits", data_dir="x")
