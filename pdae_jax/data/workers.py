@@ -5,6 +5,7 @@ that runs JAX, whose threads do not survive a fork, and never importing the main
 import JAX in each (as `multiprocessing` does; Grain's own workers also import JAX). The main process
 keeps the order, so any number of workers gives the same data.
 """
+import contextlib
 import os
 import pickle
 import queue
@@ -60,6 +61,9 @@ def _stop(processes):
         process.kill()
     for process in processes:
         process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):  # a request that was never read
+                pipe.close()
 
 
 def serve():
