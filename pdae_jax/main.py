@@ -1,0 +1,184 @@
+"""The command: python -m pdae_jax.main --config=configs/bedroom128.py --workdir=DIR
+
+Does what the config's stages say, each from where it stopped; a stage that is done is not done
+again. A variant after the config's colon picks what is trained (configs/bedroom128.py:dpm), and
+any field can be set: --config.pdae.batch_size=64 --config.model.base=64
+"""
+import difflib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from absl import flags, logging
+
+from pdae_jax.names import nearest
+
+FLAGS = flags.FLAGS
+MODES = ("train",)
+
+
+def cli() -> None:
+    """Runs `main`; what a person can mend is one line on stderr and exit status 2."""
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        main(sys.argv)
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("PDAE_JAX_TRACEBACK"):
+            raise
+        print(f"pdae_jax: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def main(argv: list[str]) -> None:
+    settings = parse(argv)
+    if settings is None:
+        return
+    config, workdir, cache = settings
+
+    # What is heavy is imported once the command line is known to be right.
+    from pdae_jax.models import Architecture
+    from pdae_jax.training.objectives import OBJECTIVES
+    from pdae_jax.training.run import Data, make_workdir, train
+    from pdae_jax.training.state import Settings
+
+    if cache:
+        use_compilation_cache(cache)
+    arch = Architecture(**config.model)
+    data = Data(**config.data)
+    stages = {stage: Settings(**config[stage]) for stage in config.stages if stage in OBJECTIVES}
+    for stage in config.stages:
+        nearest(stage, [*OBJECTIVES, "report"], "stage")
+    workdir = make_workdir(workdir)
+    (workdir / "config.json").write_text(config.to_json_best_effort(indent=1) + "\n")
+    for stage in config.stages:
+        if stage == "report":
+            from pdae_jax.run_report import write_run_report
+            write_run_report(workdir, data, title=config.name, command=" ".join(
+                ["python -m pdae_jax.main", *argv[1:]]), **config.report)
+        elif not train(workdir, stage, arch=arch, data=data, settings=stages[stage],
+                       pretrained=config.pretrained or None, precision=config.precision,
+                       fsdp=config.mesh.fsdp, seed=config.seed):
+            return  # a signal asked to stop, and it was saved
+
+
+def parse(argv: list[str]):
+    """argv -> (config, workdir, compilation cache); None where only help was asked for."""
+    if any(arg.lstrip("-") in ("help", "helpfull", "h") for arg in argv[1:]):
+        print(usage(argv))
+        return None
+    path = config_path(argv)
+    defaults = load_config(path)
+    check_names(argv, defaults)
+    define_flags()
+    try:
+        rest = FLAGS(argv)[1:]
+    except flags.Error as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    if rest:
+        raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value")
+    nearest(FLAGS.mode, MODES, "mode")
+    config = FLAGS.config
+    return config, FLAGS.workdir or os.path.join("runs", config.name), FLAGS.compilation_cache
+
+
+OWN_FLAGS = {
+    "config": "a file of configs/, and after a colon the variant",
+    "workdir": "where the run lives; default runs/NAME",
+    "mode": f"what to do: {', '.join(MODES)}",
+    "compilation_cache": "where compiled programs are kept between starts; empty: nowhere",
+}
+
+
+def define_flags() -> None:
+    from ml_collections import config_flags
+
+    if "config" not in FLAGS:
+        config_flags.DEFINE_config_file("config", None, OWN_FLAGS["config"])
+        flags.DEFINE_string("workdir", None, OWN_FLAGS["workdir"])
+        flags.DEFINE_string("mode", "train", OWN_FLAGS["mode"])
+        flags.DEFINE_string("compilation_cache", os.path.expanduser("~/.cache/pdae_jax/xla"),
+                            OWN_FLAGS["compilation_cache"])
+
+
+def config_path(argv: list[str]) -> str:
+    """The value of --config; ValueError where there is none."""
+    for i, arg in enumerate(argv):
+        name, equals, value = arg.lstrip("-").partition("=")
+        if arg.startswith("-") and name == "config":
+            return value if equals else (argv[i + 1] if i + 1 < len(argv) else "")
+    raise ValueError("no --config given; for a first run: --config=configs/digits.py")
+
+
+def load_config(path: str):
+    """get_config(variant) of "FILE:variant"; ValueError where there is no such file or variant."""
+    file, _, variant = path.partition(":")
+    return load_module(file).get_config(variant)
+
+
+def load_module(file: str):
+    if not Path(file).is_file():
+        there = sorted(str(p) for p in (Path(file).parent if Path(file).parent.is_dir()
+                                        else Path("configs")).glob("*.py"))
+        near = difflib.get_close_matches(file, there, 1, cutoff=0.0)
+        raise ValueError(f"no config file {file!r}"
+                         + (f"; did you mean {near[0]!r}?" if near else ""))
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check_names(argv: list[str], config) -> None:
+    """Refuses an unknown flag or config field, with the nearest valid name."""
+    valid = [*OWN_FLAGS, *(f"config.{name}" for name in field_names(config))]
+    for arg in argv[1:]:
+        name = arg.lstrip("-").partition("=")[0]
+        if arg.startswith("--"):
+            nearest(name, valid, "flag")
+
+
+def field_names(config, prefix: str = "") -> list[str]:
+    """Dotted names of every field of a ConfigDict."""
+    names = []
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            names += field_names(value, f"{prefix}{key}.")
+        else:
+            names.append(prefix + key)
+    return names
+
+
+def usage(argv: list[str]) -> str:
+    """The help: this file's docstring and flags and, of a config given, its own and its fields."""
+    lines = [__doc__.strip(), "", "flags:"]
+    lines += [f"  --{name:<18} {text}" for name, text in OWN_FLAGS.items()]
+    try:
+        path = config_path(argv)
+    except ValueError:
+        files = sorted(str(p) for p in Path("configs").glob("*.py"))
+        lines += ["", "configs: " + (", ".join(files) or "none in this folder"),
+                  "with --config=FILE, --help tells of that config and lists its fields"]
+        return "\n".join(lines)
+    config = load_config(path)
+    lines += ["", f"{path}:", *(load_module(path.partition(":")[0]).__doc__ or "").splitlines(),
+              "", "fields and their values:"]
+    for name in field_names(config):
+        value = config
+        for key in name.split("."):
+            value = value[key]
+        lines.append(f"  --config.{name}={value}")
+    return "\n".join(lines)
+
+
+def use_compilation_cache(folder: str) -> None:
+    """Keeps compiled programs in `folder`, so that a second start does not compile again."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+if __name__ == "__main__":
+    cli()

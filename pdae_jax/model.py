@@ -1,0 +1,214 @@
+"""The model as a user holds it: load, encode, invert, decode, predict."""
+import functools
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pdae_jax import pdae, samplers
+from pdae_jax.models import DTYPES, Architecture, Networks
+from pdae_jax.names import nearest
+from pdae_jax.schedule import SCHEDULES
+from pdae_jax.training.checkpoint import read_architecture, read_weights
+
+METHODS = ("ddim", "ddpm")
+
+
+def load(path: str | os.PathLike, *, precision: str = "float32", batch_size: int = 32) -> "Model":
+    """The model at `path`: a training run's workdir or a converted checkpoint.
+
+    Averaged (EMA) parameters of the latest checkpoint of each group. precision: "float32" or
+    "bfloat16" compute; batch_size: examples computed at a time. Raises ValueError where there is
+    no model.
+    """
+    return Model(read_architecture(path), read_weights(path), precision=precision,
+                 batch_size=batch_size)
+
+
+class Model:
+    """A diffusion autoencoder. Images are [B, H, W, C]; codes z are [B, d].
+
+    **What x_T is.** A picture is kept in two parts: z, what is meaningful, and x_T, pure noise of
+    the picture's own shape, which holds the stochastic detail that z does not. `decode(z)` draws
+    a fresh x_T and returns *a* picture with this z: similar, never the same. `invert` infers the
+    one x_T from which `decode(z, x_T)` returns *the* picture, nearly to the pixel. An x_T belongs
+    to its image and z; to edit a picture, keep its x_T and change its z.
+    """
+
+    def __init__(self, arch: Architecture, params: dict, *, precision: str = "float32",
+                 batch_size: int = 32):
+        """params: {"dpm", "encoder", "gradient"} (or "dpm" alone: then z must be None)."""
+        self.arch = arch
+        self.params = params
+        self.net = Networks(arch, DTYPES[nearest(precision, DTYPES, "precision")])
+        self.schedule = SCHEDULES[nearest(arch.schedule, SCHEDULES, "schedule")](arch.T)
+        self.batch_size = batch_size
+
+    def encode(self, images):
+        """z = E(x_0). images: uint8, or float in [-1, 1], [B, H, W, C] -> float32 [B, d]."""
+        self._need("encoder")
+        return self._batched(self._encode, self._images(images))
+
+    def invert(self, images, z=None, steps: int = 100):
+        """x_T of images: DDIM run backwards, from the picture to the noise it decodes from.
+
+        images: as for `encode`; z: their codes, None to encode them; steps: more is closer (the
+        paper infers with 1000). -> float32 [B, H, W, C], about N(0, I).
+        """
+        images = self._images(images)
+        times = samplers.ddim_times(self.arch.T, steps)
+        z = self.encode(images) if z is None else self._codes(z, len(images))
+        return self._batched(self._ddim, images, z, path=tuple(times.tolist()))
+
+    def decode(self, z, x_T=None, steps: int = 100, rng=None, method: str = "ddim",
+               stop: float = 0.0):
+        """Pictures with codes z: Algorithm 3 ("ddim"), or Algorithm 2 ("ddpm").
+
+        z: [B, d], or None for the bare diffusion model (then x_T gives B). x_T: the noise to
+        start from, [B, H, W, C]; None draws it, so that the picture keeps what z says and makes
+        up the rest; pass `invert`'s for the exact picture. rng: a key or an int for what is
+        drawn (None: 0); the i-th example's draws do not depend on the batch. steps: of DDIM;
+        DDPM always takes all T. stop: the share of the last DDIM steps that go without z.
+        -> float32 [B, H, W, C] in [-1, 1].
+        """
+        nearest(method, METHODS, "method")
+        if z is None and x_T is None:
+            raise ValueError("decode needs z or x_T; for n pictures of the bare diffusion model "
+                             "pass x_T = normal noise [n, H, W, C]")
+        n = len(x_T if z is None else z)
+        rngs = self._rngs(rng, n)
+        x_T = self._noise(rngs) if x_T is None else self._like_images(x_T, "x_T", n)
+        z = None if z is None else self._codes(z, n)
+        if method == "ddpm":
+            out = self._batched(self._ddpm, x_T, z, jax.random.key_data(rngs))
+        else:
+            path = samplers.ddim_times(self.arch.T, steps)[::-1]
+            out = self._batched(self._ddim, x_T, z, path=tuple(path.tolist()), stop=stop)
+        return jnp.clip(out, -1.0, 1.0)
+
+    def interpolate(self, z_1, z_2, x_T, weight, steps: int = 100, rng=None):
+        """Decodes with G = lerp(G(z_1), G(z_2), weight) at every step: the paper's second kind.
+
+        The first kind is `decode(lerp(z_1, z_2, weight), x_T)`. x_T: usually slerp of the two
+        pictures' (`samplers.slerp`). weight: a number from 0 (z_1) to 1 (z_2).
+        -> [B, H, W, C] in [-1, 1].
+        """
+        z_1, z_2 = self._codes(z_1, len(z_1)), self._codes(z_2, len(z_1))
+        x_T = self._like_images(x_T, "x_T", len(z_1))
+        path = tuple(samplers.ddim_times(self.arch.T, steps)[::-1].tolist())
+        weight = jnp.full((len(z_1), 1, 1, 1), weight, jnp.float32)
+        return jnp.clip(self._batched(self._trajectory, x_T, z_1, z_2, weight, path=path), -1, 1)
+
+    def predict(self, x_t, t, z):
+        """(eps, gradient): eps_theta(x_t, t) and G(x_t, z, t), one pass down and two up.
+
+        x_t: float [B, H, W, C]; t: an int, or ints [B], from 0 to T - 1. -> [B, H, W, C] each.
+        """
+        self._need("gradient")
+        x_t = self._like_images(x_t, "x_t")
+        t = np.broadcast_to(np.asarray(t, np.int32), (len(x_t),))
+        if len(t) and not (0 <= t.min() and t.max() < self.arch.T):
+            raise ValueError(f"t must be from 0 to {self.arch.T - 1}, got {t.min()}..{t.max()}")
+        return self._batched(self._predict, x_t, jnp.asarray(t), self._codes(z, len(x_t)))
+
+    # What runs on the device: pure functions of (params, arrays), compiled once per setting.
+
+    @functools.cached_property
+    def _encode(self):
+        return jax.jit(self.net.encode)
+
+    @functools.cached_property
+    def _predict(self):
+        def predict(params, x_t, t, z):
+            out = self.net.predict(params, x_t, self.net.time(params, t),
+                                   self.net.code(params, z))
+            return out.eps, out.gradient
+        return jax.jit(predict)
+
+    @functools.cached_property
+    def _ddim(self):
+        def run(params, x, z, path, stop=0.0):
+            eps = pdae.noise_fn(self.net, params, self.schedule, z, path, stop=stop)
+            return samplers.ddim(eps, x, path, self.schedule)
+        return jax.jit(run, static_argnames=("path", "stop"))
+
+    @functools.cached_property
+    def _trajectory(self):
+        def run(params, x, z_1, z_2, weight, path):
+            eps = pdae.trajectory_noise_fn(self.net, params, self.schedule, z_1, z_2, weight,
+                                           path)
+            return samplers.ddim(eps, x, path, self.schedule)
+        return jax.jit(run, static_argnames="path")
+
+    @functools.cached_property
+    def _ddpm(self):
+        def run(params, x, z, rngs):
+            path = np.arange(self.arch.T)[::-1]
+            posterior = pdae.ddpm_posterior(self.net, params, self.schedule, z, path)
+            draw = samplers.draws(jax.random.wrap_key_data(rngs), self.arch.image_shape)
+            return samplers.ddpm(posterior, x, path, draw)
+        return jax.jit(run)
+
+    @functools.cached_property
+    def _noise(self):
+        return jax.jit(lambda rngs: samplers.draws(rngs, self.arch.image_shape)(self.arch.T))
+
+    def _batched(self, function, *arrays, **static):
+        """function over chunks of batch_size examples, the last padded: one compilation."""
+        n = next(len(a) for a in arrays if a is not None)
+        size = min(self.batch_size, n) or 1
+        pieces = []
+        for start in range(0, n, size):
+            part = [a if a is None else a[start:start + size] for a in arrays]
+            short = size - min(size, n - start)
+            if short:
+                part = [a if a is None else jnp.concatenate([a, jnp.repeat(a[-1:], short, 0)])
+                        for a in part]
+            out = function(self.params, *part, **static)
+            pieces.append(jax.tree.map(lambda a: a[:size - short], out))
+        if not pieces:
+            raise ValueError("got no examples: the batch is empty")
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *pieces)
+
+    # What a user passes, checked.
+
+    def _images(self, images):
+        images = jnp.asarray(images)
+        self._shape(images, "images", None)
+        if images.dtype == jnp.uint8:
+            return images.astype(jnp.float32) / 127.5 - 1
+        images = images.astype(jnp.float32)
+        if images.size and float(jnp.abs(images).max()) > 1.01:
+            raise ValueError(f"images must be uint8 or float in [-1, 1], got floats up to "
+                             f"{float(jnp.abs(images).max()):.3g}; divide by 127.5, subtract 1")
+        return images
+
+    def _like_images(self, x, name, n=None):
+        x = jnp.asarray(x, jnp.float32)
+        self._shape(x, name, n)
+        return x
+
+    def _shape(self, x, name, n):
+        if x.ndim != 4 or x.shape[1:] != self.arch.image_shape or n not in (None, len(x)):
+            raise ValueError(f"{name} must be [{'B' if n is None else n}, "
+                             f"{', '.join(map(str, self.arch.image_shape))}], got "
+                             f"{list(x.shape)}")
+
+    def _codes(self, z, n):
+        self._need("gradient")
+        z = jnp.asarray(z, jnp.float32)
+        if z.shape != (n, self.arch.z_size):
+            raise ValueError(f"z must be [{n}, {self.arch.z_size}], got {list(z.shape)}")
+        return z
+
+    def _rngs(self, rng, n):
+        rng = jax.random.key(0 if rng is None else rng) if rng is None or isinstance(rng, int) \
+            else rng
+        return jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(n))
+
+    def _need(self, group: str):
+        if group not in self.params:
+            raise ValueError(f"this model has no {group!r}, only {sorted(self.params)}: it is a "
+                             f"diffusion model; train PDAE on it first")

@@ -1,0 +1,29 @@
+"""Arrays as pictures: to uint8, and many in one grid."""
+import numpy as np
+
+
+def to_uint8(x) -> np.ndarray:
+    """[-1, 1] -> uint8 by floor(clip(127.5 x + 127.5 + 0.5, 0, 255)) (spec 6)."""
+    return np.floor(np.clip(np.asarray(x, np.float32) * 127.5 + 128.0, 0, 255)).astype(np.uint8)
+
+
+def to_unit(x) -> np.ndarray:
+    """[-1, 1] or uint8 -> float32 [0, 1], the range metrics are measured in."""
+    x = np.asarray(x)
+    return x.astype(np.float32) / 255 if x.dtype == np.uint8 else (x.astype(np.float32) + 1) / 2
+
+
+def grid(rows, gap: int = 2) -> np.ndarray:
+    """Rows of pictures as one: each row uint8 [n, H, W, C], on white -> uint8 [H', W', C or 3].
+
+    Channels beyond 3 are left out; 2 become the first alone.
+    """
+    columns = max(len(row) for row in rows)
+    _, H, W, C = rows[0].shape
+    shown = 3 if C >= 3 else 1
+    sheet = np.full((len(rows) * (H + gap) - gap, columns * (W + gap) - gap, shown), 255, np.uint8)
+    for r, row in enumerate(rows):
+        for c, picture in enumerate(row):
+            sheet[r * (H + gap):r * (H + gap) + H, c * (W + gap):c * (W + gap) + W] = \
+                picture[..., :shown]
+    return sheet

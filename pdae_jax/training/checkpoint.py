@@ -1,0 +1,106 @@
+"""Checkpoints: one folder a training objective, one format for all.
+
+    workdir/model.json           the architecture (models.Architecture)
+    workdir/OBJECTIVE/STEP/ema   what every use of the model reads: {group: parameters}
+    workdir/OBJECTIVE/STEP/train what training needs to go on; absent from imported weights
+
+A save appears whole or not at all (Orbax renames a finished folder), so a run killed in the midst
+of one finds the save before it.
+"""
+import json
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from pdae_jax.models import Architecture
+
+MODEL_FILE = "model.json"
+
+
+class Checkpoints:
+    """The checkpoints of one objective, saved in the background, the last `keep` of them kept."""
+
+    def __init__(self, folder: str | os.PathLike, keep: int | None = None):
+        self._manager = ocp.CheckpointManager(
+            Path(folder).absolute(),
+            item_handlers={name: ocp.StandardCheckpointHandler() for name in ("ema", "train")},
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep))
+
+    def latest(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, step: int, ema, train=None) -> None:
+        """Starts a save of the averaged parameters and, for a run, of what it resumes from."""
+        items = {"ema": ocp.args.StandardSave(ema)}
+        if train is not None:
+            items["train"] = ocp.args.StandardSave(train)
+        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def restore(self, step: int, **items) -> dict:
+        """Reads the named items; each is given as a tree of arrays or shapes, which it fills."""
+        args = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+        return {name: restored[name] for name in items}
+
+    def shapes(self, step: int) -> dict:
+        """The tree of "ema" as empty NumPy arrays: what is there, without reading it."""
+        metadata = self._manager.item_metadata(step)["ema"].tree
+        return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
+
+    def wait(self) -> None:
+        """Returns when no save is under way."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self.wait()
+        self._manager.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+
+def write_architecture(workdir: str | os.PathLike, arch: Architecture) -> None:
+    """Writes model.json; raises ValueError where another architecture already lives there."""
+    path = Path(workdir) / MODEL_FILE
+    if path.exists():
+        there = read_architecture(workdir).to_dict()
+        differs = [f"{name} is {there[name]} there and {value} here"
+                   for name, value in arch.to_dict().items() if there[name] != value]
+        if differs:
+            raise ValueError(f"{path} belongs to another model: {'; '.join(differs)}; "
+                             f"choose another --workdir")
+        return
+    path.write_text(json.dumps(arch.to_dict(), indent=1) + "\n")
+
+
+def read_architecture(workdir: str | os.PathLike) -> Architecture:
+    path = Path(workdir) / MODEL_FILE
+    if not path.exists():
+        raise ValueError(f"no model at {workdir}: it has no {MODEL_FILE}; give the workdir of a "
+                         f"training run or a converted checkpoint")
+    return Architecture(**json.loads(path.read_text()))
+
+
+def read_weights(workdir: str | os.PathLike, groups=None) -> dict:
+    """The latest averaged parameters under workdir, {group: nested dict of NumPy arrays}.
+
+    groups: those wanted, None for all there are; ValueError names one that is not there.
+    """
+    params: dict = {}
+    for folder in sorted({path.parents[1] for path in Path(workdir).absolute().glob("*/*/ema")}):
+        with Checkpoints(folder) as checkpoints:
+            step = checkpoints.latest()
+            tree = {} if step is None else checkpoints.shapes(step)
+            if tree and (groups is None or tree.keys() & set(groups)):
+                params |= checkpoints.restore(step, ema=tree)["ema"]
+    for group in groups or ():
+        if group not in params:
+            raise ValueError(f"no parameters {group!r} at {workdir}, which has "
+                             f"{sorted(params) or 'none'}; train or convert them first")
+    return {group: params[group] for group in groups or params}

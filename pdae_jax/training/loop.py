@@ -1,0 +1,176 @@
+"""The training loop: the same for every objective, whose name it does not know."""
+import dataclasses
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from pdae_jax.training import sharding
+from pdae_jax.training.checkpoint import Checkpoints
+from pdae_jax.training.objectives import Objective
+from pdae_jax.training.state import TIME_RANGES, Settings, TrainState, make_update
+from pdae_jax.training.watch import Watch
+
+
+class TrainingError(ValueError):
+    """Training cannot go on; the message says what to try."""
+
+
+@dataclasses.dataclass
+class Loop:
+    """What a run is made of. `pictures` maps all averaged parameters to grids for the eye.
+
+    dropout: whether the trained networks have any. batches: an iterator of dicts with "image",
+    already at the state's step; its `broken` count, if it has one, is shown.
+    """
+
+    objective: Objective
+    net: Any
+    schedule: Any
+    settings: Settings
+    mesh: jax.sharding.Mesh
+    seed: int = 0
+    dropout: bool = False
+    pictures: Callable | None = None
+
+    def shardings(self, state: TrainState) -> TrainState:
+        return sharding.over_fsdp(self.mesh, state)
+
+    def step_fn(self, state, frozen):
+        """The jitted step: (state, frozen, images, rng) -> (state, metrics); state is donated."""
+        update = make_update(self.objective, self.net, self.schedule, self.settings)
+        over_batch = sharding.over_batch(self.mesh)
+
+        def step(state, frozen, images, rng):
+            rng = jax.random.fold_in(rng, state.step)
+            draw, dropout = jax.random.split(rng)
+            drawn = self.objective.draw(draw, images, self.schedule.T)
+            drawn = jax.lax.with_sharding_constraint(drawn, over_batch)
+            return update(state, frozen, drawn, dropout if self.dropout else None)
+
+        placed = self.shardings(state)
+        return jax.jit(step, donate_argnums=0,
+                       in_shardings=(placed, sharding.over_fsdp(self.mesh, frozen), over_batch,
+                                     sharding.replicated(self.mesh)),
+                       out_shardings=(placed, sharding.replicated(self.mesh)))
+
+    def health_fn(self):
+        """The jitted health lines: (ema, frozen, images, rng) -> scalars; None if it has none."""
+        if self.objective.health is None or not self.settings.health_every:
+            return None
+
+        def health(params, frozen, images, rng):
+            drawn = self.objective.draw(rng, images, self.schedule.T)
+            return self.objective.health(self.net, self.schedule, {**frozen, **params}, drawn,
+                                         self.settings.gamma)
+
+        return jax.jit(health)
+
+    def run(self, state: TrainState, frozen, batches: Iterator[dict], checkpoints: Checkpoints,
+            watch: Watch) -> tuple[TrainState, bool]:
+        """Trains from state.step to settings.steps; returns the last state and whether it got there.
+
+        It stops early, after a save, when SIGTERM or SIGINT asks. Raises TrainingError after
+        `max_skipped` non-finite steps in a row.
+        """
+        settings, step = self.settings, int(state.step)
+        train_step, health = self.step_fn(state, frozen), self.health_fn()
+        rng = jax.device_put(jax.random.key(self.seed), sharding.replicated(self.mesh))
+        window, saved = [], step
+        with Stop() as stop:
+            while step < settings.steps and not stop.asked:
+                batch = next(batches)
+                images = sharding.to_mesh(self.mesh, batch["image"])
+                state, metrics = train_step(state, frozen, images, rng)
+                window.append(metrics)
+                step += 1
+                if step % settings.log_every == 0 or step == settings.steps:
+                    self._log(step, window, batches, watch)
+                    window = []
+                if health and step % settings.health_every == 0:
+                    lines = jax.device_get(health(state.ema, frozen, images, rng))
+                    watch.scalars(step, {k: float(v) for k, v in lines.items()})
+                    watch.say(f"{watch.name} {step}: "
+                              + "  ".join(f"{k} {v:.4g}" for k, v in lines.items()))
+                    watch.pause()
+                if self.pictures and settings.pictures_every and (
+                        step % settings.pictures_every == 0):
+                    watch.pictures(step, self.pictures({**frozen, **state.ema}))
+                    watch.pause()
+                if step % settings.save_every == 0:
+                    save(checkpoints, state, step)
+                    saved = step
+                    watch.pause()
+            if window and step < settings.steps:
+                self._log(step, window, batches, watch)
+            if saved != step:
+                save(checkpoints, state, step)
+        return state, step >= settings.steps
+
+    def _log(self, step: int, window: list, batches, watch: Watch) -> None:
+        metrics = jax.device_get(window)
+        losses = np.array([m["loss"] for m in metrics])
+        sums = sum(m["time_sums"] for m in metrics)
+        counts = sum(m["time_counts"] for m in metrics)
+        skipped = int(metrics[-1]["skipped"])
+        scalars = {"loss": float(np.nanmean(losses)) if np.isfinite(losses).any() else np.nan,
+                   "grad_norm": float(np.mean([m["grad_norm"] for m in metrics]))}
+        edges = np.linspace(0, self.schedule.T, TIME_RANGES + 1).astype(int)
+        for i in range(TIME_RANGES):
+            if counts[i]:
+                scalars[f"loss_t{edges[i]}-{edges[i + 1] - 1}"] = float(sums[i] / counts[i])
+        more = {}
+        broken = getattr(batches, "broken", 0)
+        if skipped:
+            scalars["skipped_steps"] = more["skipped"] = skipped
+        if broken:
+            scalars["broken_pictures"] = more["broken"] = broken
+        watch.progress(step, scalars["loss"], **more)
+        watch.scalars(step, {k: v for k, v in scalars.items() if np.isfinite(v)})
+        worst = max(int(m["skipped_in_a_row"]) for m in metrics)
+        if worst >= self.settings.max_skipped:
+            raise TrainingError(
+                f"{worst} steps in a row up to step {step} had a loss or gradient that is not "
+                f"finite; try a lower learning_rate, clip = 1, a warmup, or precision float32, "
+                f"and look at the pictures for NaN; the last checkpoint is from before")
+
+
+class Stop:
+    """Turns the first SIGTERM or SIGINT into a request, so that a run ends with a save."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self):
+        self.asked = False
+        self._before = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._ask) for s in self.SIGNALS}
+        return self
+
+    def _ask(self, number, frame):
+        self.asked = True
+        self.__exit__()  # a second signal does what it always did
+
+    def __exit__(self, *error):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def save(checkpoints: Checkpoints, state: TrainState, step: int) -> None:
+    checkpoints.save(step, state.ema, _without_ema(state))
+
+
+def restore(checkpoints: Checkpoints, step: int, shapes: TrainState) -> TrainState:
+    """The state saved at `step`; shapes: its arrays' shapes, types and shardings."""
+    items = checkpoints.restore(step, ema=shapes.ema, train=_without_ema(shapes))
+    return TrainState(ema=items["ema"], **items["train"])
+
+
+def _without_ema(state: TrainState) -> dict:
+    return {name: value for name, value in state._asdict().items() if name != "ema"}

@@ -1,0 +1,203 @@
+"""One training run in a workdir, from plain arguments: what main and a notebook both call."""
+import dataclasses
+import os
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pdae_jax import data as data_lib
+from pdae_jax.model import Model
+from pdae_jax.models import DTYPES, Architecture, Networks
+from pdae_jax.names import nearest
+from pdae_jax.schedule import SCHEDULES
+from pdae_jax.tasks import pictures
+from pdae_jax.training import checkpoint, sharding
+from pdae_jax.training.checkpoint import Checkpoints
+from pdae_jax.training.loop import Loop, restore
+from pdae_jax.training.objectives import OBJECTIVES
+from pdae_jax.training.state import Settings, TrainState
+from pdae_jax.training.watch import Watch, parameter_table
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which pictures, and how they come: see `data.open_source` and `data.train_batches`.
+
+    name: "digits", "emoji", "folder:PATH", "lmdb:PATH" or "tfds:NAME". flip: random horizontal
+    flips. workers: loader processes (0: threads). max_broken: the share of unreadable pictures
+    that ends a run. test_fraction: held out where the data set has no split of its own, 0 for
+    the source's default. attributes, data_dir: as `open_source`'s.
+    """
+
+    name: str
+    flip: bool = True
+    workers: int = 0
+    seed: int = 0
+    test_fraction: float = 0.0
+    attributes: str = ""
+    data_dir: str = ""
+    max_broken: float = 0.1
+
+    def open(self, split: str):
+        return data_lib.open_source(self.name, split, seed=self.seed,
+                                    attributes=self.attributes or None,
+                                    test_fraction=self.test_fraction or None,
+                                    data_dir=self.data_dir or None)
+
+
+def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architecture, data: Data,
+          settings: Settings = Settings(), pretrained: str | os.PathLike | None = None,
+          precision: str = "float32", fsdp: int = 1, seed: int = 0) -> bool:
+    """Trains one objective in workdir/OBJECTIVE, from where it stopped; True when it is done.
+
+    pretrained: where the frozen groups come from that workdir does not hold: a run or a converted
+    checkpoint. precision: "float32" or "bfloat16" compute. fsdp: devices that share one copy of
+    the parameters. False: a signal stopped it, after a save. Raises ValueError at the door.
+    """
+    row = OBJECTIVES[nearest(objective, OBJECTIVES, "objective")]
+    dtype = DTYPES[nearest(precision, DTYPES, "precision")]
+    schedule = SCHEDULES[nearest(arch.schedule, SCHEDULES, "schedule")](arch.T)
+    workdir, net = make_workdir(workdir), Networks(arch, dtype)
+    mesh = sharding.make_mesh(fsdp)
+    if settings.batch_size % (settings.accumulate * mesh.size):
+        raise ValueError(f"batch_size = {settings.batch_size} must be a multiple of the "
+                         f"{mesh.size} devices times accumulate = {settings.accumulate}")
+    source = data.open("train")
+    check_pictures(source, arch)
+    checkpoint.write_architecture(workdir, arch)
+    frozen = frozen_groups(workdir, row.needs, net, objective, pretrained)
+    frozen = jax.device_put(frozen, sharding.over_fsdp(mesh, frozen))
+
+    loop = Loop(row, net, schedule, settings, mesh, seed=seed, dropout=arch.dropout > 0)
+    with Checkpoints(workdir / objective, settings.keep) as checkpoints:
+        state = start(loop, net, row, checkpoints, seed)
+        step = int(state.step)
+        if step >= settings.steps:
+            return True
+        batches = data_lib.train_batches(
+            source, size=arch.image_shape[:2], channels=arch.image_shape[2],
+            batch_size=settings.batch_size, seed=data.seed, start_step=step, flip=data.flip,
+            workers=data.workers, max_broken=data.max_broken,
+            process_index=jax.process_index(), process_count=jax.process_count())
+        if settings.pictures_every:
+            held_out = first_pictures(data.open("test"), arch, 8)
+            loop.pictures = lambda params: watched_pictures(
+                Model(arch, params, precision=precision), held_out)
+        watch = Watch(workdir / objective, objective, step, settings.steps, settings.batch_size)
+        watch.say(f"{objective} in {workdir / objective}: {len(source):,} pictures of "
+                  f"{' x '.join(map(str, arch.image_shape))}, {mesh.size} "
+                  f"{jax.devices()[0].platform} device(s), {precision}\n"
+                  + parameter_table(state.params, frozen))
+        if step:
+            watch.say(f"going on from step {step}")
+        began = time.perf_counter()
+        try:
+            state, done = loop.run(state, frozen, batches, checkpoints, watch)
+        finally:
+            watch.close()
+        checkpoints.wait()
+        watch.say(f"{objective} {'done' if done else 'stopped'} at step {int(state.step)} after "
+                  f"{time.perf_counter() - began:.0f} s"
+                  + ("" if done else "; the same command goes on from here"))
+    return done
+
+
+def start(loop: Loop, net: Networks, row, checkpoints: Checkpoints, seed: int) -> TrainState:
+    """The latest checkpoint's state, or a fresh one, placed on the mesh."""
+    optimizer = loop.settings.optimizer()
+
+    def fresh():
+        return TrainState.create(net.init(jax.random.key(seed), row.trains), optimizer)
+
+    shapes = jax.eval_shape(fresh)
+    placed = loop.shardings(shapes)
+    step = checkpoints.latest()
+    if step is None:
+        return jax.jit(fresh, out_shardings=placed)()
+    shapes = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+                          shapes, placed)
+    return restore(checkpoints, step, shapes)
+
+
+def frozen_groups(workdir: Path, needs, net: Networks, objective: str, pretrained) -> dict:
+    """The groups that stay frozen: the workdir's own, else brought in from `pretrained`.
+
+    What is brought in is saved in workdir, which so stays complete by itself.
+    """
+    if not needs:
+        return {}
+    here = checkpoint.read_weights(workdir)
+    missing = [group for group in needs if group not in here]
+    if missing and not pretrained:
+        raise ValueError(
+            f"{objective} needs a trained {' and '.join(missing)}, which {workdir} does not hold: "
+            f"give one with --config.pretrained=DIR (a run's workdir or a converted checkpoint), "
+            f"or train it first with the config's :{missing[0]} variant in the same workdir")
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), needs))
+    if missing:
+        if not Path(pretrained).is_dir():
+            raise ValueError(f"no pre-trained model at {pretrained}: no such folder")
+        there = checkpoint.read_weights(pretrained, missing)
+        for group in missing:
+            check_shapes(group, shapes[group], there[group], pretrained)
+            with Checkpoints(workdir / group) as checkpoints:
+                checkpoints.save(0, {group: there[group]})
+        here |= there
+    frozen = {group: here[group] for group in needs}
+    for group in needs:
+        check_shapes(group, shapes[group], frozen[group], workdir)
+    return jax.tree.map(jnp.asarray, frozen)
+
+
+def check_shapes(group: str, ours, theirs, where) -> None:
+    """Raises ValueError with the first array that one side lacks or shapes otherwise."""
+    ours, theirs = ({jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+                     for path, leaf in jax.tree.leaves_with_path(tree)} for tree in (ours, theirs))
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise ValueError(f"{group} at {where} is of another architecture: {name} is "
+                             f"{theirs.get(name, 'missing')} there, {ours.get(name, 'missing')} "
+                             f"in this config; set config.model to the model's own sizes")
+
+
+def make_workdir(workdir: str | os.PathLike) -> Path:
+    """Creates workdir and proves that it can be written; ValueError otherwise."""
+    path = Path(workdir).absolute()
+    probe = path / f".write-probe-{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"workdir {path} cannot be written: {error.strerror}; choose another "
+                         f"--workdir") from error
+    return path
+
+
+def first_pictures(source, arch: Architecture, n: int) -> np.ndarray:
+    """The first n pictures of a source (fewer where it has fewer), uint8 [n, H, W, C]."""
+    n = min(n, len(source))
+    batch = next(iter(data_lib.batches(source, size=arch.image_shape[:2],
+                                       channels=arch.image_shape[2], batch_size=n)))
+    return batch["image"][batch["mask"]]
+
+
+def check_pictures(source, arch: Architecture) -> None:
+    """Reads one picture, so that a wrong channel count is refused before anything compiles."""
+    first_pictures(source, arch, 1)
+
+
+def watched_pictures(model: Model, images: np.ndarray, steps: int = 20) -> dict[str, np.ndarray]:
+    """What one looks at while training: samples of a diffusion model, reconstructions of PDAE."""
+    if "encoder" not in model.params:
+        x_T = jax.random.normal(jax.random.key(0), images.shape)
+        return {"samples": pictures.grid([pictures.to_uint8(model.decode(None, x_T, steps))])}
+    z = model.encode(images)
+    rows = [images] + [model.decode(z, steps=steps, rng=rng) for rng in range(2)]
+    rows.append(model.decode(z, model.invert(images, z, steps), steps))
+    return {"original_fromz_fromz_inferred":
+            pictures.grid([row if row.dtype == np.uint8 else pictures.to_uint8(row)
+                           for row in rows])}

@@ -1,0 +1,152 @@
+"""The state of a training run, and the one step that changes it."""
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pdae_jax.training.objectives import Objective
+
+TIME_RANGES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to train; the defaults are the paper's (Appendix B.2).
+
+    steps: of the optimiser. batch_size: global. accumulate: micro-batches that one step's batch
+    is cut into. learning_rate with betas (b1, b2) is Adam's; warmup steps rise to it linearly;
+    decay "constant" or "cosine" (to 0 at `steps`). clip: largest gradient norm, 0 for none.
+    ema: decay a step. gamma: of lambda_t. max_skipped: non-finite steps in a row that end it.
+    *_every: steps between log lines, health lines, picture grids (0: none) and checkpoints; the
+    last `keep` checkpoints stay.
+    """
+
+    steps: int = 550_000
+    batch_size: int = 128
+    accumulate: int = 1
+    learning_rate: float = 1e-4
+    b1: float = 0.9
+    b2: float = 0.999
+    warmup: int = 0
+    decay: str = "constant"
+    clip: float = 0.0
+    ema: float = 0.9999
+    gamma: float = 0.1
+    max_skipped: int = 20
+    log_every: int = 100
+    health_every: int = 1000
+    pictures_every: int = 10_000
+    save_every: int = 10_000
+    keep: int = 2
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "accumulate", "max_skipped", "log_every",
+                     "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "b1", "b2", "ema", "clip", "gamma", "warmup",
+                     "health_every", "pictures_every"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("b1", "b2", "ema"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be below 1, got {getattr(self, name)}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate = {self.accumulate} does not divide "
+                             f"batch_size = {self.batch_size}")
+        if self.decay not in ("constant", "cosine"):
+            raise ValueError(f'decay must be "constant" or "cosine", got {self.decay!r}')
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Adam without weight decay, behind an optional clip of the gradient's norm."""
+        if self.decay == "cosine":
+            rate = optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, self.warmup,
+                                                      max(self.steps, self.warmup + 1))
+        elif self.warmup:
+            rate = optax.linear_schedule(0.0, self.learning_rate, self.warmup)
+        else:
+            rate = self.learning_rate
+        adam = optax.adam(rate, self.b1, self.b2, eps=1e-8)
+        return optax.chain(optax.clip_by_global_norm(self.clip), adam) if self.clip else adam
+
+
+class TrainState(NamedTuple):
+    """All that changes while training; params, ema and opt_state of the trained groups alone."""
+
+    step: jax.Array
+    params: Any
+    ema: Any
+    opt_state: Any
+    skipped: jax.Array           # steps whose loss or gradient was not finite
+    skipped_in_a_row: jax.Array
+
+    @classmethod
+    def create(cls, params, optimizer) -> "TrainState":
+        zero = jnp.zeros((), jnp.int32)
+        return cls(zero, params, jax.tree.map(jnp.copy, params), optimizer.init(params), zero,
+                   zero)
+
+
+def make_update(objective: Objective, net, schedule, settings: Settings):
+    """update(state, frozen, drawn, dropout) -> (state, metrics), pure.
+
+    drawn: `Objective.draw`'s; dropout: a key or None. A step whose loss or gradient is not finite
+    changes nothing but the counters. The EMA counts every other step, from the first.
+    """
+    optimizer = settings.optimizer()
+
+    def mean_loss(params, frozen, drawn, dropout):
+        losses = objective.loss(net, schedule, {**frozen, **params}, drawn, settings.gamma,
+                                dropout)
+        return losses.mean(), losses
+
+    def gradient(params, frozen, drawn, dropout):
+        (_, losses), grads = jax.value_and_grad(mean_loss, has_aux=True)(
+            params, frozen, drawn, dropout)
+        return losses, grads
+
+    def accumulated(params, frozen, drawn, dropout):
+        """The same over micro-batches, every n-th example each: one in memory at a time."""
+        n = settings.accumulate
+        split = jax.tree.map(lambda x: x.reshape(-1, n, *x.shape[1:]).swapaxes(0, 1), drawn)
+
+        def one(grads, item):
+            i, drawn = item
+            rng = None if dropout is None else jax.random.fold_in(dropout, i)
+            losses, more = gradient(params, frozen, drawn, rng)
+            return jax.tree.map(lambda a, b: a + b / n, grads, more), losses
+
+        grads, losses = jax.lax.scan(one, jax.tree.map(jnp.zeros_like, params),
+                                     (jnp.arange(n), split))
+        return losses.T.reshape(-1), grads
+
+    def update(state: TrainState, frozen, drawn, dropout):
+        compute = gradient if settings.accumulate == 1 else accumulated
+        losses, grads = compute(state.params, frozen, drawn, dropout)
+        loss, norm = losses.mean(), optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = jax.tree.map(lambda e, p: settings.ema * e + (1 - settings.ema) * p, state.ema,
+                           params)
+        changed = jax.tree.map(lambda new, old: jnp.where(finite, new, old),
+                               (params, ema, opt_state),
+                               (state.params, state.ema, state.opt_state))
+        bad = (~finite).astype(jnp.int32)
+        state = TrainState(state.step + 1, *changed, state.skipped + bad,
+                           (state.skipped_in_a_row + 1) * bad)
+        sums, counts = by_time(losses, drawn["t"], schedule.T)
+        return state, {"loss": loss, "grad_norm": norm, "skipped": state.skipped,
+                       "skipped_in_a_row": state.skipped_in_a_row, "time_sums": sums,
+                       "time_counts": counts}
+
+    return update
+
+
+def by_time(losses, t, T: int):
+    """Sum of the losses, and number of examples, in each of TIME_RANGES equal ranges of t."""
+    member = jax.nn.one_hot(t * TIME_RANGES // T, TIME_RANGES)
+    return losses @ member, member.sum(0)

@@ -1,0 +1,107 @@
+"""What a person watches: the parameter table, the progress line, scalars and picture grids."""
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+
+def parameter_table(trained: dict, frozen: dict) -> str:
+    """Arrays, parameters and MB of each group, and whether it is trained or frozen."""
+    rows = [("group", "arrays", "parameters", "MB", "")]
+    groups = [(name, tree, "trained") for name, tree in trained.items()]
+    groups += [(name, tree, "frozen") for name, tree in frozen.items()]
+    for name, tree, fate in groups:
+        leaves = jax.tree.leaves(tree)
+        size = sum(leaf.size for leaf in leaves)
+        nbytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        rows.append((name, str(len(leaves)), f"{size:,}", f"{nbytes / 1e6:.1f}", fate))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) if 0 < i < 4 else cell.ljust(width)
+                  for i, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows)
+
+
+class Watch:
+    """One run's display and records: a progress bar, metrics.jsonl, and TensorBoard by clu.
+
+    Without clu or TensorFlow there is no TensorBoard file, and one line says so. On a terminal
+    the progress is a bar; elsewhere a line every log step. Only process 0 writes.
+    """
+
+    def __init__(self, folder: Path, name: str, start: int, steps: int, batch_size: int):
+        self.main = jax.process_index() == 0
+        self.batch_size = batch_size
+        self.records = folder / "metrics.jsonl"
+        self.writer = _tensorboard(folder) if self.main else None
+        self._forget_after(start)
+        self.bar = tqdm(total=steps, initial=start, desc=name, unit="step", dynamic_ncols=True,
+                        disable=not (self.main and sys.stderr.isatty()), file=sys.stderr)
+        self.name, self.step, self.steps, self.rate = name, start, steps, 0.0
+        self._tick = None
+
+    def _forget_after(self, step: int) -> None:
+        """A resumed run repeats the steps after its checkpoint: their records go."""
+        if self.main and self.records.exists():
+            lines = self.records.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n")
+                    and json.loads(line)["step"] <= step]
+            self.records.write_text("".join(kept))
+
+    def pause(self) -> None:
+        """Leaves what follows (compilation, pictures, saves) out of the images a second."""
+        self._tick = None
+
+    def progress(self, step: int, loss: float, **more) -> None:
+        """Moves the progress on to `step`; called where the device has finished it."""
+        now = time.perf_counter()
+        if self._tick is not None and now > self._tick:
+            self.rate = (step - self.step) * self.batch_size / (now - self._tick)
+        self._tick = now
+        shown = {"loss": f"{loss:.4f}", "images/s": f"{self.rate:.0f}", **more}
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update(step - self.step)
+        self.step = step
+        if self.main and self.bar.disable:
+            left = (self.steps - step) * self.batch_size / self.rate if self.rate else None
+            eta = "?" if left is None else tqdm.format_interval(left)
+            print(f"{self.name} {step}/{self.steps}  "
+                  + "  ".join(f"{k} {v}" for k, v in shown.items()) + f"  ETA {eta}",
+                  file=sys.stderr, flush=True)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        if self.main:
+            with self.records.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        if self.writer:
+            self.writer.write_scalars(step, {f"{self.name}/{k}": v for k, v in values.items()})
+
+    def pictures(self, step: int, grids: dict[str, np.ndarray]) -> None:
+        """grids: name -> uint8 [H, W, C]."""
+        if self.writer:
+            self.writer.write_images(step, {f"{self.name}/{k}": v[None] for k, v in grids.items()})
+            self.writer.flush()
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        if self.main:
+            tqdm.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.writer:
+            self.writer.flush()
+
+
+def _tensorboard(folder: Path):
+    try:
+        from clu.metric_writers import SummaryWriter
+        return SummaryWriter(str(folder))
+    except ImportError as error:
+        logging.info("no TensorBoard file (%s); pip install 'pdae_jax[tensorboard]' for one; "
+                     "scalars go to metrics.jsonl all the same", error)
+        return None
