@@ -125,12 +125,12 @@ def make_update(objective: Objective, net, schedule, settings: Settings):
     def update(state: TrainState, frozen, drawn, dropout):
         compute = gradient if settings.accumulate == 1 else accumulated
         losses, grads = compute(state.params, frozen, drawn, dropout)
-        loss, norm = losses.mean(), optax.global_norm(grads)
+        loss, norm = losses.mean(), optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = jax.tree.map(lambda e, p: settings.ema * e + (1 - settings.ema) * p, state.ema,
+        ema = jax.tree.map(lambda e, p: e + (1 - settings.ema) * (p - e), state.ema,
                            params)
         changed = jax.tree.map(lambda new, old: jnp.where(finite, new, old),
                                (params, ema, opt_state),
