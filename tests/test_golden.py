@@ -220,6 +220,7 @@ def test_three_steps_of_algorithm_1():
     delta = jax.tree.map(lambda new, old: np.asarray(new) - old, state.ema, trained)
     expected = {str(name): (norm, moved) for name, norm, moved in
                 zip(data["grad_names"], data["grad_norms"], data["ema_delta_norms"])}
+    total = np.linalg.norm(data["grad_norms"])
     seen = set()
     for file, table in tables.items():
         table = {key: entry for key, entry in table.items() if entry.path[0] in row.trains}
@@ -228,11 +229,12 @@ def test_three_steps_of_algorithm_1():
             want_gradient, want_moved = expected[f"{file}.{key}"]
             size = {name: np.linalg.norm(tree[key].astype(np.float64))
                     for name, tree in [("w", initial), ("gradient", norms), ("moved", moved)]}
-            assert size["gradient"] == pytest.approx(want_gradient, rel=1e-4, abs=1e-9), key
-            # Three steps move the EMA by some 1e-8 of a weight, near a float32's last place. Two
-            # roundings a step add about one unit of it over three steps, in quadrature.
-            rounding = (2**-23 * size["w"]) ** 2 / want_moved
-            assert size["moved"] == pytest.approx(want_moved, rel=1e-3, abs=rounding), key
+            # Biases before a one-channel norm have no gradient: both sides' is rounding.
+            assert size["gradient"] == pytest.approx(want_gradient, rel=1e-4, abs=1e-8 * total), key
+            # Three steps move the EMA of a weight near 1 by less than float32 resolves, so that
+            # PyTorch's roundings, some one unit in the last place, add to it in quadrature.
+            rounding = 1.5 * 2**-23 * size["w"]
+            assert size["moved"]**2 == pytest.approx(want_moved**2, rel=2e-3, abs=rounding**2), key
             seen.add(f"{file}.{key}")
     assert seen == set(expected)
     z = net.encode(state.params, drawn(0)["x_0"])

@@ -130,7 +130,7 @@ def make_update(objective: Objective, net, schedule, settings: Settings):
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = jax.tree.map(lambda e, p: e + (1 - settings.ema) * (p - e), state.ema,
+        ema = jax.tree.map(lambda e, p: settings.ema * e + (1 - settings.ema) * p, state.ema,
                            params)
         changed = jax.tree.map(lambda new, old: jnp.where(finite, new, old),
                                (params, ema, opt_state),
