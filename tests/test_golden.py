@@ -232,8 +232,8 @@ def test_three_steps_of_algorithm_1():
             # Biases before a one-channel norm have no gradient: both sides' is rounding.
             assert size["gradient"] == pytest.approx(want_gradient, rel=1e-4, abs=1e-8 * total), key
             # Three steps move the EMA of a weight near 1 by less than float32 resolves, so that
-            # PyTorch's roundings, some one unit in the last place, add to it in quadrature.
-            rounding = 1.5 * 2**-23 * size["w"]
+            # PyTorch's roundings, one or two units in the last place, add in quadrature.
+            rounding = 2 * 2**-23 * size["w"]
             assert size["moved"]**2 == pytest.approx(want_moved**2, rel=2e-3, abs=rounding**2), key
             seen.add(f"{file}.{key}")
     assert seen == set(expected)
