@@ -84,9 +84,10 @@ class TrainState(NamedTuple):
 
     @classmethod
     def create(cls, params, optimizer) -> "TrainState":
-        zero = jnp.zeros((), jnp.int32)
-        return cls(zero, params, jax.tree.map(jnp.copy, params), optimizer.init(params), zero,
-                   zero)
+        # Three counters, not one thrice: a donated buffer may appear only once.
+        step, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))
+        return cls(step, params, jax.tree.map(jnp.copy, params), optimizer.init(params), skipped,
+                   in_a_row)
 
 
 def make_update(objective: Objective, net, schedule, settings: Settings):
