@@ -9,14 +9,13 @@ from pdae_jax import config as config_lib
 
 
 def get_config(variant: str = ""):
-    config = config_lib.base(variant, name="digits", data="digits", flip=False, model=dict(
+    config = config_lib.base(variant, name="digits", data="digits", flip=False,
+                             stages=("dpm", "pdae", "report"), model=dict(
         image_shape=(8, 8, 1), base=32, mult=(1, 2), blocks=1, attention=(4,), heads=4,
         dropout=0.0, z_size=32, encoder_widths=(64, 128)))
-    if not variant:
-        config.stages = ("dpm", "pdae", "report")
     for stage in (config.dpm, config.pdae):
         stage.update(batch_size=128, learning_rate=1e-3, decay="cosine", warmup=100, ema=0.995,
-                     log_every=100, health_every=500, pictures_every=2000, save_every=2000)
-    config.dpm.steps = 4000
-    config.pdae.steps = 6000
+                     log_every=100, health_every=250, pictures_every=2000, save_every=1000)
+    config.dpm.steps = 800
+    config.pdae.steps = 1200
     return config

@@ -8,23 +8,30 @@ from ml_collections import ConfigDict
 
 from pdae_jax.models.architecture import Architecture
 from pdae_jax.names import nearest
+from pdae_jax.run_report import ReportSettings
 from pdae_jax.training.run import Data
 from pdae_jax.training.state import Settings
 
 # What a variant after the colon trains: each a list of stages, done in turn.
-VARIANTS = {"": ("pdae",), "pdae": ("pdae",), "dpm": ("dpm",)}
+VARIANTS = {"": (), "pdae": ("pdae",), "dpm": ("dpm",), "report": ("report",)}
+
+# The paper's diffusion models (Table 1).
+ADM_64 = dict(image_shape=(64, 64, 3), base=64, mult=(1, 2, 4, 8), heads=4)
+ADM_128 = dict(image_shape=(128, 128, 3), base=128, mult=(1, 1, 2, 3, 4), heads=1)
 
 
-def base(variant: str, *, name: str, data: str, model: dict, flip: bool = True) -> ConfigDict:
-    """A config of `variant` for data set `name`.
+def base(variant: str, *, name: str, data: str, model: dict, flip: bool = True,
+         stages: tuple[str, ...] = ("pdae",)) -> ConfigDict:
+    """A config of `variant` for data set `name`; `stages` are what no variant means.
 
     Fields: `stages` in turn (objectives, "report"); `model` (see `Architecture`), `data` (see
     `Data`), one group of `Settings` an objective; `pretrained` (directory of the frozen model),
-    `precision`, `mesh.fsdp`, `seed`; `report` (pictures and DDIM steps).
+    `precision`, `mesh.fsdp`, `seed`; `report` (see `ReportSettings`).
     """
     config = ConfigDict()
     config.name = name
-    config.stages = VARIANTS[nearest(variant, VARIANTS, "variant of this config")]
+    nearest(variant, VARIANTS, "variant of this config")
+    config.stages = VARIANTS[variant] if variant else stages
     config.pretrained = ""
     config.precision = "float32"
     config.seed = 0
@@ -33,8 +40,7 @@ def base(variant: str, *, name: str, data: str, model: dict, flip: bool = True) 
     config.data = ConfigDict(defaults(Data) | {"name": data, "flip": flip})
     config.dpm = ConfigDict(defaults(Settings))
     config.pdae = ConfigDict(defaults(Settings))
-    config.report = ConfigDict({"pictures": 8, "scored": 500, "steps": 100, "invert_steps": 100,
-                                "ddpm": True})
+    config.report = ConfigDict(defaults(ReportSettings))
     return config
 
 
@@ -42,3 +48,10 @@ def defaults(cls) -> dict:
     """The default of every field of a dataclass that has one."""
     return {field.name: field.default for field in dataclasses.fields(cls)
             if field.default is not dataclasses.MISSING}
+
+
+def images(config: ConfigDict, *, dpm: int, pdae: int) -> ConfigDict:
+    """Sets how many images each objective sees, in millions, at its batch size."""
+    config.dpm.steps = -(-dpm * 10**6 // config.dpm.batch_size)
+    config.pdae.steps = -(-pdae * 10**6 // config.pdae.batch_size)
+    return config

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from absl import flags, logging
 
+from pdae_jax import cpu
 from pdae_jax.names import nearest
 
 FLAGS = flags.FLAGS
@@ -20,6 +21,7 @@ MODES = ("train",)
 
 def cli() -> None:
     """Runs `main`; what a person can mend is one line on stderr and exit status 2."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard's writer brings TensorFlow
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     try:
@@ -32,35 +34,39 @@ def cli() -> None:
 
 
 def main(argv: list[str]) -> None:
-    settings = parse(argv)
-    if settings is None:
+    parsed = parse(argv)
+    if parsed is None:
         return
-    config, workdir, cache = settings
+    config, workdir, cache = parsed
+    if cache:
+        use_compilation_cache(cache)
+    run(config, workdir, " ".join(["python -m pdae_jax.main", *argv[1:]]))
 
+
+def run(config, workdir: str | os.PathLike, command: str) -> bool:
+    """Does a config's stages in workdir; False where a signal stopped it, after a save."""
     # What is heavy is imported once the command line is known to be right.
     from pdae_jax.models import Architecture
+    from pdae_jax.run_report import ReportSettings, write_run_report
     from pdae_jax.training.objectives import OBJECTIVES
     from pdae_jax.training.run import Data, make_workdir, train
     from pdae_jax.training.state import Settings
 
-    if cache:
-        use_compilation_cache(cache)
-    arch = Architecture(**config.model)
-    data = Data(**config.data)
-    stages = {stage: Settings(**config[stage]) for stage in config.stages if stage in OBJECTIVES}
     for stage in config.stages:
         nearest(stage, [*OBJECTIVES, "report"], "stage")
+    arch, data = Architecture(**config.model), Data(**config.data)
+    report = ReportSettings(**config.report)
+    settings = {stage: Settings(**config[stage]) for stage in config.stages if stage in OBJECTIVES}
     workdir = make_workdir(workdir)
     (workdir / "config.json").write_text(config.to_json_best_effort(indent=1) + "\n")
     for stage in config.stages:
         if stage == "report":
-            from pdae_jax.run_report import write_run_report
-            write_run_report(workdir, data, title=config.name, command=" ".join(
-                ["python -m pdae_jax.main", *argv[1:]]), **config.report)
-        elif not train(workdir, stage, arch=arch, data=data, settings=stages[stage],
+            write_run_report(workdir, data, report, title=config.name, command=command)
+        elif not train(workdir, stage, arch=arch, data=data, settings=settings[stage],
                        pretrained=config.pretrained or None, precision=config.precision,
                        fsdp=config.mesh.fsdp, seed=config.seed):
-            return  # a signal asked to stop, and it was saved
+            return False
+    return True
 
 
 def parse(argv: list[str]):
@@ -181,4 +187,5 @@ def use_compilation_cache(folder: str) -> None:
 
 
 if __name__ == "__main__":
+    cpu.restart_tuned()
     cli()

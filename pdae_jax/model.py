@@ -1,7 +1,6 @@
 """The model as a user holds it: load, encode, invert, decode, predict."""
 import functools
 import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp

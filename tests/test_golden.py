@@ -6,7 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CELEBA64, FACES128, GOLDEN, TINY, assert_close, golden, manifest, nhwc, stand_in
+from conftest import (
+    CELEBA64,
+    FACES128,
+    GOLDEN,
+    TINY,
+    assert_close,
+    golden,
+    manifest,
+    nhwc,
+    stand_in,
+)
 
 from pdae_jax import latent, pdae, samplers
 from pdae_jax.convert import names

@@ -134,7 +134,7 @@ def encoder(arch: Architecture) -> Names:
     """E: a numbered list of layers; the last takes a channel-first flattened map."""
     names, index = {}, 0
     height, width = arch.image_shape[:2]
-    for k, channels in enumerate(arch.encoder_widths):
+    for k in range(len(arch.encoder_widths)):
         height, width = -(-height // 2), -(-width // 2)
         names |= _pair(f"encoder.{index}", ("encoder", f"conv_{k}"), CONV)
         index += 1
@@ -143,6 +143,7 @@ def encoder(arch: Architecture) -> Names:
             index += 1
         names |= _pair(f"encoder.{index}", ("encoder", f"norm_{k}"), SAME)
         index += 2  # the norm, and a SiLU
+    channels = arch.encoder_widths[-1]
     shape = (channels, height, width)
     flat = Layout(lambda w: w.reshape(-1, *shape).transpose(2, 3, 1, 0).reshape(-1, len(w)),
                   lambda w: w.reshape(height, width, channels, -1).transpose(3, 2, 0, 1)

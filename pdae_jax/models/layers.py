@@ -2,6 +2,7 @@
 import functools
 import math
 
+import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -94,15 +95,12 @@ def split_conditions(projected, widths) -> list:
 
 def average_pool(x):
     """Mean of every 2 x 2 pixels: [B, H, W, C] -> [B, H/2, W/2, C]."""
-    B, H, W, C = x.shape
-    return x.reshape(B, H // 2, 2, W // 2, 2, C).mean((2, 4))
+    return einops.reduce(x, "B (H h) (W w) C -> B H W C", "mean", h=2, w=2)
 
 
 def repeat(x):
     """Every pixel twice along height and width (nearest): [B, H, W, C] -> [B, 2H, 2W, C]."""
-    B, H, W, C = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None], (B, H, 2, W, 2, C))
-    return x.reshape(B, 2 * H, 2 * W, C)
+    return einops.repeat(x, "B H W C -> B (H h) (W w) C", h=2, w=2)
 
 
 RESAMPLE = {"": lambda x: x, "down": average_pool, "up": repeat}
@@ -136,25 +134,23 @@ class ResBlock(nn.Module):
         return x + h
 
 
+QKV_ORDERS = {"legacy": "B N (heads qkv c) -> qkv B N heads c",
+              "new": "B N (qkv heads c) -> qkv B N heads c"}
+
+
 class Attention(nn.Module):
     """Self-attention over all pixels of a map, added to it: [B, H, W, C] -> the same."""
 
     heads: int
     dtype: jnp.dtype
     qkv_order: str = "legacy"
-    zero_init: bool = True
 
     @nn.compact
     def __call__(self, x):
         B, H, W, C = x.shape
         h = GroupNorm(self.dtype, name="norm")(x).reshape(B, H * W, C)
         h = Dense(3 * C, dtype=self.dtype, name="qkv")(h)
-        if self.qkv_order == "legacy":
-            h = h.reshape(B, H * W, self.heads, 3, C // self.heads)
-            q, k, v = h[..., 0, :], h[..., 1, :], h[..., 2, :]
-        else:
-            h = h.reshape(B, H * W, 3, self.heads, C // self.heads)
-            q, k, v = h[:, :, 0], h[:, :, 1], h[:, :, 2]
+        q, k, v = einops.rearrange(h, QKV_ORDERS[self.qkv_order], qkv=3, heads=self.heads)
         h = jax.nn.dot_product_attention(q, k, v).reshape(B, H * W, C)
         h = Dense(C, dtype=self.dtype, kernel_init=zeros, name="proj")(h)
         return x + h.reshape(B, H, W, C)

@@ -10,8 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from pdae_jax.models.architecture import Architecture
-from pdae_jax.models.layers import (Attention, Conv3x3, EmbeddingMLP, GroupNorm, Projection,
-                                    ResBlock, split_conditions, zeros)
+from pdae_jax.models.layers import (
+    Attention,
+    Conv3x3,
+    EmbeddingMLP,
+    GroupNorm,
+    Projection,
+    ResBlock,
+    split_conditions,
+    zeros,
+)
 
 
 class Features(NamedTuple):

@@ -93,7 +93,7 @@ def read_weights(workdir: str | os.PathLike, groups=None) -> dict:
     groups: those wanted, None for all there are; ValueError names one that is not there.
     """
     params: dict = {}
-    for folder in sorted({path.parents[1] for path in Path(workdir).absolute().glob("*/*/ema")}):
+    for folder in _folders(workdir):
         with Checkpoints(folder) as checkpoints:
             step = checkpoints.latest()
             tree = {} if step is None else checkpoints.shapes(step)
@@ -104,3 +104,17 @@ def read_weights(workdir: str | os.PathLike, groups=None) -> dict:
             raise ValueError(f"no parameters {group!r} at {workdir}, which has "
                              f"{sorted(params) or 'none'}; train or convert them first")
     return {group: params[group] for group in groups or params}
+
+
+def latest_steps(workdir: str | os.PathLike) -> dict[str, int]:
+    """The step of the latest checkpoint of each objective under workdir."""
+    steps = {}
+    for folder in _folders(workdir):
+        with Checkpoints(folder) as checkpoints:
+            if checkpoints.latest() is not None:
+                steps[folder.name] = checkpoints.latest()
+    return steps
+
+
+def _folders(workdir: str | os.PathLike) -> list[Path]:
+    return sorted({path.parents[1] for path in Path(workdir).absolute().glob("*/*/ema")})

@@ -24,7 +24,7 @@ class Loop:
     """What a run is made of. `pictures` maps all averaged parameters to grids for the eye.
 
     dropout: whether the trained networks have any. batches: an iterator of dicts with "image",
-    already at the state's step; its `broken` count, if it has one, is shown.
+    already at the state's step; how many pictures it lists as `broken`, if it does, is shown.
     """
 
     objective: Objective
@@ -123,7 +123,7 @@ class Loop:
             if counts[i]:
                 scalars[f"loss_t{edges[i]}-{edges[i + 1] - 1}"] = float(sums[i] / counts[i])
         more = {}
-        broken = getattr(batches, "broken", 0)
+        broken = len(getattr(batches, "broken", ()))
         if skipped:
             scalars["skipped_steps"] = more["skipped"] = skipped
         if broken:

@@ -28,7 +28,7 @@ class Data:
 
     name: "digits", "emoji", "folder:PATH", "lmdb:PATH" or "tfds:NAME". flip: random horizontal
     flips. workers: loader processes (0: threads). max_broken: the share of unreadable pictures
-    that ends a run. test_fraction: held out where the data set has no split of its own, 0 for
+    that ends a run. test_fraction: held out where the data set has no split of its own; below 0:
     the source's default. attributes, data_dir: as `open_source`'s.
     """
 
@@ -36,7 +36,7 @@ class Data:
     flip: bool = True
     workers: int = 0
     seed: int = 0
-    test_fraction: float = 0.0
+    test_fraction: float = -1.0
     attributes: str = ""
     data_dir: str = ""
     max_broken: float = 0.1
@@ -44,7 +44,7 @@ class Data:
     def open(self, split: str):
         return data_lib.open_source(self.name, split, seed=self.seed,
                                     attributes=self.attributes or None,
-                                    test_fraction=self.test_fraction or None,
+                                    test_fraction=None if self.test_fraction < 0 else self.test_fraction,
                                     data_dir=self.data_dir or None)
 
 
@@ -99,6 +99,7 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
         finally:
             watch.close()
         checkpoints.wait()
+        watch.add_time(time.perf_counter() - began)
         watch.say(f"{objective} {'done' if done else 'stopped'} at step {int(state.step)} after "
                   f"{time.perf_counter() - began:.0f} s"
                   + ("" if done else "; the same command goes on from here"))

@@ -80,6 +80,15 @@ class Watch:
         if self.writer:
             self.writer.write_scalars(step, {f"{self.name}/{k}": v for k, v in values.items()})
 
+    def add_time(self, seconds: float) -> None:
+        """Adds a finished stretch to time.jsonl, whose last line has the sum of all."""
+        path = self.records.with_name("time.jsonl")
+        if self.main:
+            lines = path.read_text().splitlines() if path.exists() else []
+            before = json.loads(lines[-1])["seconds"] if lines else 0.0
+            with path.open("a") as file:
+                file.write(json.dumps({"step": self.step, "seconds": before + seconds}) + "\n")
+
     def pictures(self, step: int, grids: dict[str, np.ndarray]) -> None:
         """grids: name -> uint8 [H, W, C]."""
         if self.writer:

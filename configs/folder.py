@@ -1,0 +1,22 @@
+"""Your own pictures: a folder in, a diffusion autoencoder and a report out.
+
+    python -m pdae_jax.main --config=configs/folder.py --workdir=DIR \\
+        --config.data.name=folder:PATH
+
+Trains a diffusion model on the pictures, then PDAE on it, then writes DIR/report/report.html.
+Pictures of any size and format are cut to squares of 64 pixels; for others set
+--config.model.image_shape="(128,128,3)", for grey ones "(64,64,1)"; .npy arrays may have more
+channels. Attributes: --config.data.attributes=table.csv.
+Hardware: an accelerator; with fewer pixels (32) and base (32) a CPU shows
+something in hours. A pre-trained model (--config.pretrained=DIR) and the :pdae variant spare the
+longer half. Score: depends on the pictures.
+"""
+from pdae_jax import config as config_lib
+
+
+def get_config(variant: str = ""):
+    config = config_lib.base(variant, name="folder", data="folder:pictures",
+                             stages=("dpm", "pdae", "report"), model=config_lib.ADM_64)
+    for stage in (config.dpm, config.pdae):
+        stage.update(ema=0.9995, save_every=2000, pictures_every=2000, steps=100_000)
+    return config
