@@ -18,9 +18,9 @@ def get_config(variant: str = ""):
         image_shape=(size or 32, size or 32, 3), base=32, mult=(1, 2, 4) + (4,) * (size == 64),
         blocks=1, attention=(8,), heads=4, dropout=0.0, z_size=128))
     for stage in (config.dpm, config.pdae):
-        stage.update(batch_size=32, learning_rate=5e-4, decay="cosine", warmup=200, ema=0.998,
+        stage.update(batch_size=64, learning_rate=5e-4, decay="cosine", warmup=200, ema=0.998,
                      log_every=50, health_every=500, pictures_every=1000, save_every=500)
-    config.dpm.steps = 3000
-    config.pdae.steps = 3000
+    config.dpm.steps = 15_000
+    config.pdae.steps = 15_000
     config.report.scored = 126
     return config

@@ -26,9 +26,9 @@ class ReportSettings:
     invert_steps: of DDIM decoding and inversion; ddpm: whether to decode by DDPM too (T steps)."""
 
     pictures: int = 8
-    scored: int = 360
-    steps: int = 50
-    invert_steps: int = 50
+    scored: int = 180
+    steps: int = 100
+    invert_steps: int = 100
     ddpm: bool = True
 
     def __post_init__(self):

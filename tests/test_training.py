@@ -1,0 +1,252 @@
+"""Training: one state machine, exact resumes, any number of devices, and its ways to end."""
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pdae_jax.models import Architecture, Networks
+from pdae_jax.schedule import linear
+from pdae_jax.training import checkpoint, sharding
+from pdae_jax.training.loop import TrainingError
+from pdae_jax.training.objectives import OBJECTIVES
+from pdae_jax.training.run import Data, train
+from pdae_jax.training.state import Settings, TrainState, make_update
+
+ARCH = Architecture(image_shape=(8, 8, 1), base=32, mult=(1,), blocks=1, attention=(), heads=1,
+                    dropout=0.1, z_size=8, encoder_widths=(32,))
+DIGITS = Data("digits", flip=True)
+QUICK = Settings(steps=6, batch_size=16, learning_rate=1e-3, warmup=2, decay="cosine", ema=0.9,
+                 log_every=2, health_every=3, pictures_every=0, save_every=3, keep=10)
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A workdir with both objectives trained for six steps, checkpoints at 3 and 6."""
+    workdir = tmp_path_factory.mktemp("run")
+    for objective in ("dpm", "pdae"):
+        assert train(workdir, objective, arch=ARCH, data=DIGITS, settings=QUICK)
+    return workdir
+
+
+def state_at(workdir, objective, step):
+    """Every array of a checkpoint, as NumPy."""
+    row, optimizer = OBJECTIVES[objective], QUICK.optimizer()
+    shapes = jax.eval_shape(lambda: TrainState.create(
+        Networks(ARCH).init(jax.random.key(0), row.trains), optimizer))
+    shapes = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
+    with checkpoint.Checkpoints(Path(workdir) / objective) as checkpoints:
+        items = checkpoints.restore(step, ema=shapes.ema, train={
+            k: v for k, v in shapes._asdict().items() if k != "ema"})
+    return jax.tree.leaves(items)
+
+
+@pytest.mark.parametrize("objective", ["dpm", "pdae"])
+def test_resume_is_the_uninterrupted_run_bit_for_bit(trained, tmp_path, objective):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    shutil.rmtree(workdir / objective / "6")
+    assert train(workdir, objective, arch=ARCH, data=DIGITS, settings=QUICK)
+    for a, b in zip(state_at(trained, objective, 6), state_at(workdir, objective, 6), strict=True):
+        np.testing.assert_array_equal(a, b)
+    steps = [json.loads(line)["step"]
+             for line in (workdir / objective / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and steps[-1] == 6
+
+
+def test_a_stage_that_is_done_is_not_done_again(trained):
+    before = sorted(p.stat().st_mtime_ns for p in (trained / "dpm").rglob("*"))
+    assert train(trained, "dpm", arch=ARCH, data=DIGITS, settings=QUICK)
+    assert sorted(p.stat().st_mtime_ns for p in (trained / "dpm").rglob("*")) == before
+
+
+def test_frozen_parameters_are_untouched(trained, tmp_path):
+    """The diffusion model that PDAE was trained on, in another workdir, is still the same."""
+    settings = dataclasses.replace(QUICK, steps=2, save_every=2)
+    assert train(tmp_path, "pdae", arch=ARCH, data=DIGITS, settings=settings, pretrained=trained)
+    ours, theirs = (checkpoint.read_weights(w, ("dpm",)) for w in (tmp_path, trained))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert sorted(checkpoint.read_weights(tmp_path)) == ["dpm", "encoder", "gradient"]
+
+
+def test_health_lines_and_scalars_are_recorded(trained):
+    lines = [json.loads(line)
+             for line in (trained / "pdae" / "metrics.jsonl").read_text().splitlines()]
+    names = set().union(*lines)
+    assert {"loss", "grad_norm", "loss_own_z", "loss_shuffled_z", "dloss_dz_norm"} <= names
+    assert any(name.startswith("loss_t") for name in names)
+
+
+def test_tensorboard_file_is_written(trained):
+    pytest.importorskip("tensorflow")
+    assert list((trained / "pdae").glob("events.out.tfevents*"))
+
+
+def _update_inputs(objective="pdae", arch=ARCH, B=8):
+    net, schedule, row = Networks(arch), linear(), OBJECTIVES[objective]
+    params = jax.jit(lambda: net.init(jax.random.key(0)))()
+    params = jax.tree.map(lambda p: p + 0.02, params)
+    images = jax.random.uniform(jax.random.key(1), (B, *arch.image_shape), minval=-1, maxval=1)
+    drawn = row.draw(jax.random.key(2), images, schedule.T)
+    return (row, net, schedule, {g: params[g] for g in row.trains},
+            {g: params[g] for g in row.needs}, drawn)
+
+
+def test_a_step_that_is_not_finite_changes_only_the_counters():
+    row, net, schedule, params, frozen, drawn = _update_inputs()
+    settings = dataclasses.replace(QUICK, decay="constant", warmup=0)
+    update = jax.jit(make_update(row, net, schedule, settings))
+    state = TrainState.create(params, settings.optimizer())
+    good, _ = update(state, frozen, drawn, None)
+    bad = {**drawn, "x_0": drawn["x_0"].at[0, 0, 0, 0].set(jnp.nan)}
+    after, metrics = update(good, frozen, bad, None)
+    assert int(metrics["skipped"]) == int(metrics["skipped_in_a_row"]) == 1
+    for a, b in zip(jax.tree.leaves((good.params, good.ema, good.opt_state)),
+                    jax.tree.leaves((after.params, after.ema, after.opt_state))):
+        np.testing.assert_array_equal(a, b)
+    again, metrics = update(after, frozen, drawn, None)
+    assert int(again.step) == 3 and int(metrics["skipped"]) == 1
+    assert int(metrics["skipped_in_a_row"]) == 0
+
+
+def test_too_many_such_steps_stop_the_run(tmp_path):
+    settings = dataclasses.replace(QUICK, steps=20, learning_rate=1e30, decay="constant",
+                                   warmup=0, max_skipped=3)
+    with pytest.raises(TrainingError, match=r"in a row.*lower learning_rate"):
+        train(tmp_path, "dpm", arch=ARCH, data=DIGITS, settings=settings)
+
+
+def test_accumulation_equals_the_whole_batch():
+    row, net, schedule, params, frozen, drawn = _update_inputs()
+    results = []
+    for n in (1, 4):
+        settings = dataclasses.replace(QUICK, accumulate=n, batch_size=8)
+        state = TrainState.create(params, settings.optimizer())
+        state, metrics = jax.jit(make_update(row, net, schedule, settings))(state, frozen, drawn,
+                                                                             None)
+        results.append(metrics)
+    for name in ("loss", "grad_norm", "time_sums"):
+        np.testing.assert_allclose(results[0][name], results[1][name], rtol=1e-5)
+
+
+def test_clipping_bounds_the_update():
+    optimizer = Settings(clip=1.0).optimizer()
+    grads = {"w": jnp.full((4,), 100.0)}
+    state = optimizer.init(grads)
+    _, state = optimizer.update(grads, state, grads)
+    first_moment = jax.tree.leaves(state)[1]
+    np.testing.assert_allclose(jnp.linalg.norm(first_moment), 0.1, rtol=1e-5)  # (1 - b1) * clip
+
+
+def test_ema_in_closed_form():
+    row, net, schedule, params, frozen, drawn = _update_inputs()
+    settings = dataclasses.replace(QUICK, ema=0.9)
+    update = jax.jit(make_update(row, net, schedule, settings))
+    state = TrainState.create(params, settings.optimizer())
+    expected = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
+    for _ in range(3):
+        state, _ = update(state, frozen, drawn, None)
+        expected = jax.tree.map(lambda e, p: 0.9 * e + 0.1 * np.asarray(p, np.float64), expected,
+                                state.params)
+    jax.tree.map(lambda e, found: np.testing.assert_allclose(found, e, rtol=1e-5, atol=1e-7),
+                 expected, state.ema)
+
+
+def test_fsdp_puts_the_largest_divisible_dimension_on_its_axis():
+    mesh = jax.sharding.AbstractMesh((2, 4), sharding.AXES)
+    tree = {"kernel": jax.ShapeDtypeStruct((3, 3, 64, 128), jnp.float32),
+            "odd": jax.ShapeDtypeStruct((3, 4098), jnp.float32),
+            "bias": jax.ShapeDtypeStruct((128,), jnp.float32)}
+    specs = {name: s.spec for name, s in sharding.over_fsdp(mesh, tree).items()}
+    assert tuple(specs["kernel"]) == (None, None, None, "fsdp")
+    assert "fsdp" not in specs["odd"] and "fsdp" not in specs["bias"]
+
+
+DEVICES = """
+import sys, json
+sys.path[:0] = [{tests!r}]
+import test_training as t
+from pdae_jax.training.run import train
+for objective in ("dpm", "pdae"):
+    train(sys.argv[1], objective, arch=t.ARCH, data=t.DIGITS, settings=t.QUICK, fsdp={fsdp})
+"""
+
+
+def _run(code, *args, devices=1, **kwargs):
+    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+           "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-c", code, *map(str, args)], env=env, check=True,
+                          capture_output=True, text=True, **kwargs)
+
+
+def test_eight_devices_train_as_one(trained, tmp_path):
+    _run(DEVICES.format(tests=str(ROOT / "tests"), fsdp=2), tmp_path, devices=8)
+    for objective in ("dpm", "pdae"):
+        losses = [[json.loads(line)["loss"] for line in
+                   (workdir / objective / "metrics.jsonl").read_text().splitlines()
+                   if "loss" in json.loads(line)] for workdir in (trained, tmp_path)]
+        np.testing.assert_allclose(*losses, rtol=1e-4)
+    for group, tree in checkpoint.read_weights(tmp_path).items():
+        ours = checkpoint.read_weights(trained, (group,))[group]
+        # Adam divides by the root of a moment: where that is near 0, rounding shows.
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), tree, ours)
+
+
+COMMAND = [sys.executable, "-m", "pdae_jax.main", "--config=configs/digits.py:dpm",
+           "--config.model.mult=(1,)", "--config.model.attention=()", "--config.model.heads=1",
+           "--config.dpm.batch_size=16", "--config.dpm.log_every=1",
+           "--config.dpm.pictures_every=0", "--config.dpm.health_every=0",
+           "--compilation_cache=" + str(jax.config.jax_compilation_cache_dir)]
+
+
+def _start(workdir, *more):
+    return subprocess.Popen([*COMMAND, f"--workdir={workdir}", *more], cwd=ROOT, text=True,
+                            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+
+def _latest(workdir) -> int:
+    return checkpoint.latest_steps(workdir).get("dpm", 0)
+
+
+def test_sigterm_saves_and_exits_cleanly(tmp_path):
+    process = _start(tmp_path, "--config.dpm.steps=100000", "--config.dpm.save_every=100000")
+    for line in process.stderr:
+        if line.startswith("dpm 3/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.stderr.read()
+    assert process.wait() == 0
+    assert "stopped at step" in rest and "the same command goes on from here" in rest
+    assert _latest(tmp_path) >= 3
+
+
+def test_kill_in_the_midst_of_a_save(tmp_path):
+    """kill -9 while a checkpoint is being written; the rerun ends where no kill would have."""
+    steps = ["--config.dpm.steps=12", "--config.dpm.save_every=1"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = _start(killed, *steps)
+    while process.poll() is None:
+        unfinished = list((killed / "dpm").glob("*tmp*")) if (killed / "dpm").exists() else []
+        if unfinished and (killed / "dpm" / "2").exists():
+            process.kill()
+            break
+        time.sleep(0.001)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run ended before a save could be caught"
+    assert _latest(killed) < 12
+    for workdir in (killed, whole):
+        process = _start(workdir, *steps)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    ours, theirs = (checkpoint.read_weights(workdir) for workdir in (killed, whole))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
