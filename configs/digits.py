@@ -4,6 +4,7 @@
 
 scikit-learn's 1,797 digits, 8 x 8, one channel. Trains a small diffusion model, then PDAE on it,
 then writes runs/digits/report/report.html.
+Hardware: two CPU cores, 8 to 9 minutes. Score: see README, which has the numbers of a run.
 """
 from pdae_jax import config as config_lib
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import logging
 from tqdm import tqdm
 
 
@@ -62,7 +61,8 @@ class Watch:
         if self._tick is not None and now > self._tick:
             self.rate = (step - self.step) * self.batch_size / (now - self._tick)
         self._tick = now
-        shown = {"loss": f"{loss:.4f}", "images/s": f"{self.rate:.0f}", **more}
+        shown = {"loss": f"{loss:.4f}", "images/s": f"{self.rate:.0f}" if self.rate else "?",
+                 **more}
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update(step - self.step)
         self.step = step
@@ -111,6 +111,6 @@ def _tensorboard(folder: Path):
         from clu.metric_writers import SummaryWriter
         return SummaryWriter(str(folder))
     except ImportError as error:
-        logging.info("no TensorBoard file (%s); pip install 'pdae_jax[tensorboard]' for one; "
-                     "scalars go to metrics.jsonl all the same", error)
+        tqdm.write(f"no TensorBoard file ({error}; pip install 'pdae_jax[tensorboard]' brings "
+                   f"it): scalars go to metrics.jsonl alone", file=sys.stderr)
         return None

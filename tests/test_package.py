@@ -1,0 +1,252 @@
+"""The package as a stranger meets it: layers, lazy imports, absent libraries, configs, errors."""
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from pdae_jax import main as command
+from pdae_jax.convert import names
+from pdae_jax.models import Architecture, Networks
+from pdae_jax.training import checkpoint
+from pdae_jax.training.state import Settings
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "pdae_jax"
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
+
+# Who must not know whom: a module (or package) -> what it may not import, directly.
+FORBIDDEN = {
+    "schedule": ["flax", "optax", "pdae_jax"],
+    "samplers": ["flax", "optax", "pdae_jax.models", "pdae_jax.pdae", "pdae_jax.training"],
+    "pdae": ["flax", "optax", "pdae_jax.models", "pdae_jax.data", "pdae_jax.training",
+             "pdae_jax.config", "pathlib", "os"],
+    "latent": ["flax", "optax", "pdae_jax.models", "pdae_jax.data", "pdae_jax.tasks", "pathlib"],
+    "models": ["optax", "orbax", "pdae_jax.training", "pdae_jax.data", "pdae_jax.pdae",
+               "pdae_jax.samplers", "pdae_jax.config", "pathlib"],
+    "data": ["jax", "flax", "optax", "pdae_jax.models", "pdae_jax.training", "pdae_jax.pdae"],
+    "tasks": ["ml_collections", "pdae_jax.config", "pdae_jax.training", "pdae_jax.data", "pathlib",
+              "os", "json"],
+    "metrics": ["flax", "pdae_jax.models", "pdae_jax.training", "pdae_jax.data"],
+    "convert": ["flax", "optax", "torch", "pdae_jax.training", "pdae_jax.data"],
+    "report": ["jax", "flax", "pdae_jax"],
+    "training/loop": ["flax", "pdae_jax.pdae", "pdae_jax.latent", "pdae_jax.data",
+                      "pdae_jax.config", "ml_collections"],
+    "training/state": ["flax", "pdae_jax.pdae", "pdae_jax.models", "pdae_jax.data"],
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def files_of(layer: str) -> list[Path]:
+    folder = PACKAGE / layer
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{layer}.py"]
+
+
+@pytest.mark.parametrize("layer", FORBIDDEN)
+def test_layers(layer):
+    for path in files_of(layer):
+        own = f"pdae_jax.{layer.replace('/', '.')}"
+        for name in imports(path):
+            if name == own or name.startswith(own + "."):
+                continue
+            bad = [f for f in FORBIDDEN[layer] if name == f or name.startswith(f + ".")]
+            assert not bad, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_only_models_use_linen_and_only_config_and_main_use_config_dicts():
+    for path in PACKAGE.rglob("*.py"):
+        relative, found = path.relative_to(PACKAGE).as_posix(), imports(path)
+        if not relative.startswith("models/"):
+            assert not any(name.startswith("flax") for name in found), relative
+        if relative not in ("config.py", "main.py"):
+            assert not any(name.startswith("ml_collections") for name in found), relative
+
+
+def python(code, *args, **env):
+    return subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True,
+                          text=True, env={**os.environ, **env, "PYTHONPATH": str(ROOT)})
+
+
+def test_importing_brings_nothing_heavy():
+    code = ("import sys, pdae_jax, pdae_jax.data\n"
+            "print([m for m in ('jax', 'flax', 'tensorflow', 'clu', 'ml_collections') "
+            "if m in sys.modules])")
+    assert python(code).stdout.strip() == "[]"
+
+
+WITHOUT = """
+import sys
+class Hiding:
+    # Does not find them: as on a machine where they are not installed.
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in ("tensorflow", "clu", "ml_collections", "tensorboard"):
+            return self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+sys.meta_path[:] = map(Hiding, sys.meta_path)
+import numpy as np, pdae_jax
+from pdae_jax.models import Architecture
+from pdae_jax.training.run import Data, train
+from pdae_jax.training.state import Settings
+arch = Architecture(image_shape=(8, 8, 3), base=32, mult=(1,), blocks=1, attention=(), z_size=4,
+                    encoder_widths=(32,))
+quick = Settings(steps=2, batch_size=4, log_every=1, pictures_every=0)
+for objective in ("dpm", "pdae"):
+    assert train(sys.argv[2], objective, arch=arch, data=Data("folder:" + sys.argv[1]),
+                 settings=quick)
+model = pdae_jax.load(sys.argv[2])
+print(model.encode(np.zeros((3, 8, 8, 3), np.uint8)).shape)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (9 + i, 12, 3), np.uint8)).save(pictures / f"{i}.png")
+    return pictures
+
+
+def test_a_folder_trains_without_tensorflow_clu_and_ml_collections(folder, tmp_path):
+    run = python(WITHOUT, folder, tmp_path / "run")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "(3, 4)"
+    assert run.stderr.count("no TensorBoard file") == 2  # one line a run
+
+
+# Parameters in millions, spec 4.1: eps_theta + G with z embedding, trainable G, encoder.
+SIZES = {"celeba64": (116.0, 52.0, 1.49), "celebahq128": (177.1, 78.5, 3.91),
+         "ffhq128": (177.1, 78.5, 3.91), "horse128": (177.1, 78.5, 3.91),
+         "bedroom128": (177.1, 78.5, 3.91)}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_builds(name):
+    config = command.load_config(str(ROOT / "configs" / f"{name}.py"))
+    net = Networks(Architecture(**config.model))
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0)))
+    counts = {group: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+              for group, tree in shapes.items()}
+    if name in SIZES:
+        both, trainable, encoder = SIZES[name]
+        assert counts["dpm"] + counts["gradient"] == pytest.approx(both, abs=0.05)
+        assert counts["gradient"] == pytest.approx(trainable, abs=0.05)
+        assert counts["encoder"] == pytest.approx(encoder, abs=0.005)
+    for variant in ("dpm", "pdae", "report"):
+        stages = command.load_config(str(ROOT / "configs" / f"{name}.py:{variant}")).stages
+        assert stages == (variant,)
+    for objective in ("dpm", "pdae"):
+        Settings(**config[objective])
+
+
+def test_every_config_is_there_and_documented():
+    assert CONFIGS == sorted(["bedroom128", "horse128", "ffhq128", "celebahq128", "celeba64",
+                              "mnist32", "digits", "emoji", "folder"])
+    for name in CONFIGS:
+        text = ast.get_docstring(ast.parse((ROOT / "configs" / f"{name}.py").read_text()))
+        for word in (f"--config=configs/{name}.py", "Hardware", "Score"):
+            assert word in text, f"{name}: no {word!r}"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_trains_two_steps(name, folder, tmp_path):
+    config = command.load_config(str(ROOT / "configs" / f"{name}.py"))
+    channels = config.model.image_shape[2]
+    config.model.update(image_shape=(8, 8, channels), base=32, mult=(1,), blocks=1, attention=(),
+                        heads=1, z_size=4, encoder_widths=(32,))
+    if name not in ("digits", "emoji"):
+        config.data.name = f"folder:{folder}"
+    for objective in ("dpm", "pdae"):
+        config[objective].update(steps=2, batch_size=4, log_every=1, pictures_every=2,
+                                 save_every=2, health_every=2)
+    config.stages = ("dpm", "pdae")
+    assert command.run(config, tmp_path / "run", "the command")
+    assert checkpoint.latest_steps(tmp_path / "run") == {"dpm": 2, "pdae": 2}
+
+
+def _bad_inputs():
+    digits, bedroom = "--config=configs/digits.py", "--config=configs/bedroom128.py"
+    small = ["--config.model.mult=(1,)", "--config.model.attention=()"]
+    return {
+        "no config": ([], "no --config given"),
+        "config file": (["--config=configs/digit.py"], "did you mean 'configs/digits.py'"),
+        "variant": (["--config=configs/digits.py:dmp"], "did you mean 'dpm'"),
+        "field": ([digits, "--config.dpm.stpes=3"], "did you mean 'config.dpm.steps'"),
+        "flag": ([digits, "--workdri=x"], "did you mean 'workdir'"),
+        "type": ([digits, "--config.dpm.steps=many"], "invalid literal for int"),
+        "mode": ([digits, "--mode=trian"], "did you mean 'train'"),
+        "precision": ([digits, "--config.precision=bfloat61"], "did you mean 'bfloat16'"),
+        "value": ([digits, "--config.dpm.batch_size=0"], "batch_size must be at least 1, got 0"),
+        "size": ([digits, "--config.model.image_shape=(9,8,1)"], "9 is not divisible by 2"),
+        "data": ([digits, "--config.data.name=digit"], "did you mean digits"),
+        "no folder": ([digits, "--config.data.name=folder:no/such"], "no/such"),
+        "empty folder": ([digits, "--config.data.name=folder:{empty}"], "no pictures"),
+        "channels": ([digits, *small, "--config.data.name=folder:{four}"], "channels"),
+        "no pre-trained model": ([bedroom, "--config.data.name=folder:{four}",
+                                  "--config.model.image_shape=(16,16,4)"], "--config.pretrained"),
+        "pre-trained folder": ([bedroom, "--config.data.name=folder:{four}",
+                                "--config.model.image_shape=(16,16,4)",
+                                "--config.pretrained=no/such"], "no/such"),
+        "workdir": ([digits, "--workdir={file}/run"], "cannot be written"),
+    }
+
+
+@pytest.mark.parametrize("case", _bad_inputs())
+def test_bad_input_is_one_clear_line(case, tmp_path):
+    empty, four, file = tmp_path / "empty", tmp_path / "four", tmp_path / "file"
+    empty.mkdir()
+    four.mkdir()
+    for i in range(4):
+        np.save(four / f"{i}.npy", np.zeros((16, 16, 4), np.uint8))
+    file.write_text("")
+    arguments, message = _bad_inputs()[case]
+    arguments = [a.format(empty=empty, four=four, file=file) for a in arguments]
+    if not any(a.startswith("--workdir") for a in arguments):
+        arguments.append(f"--workdir={tmp_path / 'run'}")
+    run = subprocess.run([sys.executable, "-m", "pdae_jax.main", *arguments], cwd=ROOT,
+                         capture_output=True, text=True)
+    lines = [line for line in run.stderr.splitlines() if line.strip()]
+    assert run.returncode == 2, run.stderr
+    assert "Traceback" not in run.stderr
+    assert lines[-1].startswith("pdae_jax: ") and message in lines[-1], run.stderr
+    assert len(lines) == 1, run.stderr
+
+
+def test_help_names_the_flags_and_the_configs_fields(capsys):
+    command.main(["main", "--help", f"--config={ROOT / 'configs' / 'digits.py'}"])
+    text = capsys.readouterr().out
+    assert "--workdir" in text and "Handwritten digits" in text
+    assert "--config.pdae.learning_rate=0.001" in text
+
+
+def test_another_models_workdir_is_refused(tmp_path):
+    checkpoint.write_architecture(tmp_path, Architecture(image_shape=(16, 16, 1)))
+    with pytest.raises(ValueError, match="belongs to another model: image_shape is"):
+        checkpoint.write_architecture(tmp_path, Architecture(image_shape=(32, 32, 1)))
+
+
+def test_name_map_covers_every_parameter_of_every_config():
+    for name in CONFIGS:
+        arch = Architecture(**command.load_config(str(ROOT / "configs" / f"{name}.py")).model)
+        shapes = jax.eval_shape(lambda arch=arch: Networks(arch).init(jax.random.key(0)))
+        paths = {tuple(k.key for k in path) for path, _ in jax.tree.leaves_with_path(shapes)}
+        table = names.decoder(arch) | names.encoder(arch)
+        assert {entry.path for entry in table.values()} == paths
