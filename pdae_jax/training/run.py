@@ -98,6 +98,7 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
             state, done = loop.run(state, frozen, batches, checkpoints, watch)
         finally:
             watch.close()
+            batches.close()
         checkpoints.wait()
         watch.add_time(time.perf_counter() - began)
         watch.say(f"{objective} {'done' if done else 'stopped'} at step {int(state.step)} after "
