@@ -4,7 +4,8 @@
 
 scikit-learn's 1,797 digits, 8 x 8, one channel. Trains a small diffusion model, then PDAE on it,
 then writes runs/digits/report/report.html.
-Hardware: two CPU cores, 8 to 9 minutes. Score: see README, which has the numbers of a run.
+Hardware: two CPU cores, 8 to 9 minutes. Score: MSE 0.012 from z alone, 7e-5 with inferred x_T, on
+held-out digits in [0, 1], 100 DDIM steps.
 """
 from pdae_jax import config as config_lib
 

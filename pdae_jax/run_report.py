@@ -7,12 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from pdae_jax import report
 from pdae_jax.model import Model, load
 from pdae_jax.report import Curves, Pictures, Section, Table, Text
 from pdae_jax.tasks.interpolate import interpolate
-from pdae_jax.tasks.pictures import to_uint8
+from pdae_jax.tasks.pictures import grid, to_uint8
 from pdae_jax.tasks.reconstruct import reconstruct, scores
 from pdae_jax.training.checkpoint import latest_steps
 from pdae_jax.training.run import Data, first_pictures
@@ -39,7 +40,8 @@ class ReportSettings:
 
 def write_run_report(workdir: Path, data: Data, settings: ReportSettings, *, title: str,
                      command: str) -> Path:
-    """Writes workdir/report/report.html and scores.json; both stay where nothing has changed.
+    """Writes report.html, reconstructions.png and scores.json to workdir/report; they stay
+    where nothing has changed.
 
     Raises ValueError where workdir holds no trained PDAE.
     """
@@ -77,10 +79,20 @@ def write_run_report(workdir: Path, data: Data, settings: ReportSettings, *, tit
                       f"z of {model.arch.z_size} numbers, which holds its meaning, and noise x_T "
                       "of the picture's own shape, which holds its detail. None of the pictures "
                       "below was trained on.")
+    rows = [shown, *map(to_uint8, parts.from_z), to_uint8(parts.inferred)]
+    save_grid(folder / "reconstructions.png", rows)
     record.write_text(json.dumps({"made_from": made_from, "scores": measured}, indent=1) + "\n")
     print(f"report: {page}  (MSE from z alone {alone['mse']:.4g}, with inferred x_T "
           f"{best['mse']:.4g})")
     return page
+
+
+def save_grid(path: Path, rows) -> None:
+    """Rows of uint8 [n, H, W, C] as a PNG, small pictures enlarged to about 48 pixels."""
+    sheet = grid(rows, gap=1)
+    zoom = max(1, 48 // rows[0].shape[2])
+    sheet = sheet.repeat(zoom, 0).repeat(zoom, 1)
+    Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet).save(path)
 
 
 def measure(model: Model, images: np.ndarray, settings: ReportSettings) -> dict[str, dict]:
