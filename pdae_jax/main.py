@@ -182,7 +182,8 @@ def use_compilation_cache(folder: str) -> None:
     """Keeps compiled programs in `folder`, so that a second start does not compile again."""
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_compilation_cache_dir",
+                      os.environ.get("JAX_COMPILATION_CACHE_DIR", folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 

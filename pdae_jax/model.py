@@ -31,16 +31,16 @@ class Model:
 
     **What x_T is.** A picture is kept in two parts: z, what is meaningful, and x_T, pure noise of
     the picture's own shape, which holds the stochastic detail that z does not. `decode(z)` draws
-    a fresh x_T and returns *a* picture with this z: similar, never the same. `invert` infers the
-    one x_T from which `decode(z, x_T)` returns *the* picture, nearly to the pixel. An x_T belongs
-    to its image and z; to edit a picture, keep its x_T and change its z.
+    an x_T (another for another rng) and returns *a* picture with this z: similar, not the same.
+    `invert` infers the one x_T from which `decode(z, x_T)` returns *the* picture, nearly to the
+    pixel. An x_T belongs to its image and z; to edit a picture, keep its x_T and change its z.
     """
 
     def __init__(self, arch: Architecture, params: dict, *, precision: str = "float32",
                  batch_size: int = 32):
         """params: {"dpm", "encoder", "gradient"} (or "dpm" alone: then z must be None)."""
         self.arch = arch
-        self.params = params
+        self.params = jax.tree.map(jnp.asarray, params)
         self.net = Networks(arch, DTYPES[nearest(precision, DTYPES, "precision")])
         self.schedule = SCHEDULES[nearest(arch.schedule, SCHEDULES, "schedule")](arch.T)
         self.batch_size = batch_size

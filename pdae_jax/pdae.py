@@ -18,17 +18,15 @@ from pdae_jax.schedule import Schedule, at
 
 
 def training_loss(net, params, schedule: Schedule, x_0, t, eps, *, gamma: float = 0.1,
-                  dropout=None, permute_z: bool = False):
+                  dropout=None):
     """Algorithm 1: the loss of each example, [B].
 
     lambda_t (eps - (eps_theta(x_t, t) - k_t G(x_t, E(x_0), t)))^2, averaged over an image;
     k_t = sqrt(alpha_t) sqrt(1 - alpha_bar_t) / beta_t Sigma_t. The caller differentiates it by E
-    and G alone; eps_theta is in evaluation mode. permute_z gives each example its neighbour's z:
-    a loss no higher than that means that z is not used.
+    and G alone; eps_theta is in evaluation mode.
     """
     z = net.encode(params, x_0)
-    return code_loss(net, params, schedule, x_0, t, eps, jnp.roll(z, 1, axis=0) if permute_z else z,
-                     gamma=gamma, dropout=dropout)
+    return code_loss(net, params, schedule, x_0, t, eps, z, gamma=gamma, dropout=dropout)
 
 
 def code_loss(net, params, schedule: Schedule, x_0, t, eps, z, *, gamma: float = 0.1,

@@ -13,7 +13,7 @@ from pdae_jax import report
 from pdae_jax.model import Model, load
 from pdae_jax.report import Curves, Pictures, Section, Table, Text
 from pdae_jax.tasks.interpolate import interpolate
-from pdae_jax.tasks.pictures import grid, to_uint8
+from pdae_jax.tasks.pictures import grid, to_uint8, visible
 from pdae_jax.tasks.reconstruct import reconstruct, scores
 from pdae_jax.training.checkpoint import latest_steps
 from pdae_jax.training.run import Data, first_pictures
@@ -113,7 +113,8 @@ def reconstruction_section(shown, parts, measured, settings) -> Section:
         rows.append(("z alone, DDPM", to_uint8(parts.ddpm)))
     table = [[name, s["mse"], s["ssim"], s["psnr"]] for name, s in measured.items()]
     return Section("Reconstruction", [
-        Pictures(rows, caption=f"Held-out pictures, decoded in {settings.steps} DDIM steps (the "
+        Pictures([(label, visible(row)) for label, row in rows],
+                 caption=f"Held-out pictures, decoded in {settings.steps} DDIM steps (the "
                  "last row: all DDPM steps). What the rows from z alone share is what z says; "
                  f"what differs is x_T's. x_T is inferred in {settings.invert_steps} steps."),
         Table(["decoded from", "MSE", "SSIM", "PSNR (dB)"], table,
@@ -134,7 +135,8 @@ def interpolation_section(model: Model, shown, settings) -> Section:
         for label, kind in (("of codes", codes), ("of trajectories", trajectories)):
             rows.append((label, np.concatenate([ends[0], to_uint8(kind[i]), ends[1]])))
     return Section("Interpolation", [Pictures(
-        rows, columns=["from", *(f"{w:.1f}" for w in WEIGHTS), "to"],
+        [(label, visible(row)) for label, row in rows],
+        columns=["from", *(f"{w:.1f}" for w in WEIGHTS), "to"],
         caption="Between the two originals at the ends: z along a line, or the gradient "
                 "estimator's output along a line at every step; x_T along a great circle.")])
 

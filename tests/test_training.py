@@ -139,12 +139,34 @@ def test_accumulation_equals_the_whole_batch():
         np.testing.assert_allclose(results[0][name], results[1][name], rtol=1e-5)
 
 
+def test_a_run_goes_on_with_other_settings(trained, tmp_path):
+    """What the advice after bad steps asks for: a clip, a warmup, another rate."""
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    settings = dataclasses.replace(QUICK, steps=7, clip=1.0, warmup=0, decay="constant")
+    assert train(workdir, "dpm", arch=ARCH, data=DIGITS, settings=settings)
+    assert checkpoint.latest_steps(workdir)["dpm"] == 7
+
+
+def test_a_pre_trained_model_must_be_the_configs_own(trained, tmp_path):
+    other = dataclasses.replace(ARCH, heads=2)  # same shapes, other mathematics
+    with pytest.raises(ValueError, match="heads is 1 there and 2 here"):
+        train(tmp_path, "pdae", arch=other, data=DIGITS, settings=QUICK, pretrained=trained)
+
+
+def test_imported_weights_cannot_be_trained_on(trained, tmp_path):
+    quick = dataclasses.replace(QUICK, steps=1)
+    assert train(tmp_path, "pdae", arch=ARCH, data=DIGITS, settings=quick, pretrained=trained)
+    with pytest.raises(ValueError, match="brought in, not trained here"):
+        train(tmp_path, "dpm", arch=ARCH, data=DIGITS, settings=QUICK)
+
+
 def test_clipping_bounds_the_update():
     optimizer = Settings(clip=1.0).optimizer()
     grads = {"w": jnp.full((4,), 100.0)}
     state = optimizer.init(grads)
     _, state = optimizer.update(grads, state, grads)
-    first_moment = jax.tree.leaves(state)[1]
+    first_moment = state[1][0].mu["w"]
     np.testing.assert_allclose(jnp.linalg.norm(first_moment), 0.1, rtol=1e-5)  # (1 - b1) * clip
 
 

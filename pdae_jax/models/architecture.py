@@ -61,6 +61,12 @@ class Architecture:
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
             raise ValueError(f"image_shape must be (height, width, channels), "
                              f"got {self.image_shape}")
+        for name in ("image_shape", "mult", "attention", "encoder_widths"):
+            values = getattr(self, name)
+            if not all(isinstance(v, int) and v > 0 for v in values):
+                raise ValueError(f"{name} must be whole numbers above 0, got {values}")
+        if not self.mult:
+            raise ValueError("mult is empty; it needs one factor a level, such as (1, 2, 4)")
         factor = 2 ** (len(self.mult) - 1)
         for name, size in zip(("height", "width"), self.image_shape):
             if size % factor:
@@ -97,7 +103,7 @@ class Architecture:
 
     def heads_of(self, channels: int) -> int:
         heads = channels // self.head_channels if self.head_channels else self.heads
-        if channels % heads:
+        if not heads or channels % heads:
             raise ValueError(f"{channels} channels do not divide into {heads} attention heads; "
                              f"choose heads that divide every width with attention")
         return heads

@@ -13,17 +13,22 @@ def to_unit(x) -> np.ndarray:
     return x.astype(np.float32) / 255 if x.dtype == np.uint8 else (x.astype(np.float32) + 1) / 2
 
 
+def visible(images: np.ndarray) -> np.ndarray:
+    """[..., C] -> [..., 1 or 3]: what a screen can show of C channels, the first ones."""
+    return images[..., :3 if images.shape[-1] >= 3 else 1]
+
+
 def grid(rows, gap: int = 2) -> np.ndarray:
     """Rows of pictures as one: each row uint8 [n, H, W, C], on white -> uint8 [H', W', C or 3].
 
     Channels beyond 3 are left out; 2 become the first alone.
     """
     columns = max(len(row) for row in rows)
-    _, H, W, C = rows[0].shape
-    shown = 3 if C >= 3 else 1
+    rows = [visible(row) for row in rows]
+    _, H, W, shown = rows[0].shape
     sheet = np.full((len(rows) * (H + gap) - gap, columns * (W + gap) - gap, shown), 255, np.uint8)
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
             sheet[r * (H + gap):r * (H + gap) + H, c * (W + gap):c * (W + gap) + W] = \
-                picture[..., :shown]
+                picture
     return sheet

@@ -45,6 +45,10 @@ class Checkpoints:
         restored = self._manager.restore(step, args=ocp.args.Composite(**args))
         return {name: restored[name] for name in items}
 
+    def resumable(self, step: int) -> bool:
+        """Whether there is more than weights: imported ones have nothing to go on from."""
+        return "train" in self._manager.item_metadata(step).keys()
+
     def shapes(self, step: int) -> dict:
         """The tree of "ema" as empty NumPy arrays: what is there, without reading it."""
         metadata = self._manager.item_metadata(step)["ema"].tree

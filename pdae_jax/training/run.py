@@ -83,9 +83,9 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
             workers=data.workers, max_broken=data.max_broken,
             process_index=jax.process_index(), process_count=jax.process_count())
         if settings.pictures_every:
-            held_out = first_pictures(data.open("test"), arch, 8)
-            loop.pictures = lambda params: watched_pictures(
-                Model(arch, params, precision=precision), held_out)
+            watched = first_pictures(source, arch, 8) if data.test_fraction == 0 else \
+                first_pictures(data.open("test"), arch, 8)
+            loop.pictures = Pictures(arch, precision, watched)
         watch = Watch(workdir / objective, objective, step, settings.steps, settings.batch_size)
         watch.say(f"{objective} in {workdir / objective}: {len(source):,} pictures of "
                   f"{' x '.join(map(str, arch.image_shape))}, {mesh.size} "
@@ -119,6 +119,9 @@ def start(loop: Loop, net: Networks, row, checkpoints: Checkpoints, seed: int) -
     step = checkpoints.latest()
     if step is None:
         return jax.jit(fresh, out_shardings=placed)()
+    if not checkpoints.resumable(step):
+        raise ValueError(f"{' and '.join(row.trains)} in this workdir was brought in, not trained "
+                         f"here: there is no training to go on with; choose another --workdir")
     shapes = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
                           shapes, placed)
     return restore(checkpoints, step, shapes)
@@ -142,6 +145,7 @@ def frozen_groups(workdir: Path, needs, net: Networks, objective: str, pretraine
     if missing:
         if not Path(pretrained).is_dir():
             raise ValueError(f"no pre-trained model at {pretrained}: no such folder")
+        check_same_model(checkpoint.read_architecture(pretrained), net.arch, pretrained)
         there = checkpoint.read_weights(pretrained, missing)
         for group in missing:
             check_shapes(group, shapes[group], there[group], pretrained)
@@ -152,6 +156,20 @@ def frozen_groups(workdir: Path, needs, net: Networks, objective: str, pretraine
     for group in needs:
         check_shapes(group, shapes[group], frozen[group], workdir)
     return jax.tree.map(jnp.asarray, frozen)
+
+
+# What a diffusion model is beyond its arrays' shapes, which do not show any of it.
+DPM_FIELDS = ("image_shape", "base", "mult", "blocks", "attention", "heads", "head_channels",
+              "qkv_order", "learned_variance", "schedule", "T")
+
+
+def check_same_model(theirs: Architecture, ours: Architecture, where) -> None:
+    """Raises ValueError where a pre-trained diffusion model is not the config's."""
+    differs = [f"{name} is {getattr(theirs, name)} there and {getattr(ours, name)} here"
+               for name in DPM_FIELDS if getattr(theirs, name) != getattr(ours, name)]
+    if differs:
+        raise ValueError(f"the model at {where} is not this config's: {'; '.join(differs)}; set "
+                         f"--config.model to its values")
 
 
 def check_shapes(group: str, ours, theirs, where) -> None:
@@ -192,8 +210,19 @@ def check_pictures(source, arch: Architecture) -> None:
     first_pictures(source, arch, 1)
 
 
+class Pictures:
+    """What one looks at while training; one Model for the run, so that nothing recompiles."""
+
+    def __init__(self, arch: Architecture, precision: str, images: np.ndarray):
+        self.model, self.images = Model(arch, {}, precision=precision), images
+
+    def __call__(self, params: dict) -> dict[str, np.ndarray]:
+        self.model.params = params
+        return watched_pictures(self.model, self.images)
+
+
 def watched_pictures(model: Model, images: np.ndarray, steps: int = 20) -> dict[str, np.ndarray]:
-    """What one looks at while training: samples of a diffusion model, reconstructions of PDAE."""
+    """Samples of a diffusion model, or reconstructions of PDAE, as grids."""
     if "encoder" not in model.params:
         x_T = jax.random.normal(jax.random.key(0), images.shape)
         return {"samples": pictures.grid([pictures.to_uint8(model.decode(None, x_T, steps))])}

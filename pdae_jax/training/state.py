@@ -60,16 +60,19 @@ class Settings:
             raise ValueError(f'decay must be "constant" or "cosine", got {self.decay!r}')
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Adam without weight decay, behind an optional clip of the gradient's norm."""
+        """Adam without weight decay, behind an optional clip of the gradient's norm.
+
+        Its state has one structure whatever the settings, so that a run can go on with others.
+        """
         if self.decay == "cosine":
             rate = optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, self.warmup,
                                                       max(self.steps, self.warmup + 1))
         elif self.warmup:
             rate = optax.linear_schedule(0.0, self.learning_rate, self.warmup)
         else:
-            rate = self.learning_rate
-        adam = optax.adam(rate, self.b1, self.b2, eps=1e-8)
-        return optax.chain(optax.clip_by_global_norm(self.clip), adam) if self.clip else adam
+            rate = optax.constant_schedule(self.learning_rate)
+        clip = optax.clip_by_global_norm(self.clip) if self.clip else optax.identity()
+        return optax.chain(clip, optax.adam(rate, self.b1, self.b2, eps=1e-8))
 
 
 class TrainState(NamedTuple):
@@ -94,7 +97,7 @@ def make_update(objective: Objective, net, schedule, settings: Settings):
     """update(state, frozen, drawn, dropout) -> (state, metrics), pure.
 
     drawn: `Objective.draw`'s; dropout: a key or None. A step whose loss or gradient is not finite
-    changes nothing but the counters. The EMA counts every other step, from the first.
+    changes nothing but the counters. The EMA follows every step that was not, from the first.
     """
     optimizer = settings.optimizer()
 
@@ -149,5 +152,6 @@ def make_update(objective: Objective, net, schedule, settings: Settings):
 
 def by_time(losses, t, T: int):
     """Sum of the losses, and number of examples, in each of TIME_RANGES equal ranges of t."""
-    member = jax.nn.one_hot(t * TIME_RANGES // T, TIME_RANGES)
-    return losses @ member, member.sum(0)
+    finite = jnp.isfinite(losses)  # one bad example must not hide the others
+    member = jax.nn.one_hot(t * TIME_RANGES // T, TIME_RANGES) * finite[:, None]
+    return jnp.where(finite, losses, 0) @ member, member.sum(0)
