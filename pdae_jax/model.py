@@ -11,6 +11,7 @@ from pdae_jax.models import DTYPES, Architecture, Networks
 from pdae_jax.names import nearest
 from pdae_jax.schedule import SCHEDULES
 from pdae_jax.training.checkpoint import read_architecture, read_weights
+from pdae_jax.training.objectives import to_float
 
 METHODS = ("ddim", "ddpm")
 
@@ -176,9 +177,7 @@ class Model:
     def _images(self, images):
         images = jnp.asarray(images)
         self._shape(images, "images", None)
-        if images.dtype == jnp.uint8:
-            return images.astype(jnp.float32) / 127.5 - 1
-        images = images.astype(jnp.float32)
+        images = to_float(images)
         if images.size and float(jnp.abs(images).max()) > 1.01:
             raise ValueError(f"images must be uint8 or float in [-1, 1], got floats up to "
                              f"{float(jnp.abs(images).max()):.3g}; divide by 127.5, subtract 1")
