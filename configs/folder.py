@@ -7,9 +7,10 @@ Trains a diffusion model on the pictures, then PDAE on it, then writes DIR/repor
 Pictures of any size and format are cut to squares of 64 pixels; for others set
 --config.model.image_shape="(128,128,3)", for grey ones "(64,64,1)"; .npy arrays may have more
 channels. Attributes: --config.data.attributes=table.csv.
-Hardware: an accelerator; with fewer pixels (32) and base (32) a CPU shows
-something in hours. A pre-trained model (--config.pretrained=DIR) and the :pdae variant spare the
-longer half. Score: depends on the pictures.
+Hardware: an accelerator. Time, estimated: 15 hours at 39 TFLOP/s, what the paper's A100 does at
+128 px, for both stages of 100,000 steps; a pre-trained model (--config.pretrained=DIR) and the
+:pdae variant spare half. With the sizes of configs/emoji.py two CPU cores show something in hours.
+Score: depends on the pictures.
 """
 from pdae_jax import config as config_lib
 

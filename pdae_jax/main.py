@@ -54,6 +54,10 @@ def run(config, workdir: str | os.PathLike, command: str) -> bool:
 
     for stage in config.stages:
         nearest(stage, [*OBJECTIVES, "report"], "stage")
+    if config.pretrained and "dpm" in config.stages:
+        raise ValueError(f"--config.pretrained={config.pretrained} would be unused: the stages "
+                         f"{', '.join(config.stages)} train a dpm of their own; add :pdae to the "
+                         f"config's name")
     arch, data = Architecture(**config.model), Data(**config.data)
     report = ReportSettings(**config.report)
     settings = {stage: Settings(**config[stage]) for stage in config.stages if stage in OBJECTIVES}

@@ -10,4 +10,4 @@ def nearest(name: str, valid: Iterable[str], what: str) -> str:
         return name
     near = difflib.get_close_matches(str(name), valid, 1, cutoff=0.0)
     raise ValueError(f"no {what} {name!r}; did you mean {near[0]!r}? (one of "
-                     f"{', '.join(sorted(valid))})")
+                     f"{', '.join(filter(None, sorted(valid)))})")

@@ -18,8 +18,11 @@ class Schedule:
 
     def __post_init__(self):
         beta = np.asarray(self.beta, np.float64)
-        if beta.ndim != 1 or not len(beta) or not ((beta > 0) & (beta < 1)).all():
-            raise ValueError(f"beta must be a vector of numbers in (0, 1), got {beta!r}")
+        if beta.ndim != 1 or not len(beta):
+            raise ValueError(f"beta must be a vector of T numbers, got shape {beta.shape}")
+        if not ((beta > 0) & (beta < 1)).all():
+            raise ValueError(f"each beta must be in (0, 1), got {beta.min():.4g} to "
+                             f"{beta.max():.4g} with T = {len(beta)}")
         object.__setattr__(self, "beta", beta)
 
     @property
@@ -105,7 +108,12 @@ def at(values: np.ndarray, t, like):
 
 
 def linear(T: int = 1000) -> Schedule:
-    """beta from 1e-4 to 0.02 for T = 1000 (Ho et al. 2020); other T keep the same total noise."""
+    """beta from 1e-4 to 0.02 for T = 1000 (Ho et al. 2020); other T keep the same total noise.
+
+    Raises ValueError for T of 20 or less, whose last beta would be 1 or more.
+    """
+    if T <= 20:
+        raise ValueError(f"the linear schedule needs T above 20, got {T}: its last beta is 20 / T")
     return Schedule(np.linspace(1e-4, 0.02, T) * (1000 / T))
 
 

@@ -337,6 +337,24 @@ def test_tfds_splits(tfds_dir):
     assert sizes == [7, 3, 3, 10]
 
 
+def test_tfds_without_a_train_split_shares_nothing_between_train_and_test(tfds_dir, monkeypatch):
+    """Its other splits are taken together and divided."""
+    builder = TFDS._builder
+
+    def without_train(self):
+        found = builder(self)
+        splits = {name: split for name, split in found.info.splits.items() if name != "train"}
+        monkeypatch.setattr(type(found.info), "splits", property(lambda self: splits))
+        return found
+
+    monkeypatch.setattr(TFDS, "_builder", without_train)
+    train, test = (TFDS("pdae_tiny", s, data_dir=tfds_dir, test_fraction=0.34)
+                   for s in ("train", "test"))
+    assert sorted([*train.indices, *test.indices]) == [0, 1, 2]
+    with pytest.raises(DataError, match="no validation split beside a train split"):
+        TFDS("pdae_tiny", "valid", data_dir=tfds_dir)
+
+
 def test_tfds_mistakes_get_one_line(tfds_dir):
     with pytest.raises(DataError, match="tfds build celeb_a --file_format=array_record") as error:
         open_source("tfds:celeb_a", data_dir=tfds_dir)

@@ -164,19 +164,23 @@ def test_every_config_is_there_and_documented():
         text = ast.get_docstring(ast.parse((ROOT / "configs" / f"{name}.py").read_text()))
         for word in (f"--config=configs/{name}.py", "Hardware", "Score"):
             assert word in text, f"{name}: no {word!r}"
+        assert any(unit in text for unit in (" minutes", " hours", " day")), f"{name}: no time"
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_trains_two_steps(name, folder, tmp_path):
+    """Its levels, heads, attention, channels and objectives as they are; fewer pixels and widths."""
     config = command.load_config(str(ROOT / "configs" / f"{name}.py"))
-    channels = config.model.image_shape[2]
-    config.model.update(image_shape=(8, 8, channels), base=32, mult=(1,), blocks=1, attention=(),
-                        heads=1, z_size=4, encoder_widths=(32,))
+    model, size = config.model, 2 ** len(config.model.mult)
+    model.attention = tuple(a * size // model.image_shape[0] or 1 for a in model.attention)
+    model.update(image_shape=(size, size, model.image_shape[2]), base=32, blocks=1, z_size=4,
+                 encoder_widths=(32,))
     if name not in ("digits", "emoji"):
         config.data.name = f"folder:{folder}"
     for objective in ("dpm", "pdae"):
-        config[objective].update(steps=2, batch_size=4, log_every=1, pictures_every=2,
-                                 save_every=2, health_every=2)
+        config[objective].update(steps=2, batch_size=4, log_every=1, save_every=2)
+        if name == "digits":  # the same for all, and slow to compile
+            config[objective].update(pictures_every=2, health_every=2)
     config.stages = ("dpm", "pdae")
     assert command.run(config, tmp_path / "run", "the command")
     assert checkpoint.latest_steps(tmp_path / "run") == {"dpm": 2, "pdae": 2}
@@ -205,6 +209,12 @@ def _bad_inputs():
         "pre-trained folder": ([bedroom, "--config.data.name=folder:{four}",
                                 "--config.model.image_shape=(16,16,4)",
                                 "--config.pretrained=no/such"], "no/such"),
+        "mult": ([digits, "--config.model.mult=(1,'a')"], "mult must be whole numbers above 0"),
+        "heads": ([digits, "--config.model.heads=5"], "64 channels do not divide into 5"),
+        "encoder heads": ([digits, "--config.model.encoder_heads=5"], "encoder_heads = 5"),
+        "T": ([digits, "--config.model.T=20"], "needs T above 20, got 20"),
+        "pre-trained unused": ([digits, "--config.pretrained={four}"], "would be unused"),
+        "variance": ([digits, "--config.model.learned_variance=True"], "set it False"),
         "workdir": ([digits, "--workdir={file}/run"], "cannot be written"),
     }
 

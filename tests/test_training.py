@@ -56,6 +56,8 @@ def test_resume_is_the_uninterrupted_run_bit_for_bit(trained, tmp_path, objectiv
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
     shutil.rmtree(workdir / objective / "6")
+    if objective == "dpm":  # what rests on it would refuse its training
+        shutil.rmtree(workdir / "pdae")
     assert train(workdir, objective, arch=ARCH, data=DIGITS, settings=QUICK)
     for a, b in zip(state_at(trained, objective, 6), state_at(workdir, objective, 6), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -142,7 +144,7 @@ def test_accumulation_equals_the_whole_batch():
 def test_a_run_goes_on_with_other_settings(trained, tmp_path):
     """What the advice after bad steps asks for: a clip, a warmup, another rate."""
     workdir = tmp_path / "run"
-    shutil.copytree(trained, workdir)
+    shutil.copytree(trained / "dpm", workdir / "dpm")
     settings = dataclasses.replace(QUICK, steps=7, clip=1.0, warmup=0, decay="constant")
     assert train(workdir, "dpm", arch=ARCH, data=DIGITS, settings=settings)
     assert checkpoint.latest_steps(workdir)["dpm"] == 7
@@ -159,6 +161,34 @@ def test_imported_weights_cannot_be_trained_on(trained, tmp_path):
     assert train(tmp_path, "pdae", arch=ARCH, data=DIGITS, settings=quick, pretrained=trained)
     with pytest.raises(ValueError, match="brought in, not trained here"):
         train(tmp_path, "dpm", arch=ARCH, data=DIGITS, settings=QUICK)
+
+
+def test_a_pre_trained_model_is_never_silently_unused(trained, tmp_path):
+    """The workdir's own dpm, or another brought in before, is not what was asked for."""
+    with pytest.raises(ValueError, match="has a dpm trained in it"):
+        train(trained, "pdae", arch=ARCH, data=DIGITS, settings=QUICK, pretrained=trained)
+    other, workdir = tmp_path / "other", tmp_path / "run"
+    quick = dataclasses.replace(QUICK, steps=1)
+    assert train(other, "dpm", arch=ARCH, data=DIGITS, settings=quick)
+    assert train(workdir, "pdae", arch=ARCH, data=DIGITS, settings=quick, pretrained=trained)
+    with pytest.raises(ValueError, match="begun with another dpm"):
+        train(workdir, "pdae", arch=ARCH, data=DIGITS, settings=QUICK, pretrained=other)
+    shutil.rmtree(other)  # once the weights are here, their source may go
+    assert train(workdir, "pdae", arch=ARCH, data=DIGITS, settings=QUICK, pretrained=other)
+
+
+def test_what_pdae_was_trained_over_is_not_trained_on(trained):
+    longer = dataclasses.replace(QUICK, steps=9)
+    with pytest.raises(ValueError, match="pdae in .* was trained over dpm as it is at step 6"):
+        train(trained, "dpm", arch=ARCH, data=DIGITS, settings=longer)
+
+
+def test_images_a_second_are_shown_from_the_first_line(tmp_path, capfd):
+    """Also where something else happens every step, which is left out of them."""
+    settings = dataclasses.replace(QUICK, steps=3, log_every=1, save_every=1)
+    assert train(tmp_path, "dpm", arch=ARCH, data=DIGITS, settings=settings)
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("dpm 2/")]
+    assert len(lines) == 1 and "images/s ?" not in lines[0] and "ETA ?" not in lines[0]
 
 
 def test_clipping_bounds_the_update():

@@ -307,7 +307,8 @@ class TFDS(Source):
 
     name: such as "celeb_a" or "lsun/bedroom", prepared beforehand as array_record files.
     split: "train"; "test" (the data set's "test", else its "validation", else a seeded share
-        `test_fraction` of "train" held out); "valid" where there is one; "all".
+        `test_fraction` of "train" held out; a data set without "train" is split so as a whole);
+        "valid" where there is one; "all".
     data_dir: where it was prepared; None is TFDS's own default.
 
     Labels are the scalar features (numbers, bools, class indices) and the dict `attributes`; they
@@ -330,13 +331,16 @@ class TFDS(Source):
             raise self._unprepared()
         own = {"train": ("train",), "valid": ("validation",), "test": ("test", "validation")}
         part = next((s for s in own.get(split, ()) if s in splits), None)
-        if split == "all":
+        has_train = "train" in splits
+        if split == "valid" and not (part and has_train):
+            raise DataError(f"{name} has no validation split beside a train split: it has "
+                            f"{', '.join(splits)}")
+        if split == "all" or not has_train:
             self._split = "+".join(splits)
-        elif split == "valid" and part is None:
-            raise DataError(f"{name} has no validation split: it has {', '.join(splits)}")
         else:
-            self._split = part or next(iter(splits))
-        shared = split != "all" and not any(s in splits for s in own["test"])
+            self._split = part or "train"
+        shared = split in ("train", "test") and not (
+            has_train and any(s in splits for s in own["test"]))
         size = len(self._records)
         self.indices = (held_out(size, split, test_fraction, seed) if shared else np.arange(size))
         features = dict(builder.info.features.items())

@@ -18,6 +18,10 @@ class Block(NamedTuple):
     upsample: bool = False  # up path: followed by an up-sampling residual block
 
 
+def _counts(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 @dataclasses.dataclass(frozen=True)
 class Architecture:
     """Sizes of a diffusion model, its encoder and gradient estimator, and the latent model.
@@ -58,13 +62,14 @@ class Architecture:
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
-        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
-            raise ValueError(f"image_shape must be (height, width, channels), "
-                             f"got {self.image_shape}")
         for name in ("image_shape", "mult", "attention", "encoder_widths"):
             values = getattr(self, name)
-            if not all(isinstance(v, int) and v > 0 for v in values):
-                raise ValueError(f"{name} must be whole numbers above 0, got {values}")
+            if not (isinstance(values, tuple) and all(map(_counts, values))):
+                raise ValueError(f"{name} must be whole numbers above 0, such as (1, 2), got "
+                                 f"{values!r}")
+        if len(self.image_shape) != 3:
+            raise ValueError(f"image_shape must be (height, width, channels), "
+                             f"got {self.image_shape}")
         if not self.mult:
             raise ValueError("mult is empty; it needs one factor a level, such as (1, 2, 4)")
         factor = 2 ** (len(self.mult) - 1)
@@ -76,15 +81,24 @@ class Architecture:
                     f"image {name} {size} is not divisible by {factor}, as the "
                     f"{len(self.mult)} levels of mult = {self.mult} need; use {nearest} pixels, "
                     f"or fewer levels")
-        for name in ("base", "blocks", "z_size", "T", "heads", "encoder_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("base", "blocks", "z_size", "T", "heads", "encoder_heads", "latent_layers",
+                     "latent_hidden", "latent_time"):
+            if not _counts(getattr(self, name)):
+                raise ValueError(f"{name} must be a whole number of at least 1, "
+                                 f"got {getattr(self, name)!r}")
         if self.qkv_order not in ("legacy", "new"):
             raise ValueError(f'qkv_order must be "legacy" or "new", got {self.qkv_order!r}')
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if not self.encoder_widths:
             object.__setattr__(self, "encoder_widths", self._derived_encoder_widths())
+        if any(width % self.encoder_heads for width in self.encoder_widths):
+            raise ValueError(f"encoder_heads = {self.encoder_heads} must divide every one of "
+                             f"encoder_widths = {self.encoder_widths}")
+        for level, factor in enumerate(self.mult):
+            if self._attends(level):
+                self.heads_of(factor * self.base)
+        self.heads_of(self.mult[-1] * self.base)  # the middle always attends
 
     def _derived_encoder_widths(self) -> tuple[int, ...]:
         shorter = min(self.image_shape[:2])

@@ -10,6 +10,7 @@ of one finds the save before it.
 import json
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -80,7 +81,8 @@ def write_architecture(workdir: str | os.PathLike, arch: Architecture) -> None:
             raise ValueError(f"{path} belongs to another model: {'; '.join(differs)}; "
                              f"choose another --workdir")
         return
-    path.write_text(json.dumps(arch.to_dict(), indent=1) + "\n")
+    if jax.process_index() == 0:
+        path.write_text(json.dumps(arch.to_dict(), indent=1) + "\n")
 
 
 def read_architecture(workdir: str | os.PathLike) -> Architecture:
@@ -96,29 +98,41 @@ def read_weights(workdir: str | os.PathLike, groups=None) -> dict:
 
     groups: those wanted, None for all there are; ValueError names one that is not there.
     """
+    there = saved(workdir)
+    for group in groups or ():
+        if not any(group in save.groups for save in there):
+            raise ValueError(f"no parameters {group!r} at {workdir}, which has "
+                             f"{sorted(g for save in there for g in save.groups) or 'none'}; "
+                             f"train or convert them first")
     params: dict = {}
-    for folder in _folders(workdir):
+    for save in there:
+        if groups is None or set(save.groups) & set(groups):
+            with Checkpoints(save.folder) as checkpoints:
+                params |= checkpoints.restore(save.step, ema=checkpoints.shapes(save.step))["ema"]
+    return {group: params[group] for group in groups or params}
+
+
+class Saved(NamedTuple):
+    """The latest checkpoint of one objective."""
+
+    folder: Path
+    step: int
+    groups: tuple[str, ...]
+    trained_here: bool  # else brought in
+
+
+def saved(workdir: str | os.PathLike) -> list[Saved]:
+    """The latest checkpoint of each objective under workdir, without reading its arrays."""
+    there = []
+    for folder in sorted({path.parents[1] for path in Path(workdir).absolute().glob("*/*/ema")}):
         with Checkpoints(folder) as checkpoints:
             step = checkpoints.latest()
-            tree = {} if step is None else checkpoints.shapes(step)
-            if tree and (groups is None or tree.keys() & set(groups)):
-                params |= checkpoints.restore(step, ema=tree)["ema"]
-    for group in groups or ():
-        if group not in params:
-            raise ValueError(f"no parameters {group!r} at {workdir}, which has "
-                             f"{sorted(params) or 'none'}; train or convert them first")
-    return {group: params[group] for group in groups or params}
+            if step is not None:
+                there.append(Saved(folder, step, tuple(checkpoints.shapes(step)),
+                                   checkpoints.resumable(step)))
+    return there
 
 
 def latest_steps(workdir: str | os.PathLike) -> dict[str, int]:
     """The step of the latest checkpoint of each objective under workdir."""
-    steps = {}
-    for folder in _folders(workdir):
-        with Checkpoints(folder) as checkpoints:
-            if checkpoints.latest() is not None:
-                steps[folder.name] = checkpoints.latest()
-    return steps
-
-
-def _folders(workdir: str | os.PathLike) -> list[Path]:
-    return sorted({path.parents[1] for path in Path(workdir).absolute().glob("*/*/ema")})
+    return {save.folder.name: save.step for save in saved(workdir)}

@@ -79,31 +79,36 @@ class Loop:
         settings, step = self.settings, int(state.step)
         train_step, health = self.step_fn(state, frozen), self.health_fn()
         rng = jax.device_put(jax.random.key(self.seed), sharding.replicated(self.mesh))
-        window, saved = [], step
+        window, first, saved = [], step, step
         with Stop() as stop:
             while step < settings.steps and not stop.asked:
                 batch = next(batches)
                 images = sharding.to_mesh(self.mesh, batch["image"])
-                state, metrics = train_step(state, frozen, images, rng)
+                if step == first:
+                    with watch.aside(step + 1, state):  # compiles
+                        state, metrics = jax.block_until_ready(
+                            train_step(state, frozen, images, rng))
+                else:
+                    state, metrics = train_step(state, frozen, images, rng)
                 window.append(metrics)
                 step += 1
                 if step % settings.log_every == 0 or step == settings.steps:
                     self._log(step, window, batches, watch)
                     window = []
                 if health and step % settings.health_every == 0:
-                    lines = jax.device_get(health(state.ema, frozen, images, rng))
+                    with watch.aside(step, state):
+                        lines = jax.device_get(health(state.ema, frozen, images, rng))
                     watch.scalars(step, {k: float(v) for k, v in lines.items()})
                     watch.say(f"{watch.name} {step}: "
                               + "  ".join(f"{k} {v:.4g}" for k, v in lines.items()))
-                    watch.pause()
                 if self.pictures and settings.pictures_every and (
                         step % settings.pictures_every == 0):
-                    watch.pictures(step, self.pictures({**frozen, **state.ema}))
-                    watch.pause()
+                    with watch.aside(step, state):
+                        watch.pictures(step, self.pictures({**frozen, **state.ema}))
                 if step % settings.save_every == 0:
-                    save(checkpoints, state, step)
+                    with watch.aside(step, state):
+                        save(checkpoints, state, step)
                     saved = step
-                    watch.pause()
             if window and step < settings.steps:
                 self._log(step, window, batches, watch)
             if saved != step:
@@ -129,7 +134,7 @@ class Loop:
         if broken:
             scalars["broken_pictures"] = more["broken"] = broken
         watch.progress(step, scalars["loss"], **more)
-        watch.scalars(step, {k: v for k, v in scalars.items() if np.isfinite(v)})
+        watch.scalars(step, scalars)
         worst = max(int(m["skipped_in_a_row"]) for m in metrics)
         if worst >= self.settings.max_skipped:
             raise TrainingError(

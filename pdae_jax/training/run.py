@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pdae_jax import data as data_lib
@@ -67,8 +66,11 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
                          f"{mesh.size} devices times accumulate = {settings.accumulate}")
     source = data.open("train")
     check_pictures(source, arch)
+    if "dpm" in row.trains and arch.learned_variance:
+        raise ValueError("learned_variance = True is for diffusion models that are brought in, "
+                         "whose variance was trained: the loss here trains eps alone; set it False")
     checkpoint.write_architecture(workdir, arch)
-    frozen = frozen_groups(workdir, row.needs, net, objective, pretrained)
+    frozen, whence = frozen_groups(workdir, row.needs, net, objective, pretrained)
     frozen = jax.device_put(frozen, sharding.over_fsdp(mesh, frozen))
 
     loop = Loop(row, net, schedule, settings, mesh, seed=seed, dropout=arch.dropout > 0)
@@ -77,6 +79,7 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
         step = int(state.step)
         if step >= settings.steps:
             return True
+        check_nothing_rests_on(row.trains, step, workdir)
         batches = data_lib.train_batches(
             source, size=arch.image_shape[:2], channels=arch.image_shape[2],
             batch_size=settings.batch_size, seed=data.seed, start_step=step, flip=data.flip,
@@ -89,7 +92,7 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
         watch = Watch(workdir / objective, objective, step, settings.steps, settings.batch_size)
         watch.say(f"{objective} in {workdir / objective}: {len(source):,} pictures of "
                   f"{' x '.join(map(str, arch.image_shape))}, {mesh.size} "
-                  f"{jax.devices()[0].platform} device(s), {precision}\n"
+                  f"{jax.devices()[0].platform} device(s), {precision}{whence}\n"
                   + parameter_table(state.params, frozen))
         if step:
             watch.say(f"going on from step {step}")
@@ -127,14 +130,16 @@ def start(loop: Loop, net: Networks, row, checkpoints: Checkpoints, seed: int) -
     return restore(checkpoints, step, shapes)
 
 
-def frozen_groups(workdir: Path, needs, net: Networks, objective: str, pretrained) -> dict:
-    """The groups that stay frozen: the workdir's own, else brought in from `pretrained`.
+def frozen_groups(workdir: Path, needs, net: Networks, objective: str,
+                  pretrained) -> tuple[dict, str]:
+    """The groups that stay frozen, as NumPy arrays, and words on where they are from.
 
-    What is brought in is saved in workdir, which so stays complete by itself.
+    They are the workdir's own, or brought in from `pretrained` and saved in workdir, which so
+    stays complete by itself.
     """
     if not needs:
-        return {}
-    here = checkpoint.read_weights(workdir)
+        return {}, ""
+    here = {group: save for save in checkpoint.saved(workdir) for group in save.groups}
     missing = [group for group in needs if group not in here]
     if missing and not pretrained:
         raise ValueError(
@@ -146,16 +151,45 @@ def frozen_groups(workdir: Path, needs, net: Networks, objective: str, pretraine
         if not Path(pretrained).is_dir():
             raise ValueError(f"no pre-trained model at {pretrained}: no such folder")
         check_same_model(checkpoint.read_architecture(pretrained), net.arch, pretrained)
-        there = checkpoint.read_weights(pretrained, missing)
-        for group in missing:
-            check_shapes(group, shapes[group], there[group], pretrained)
+        for group, tree in checkpoint.read_weights(pretrained, missing).items():
+            check_shapes(group, shapes[group], tree, pretrained)
             with Checkpoints(workdir / group) as checkpoints:
-                checkpoints.save(0, {group: there[group]})
-        here |= there
-    frozen = {group: here[group] for group in needs}
+                checkpoints.save(0, {group: tree})
+    frozen = checkpoint.read_weights(workdir, needs)
     for group in needs:
         check_shapes(group, shapes[group], frozen[group], workdir)
-    return jax.tree.map(jnp.asarray, frozen)
+        if pretrained and group in here:
+            check_same_weights(group, frozen[group], here[group].trained_here, pretrained)
+    return frozen, "; over " + " and ".join(
+        f"the {group} of step {here[group].step}" if group in here and here[group].trained_here
+        else f"a {group} brought in" for group in needs)
+
+
+def check_same_weights(group: str, ours, trained_here: bool, pretrained) -> None:
+    """Raises ValueError where the workdir holds other weights than `pretrained` would bring.
+
+    A folder that is gone does not matter once its weights are here.
+    """
+    if trained_here:
+        raise ValueError(f"the workdir has a {group} trained in it, so --config.pretrained="
+                         f"{pretrained} would be unused; leave it out, or choose another "
+                         f"--workdir")
+    if Path(pretrained).is_dir():
+        theirs = checkpoint.read_weights(pretrained, (group,))[group]
+        if not jax.tree.all(jax.tree.map(np.array_equal, ours, theirs)):
+            raise ValueError(f"the workdir was begun with another {group} than that of "
+                             f"--config.pretrained={pretrained}; choose another --workdir")
+
+
+def check_nothing_rests_on(groups, step: int, workdir: Path) -> None:
+    """Raises ValueError where something in workdir was trained over these groups as they are."""
+    for save in checkpoint.saved(workdir) if step else ():
+        row = OBJECTIVES.get(save.folder.name)
+        if row and set(row.needs) & set(groups):
+            raise ValueError(
+                f"{save.folder.name} in {workdir} was trained over {' and '.join(groups)} as it is "
+                f"at step {step}, and would not fit it after more steps; train it on in a copy of "
+                f"the workdir without {save.folder.name}/")
 
 
 # What a diffusion model is beyond its arrays' shapes, which do not show any of it.

@@ -1,4 +1,5 @@
 """What a person watches: the parameter table, the progress line, scalars and picture grids."""
+import contextlib
 import json
 import sys
 import time
@@ -41,7 +42,7 @@ class Watch:
         self.bar = tqdm(total=steps, initial=start, desc=name, unit="step", dynamic_ncols=True,
                         disable=not (self.main and sys.stderr.isatty()), file=sys.stderr)
         self.name, self.step, self.steps, self.rate = name, start, steps, 0.0
-        self._tick = None
+        self._tick, self._tick_step = None, start
 
     def _forget_after(self, step: int) -> None:
         """A resumed run repeats the steps after its checkpoint: their records go."""
@@ -51,16 +52,28 @@ class Watch:
                     and json.loads(line)["step"] <= step]
             self.records.write_text("".join(kept))
 
-    def pause(self) -> None:
-        """Leaves what follows (compilation, pictures, saves) out of the images a second."""
-        self._tick = None
+    @contextlib.contextmanager
+    def aside(self, step: int, state):
+        """Leaves what is done within (compilation, pictures, saves) out of the images a second.
+
+        step: the steps done when it ends. state: arrays to wait for first, so that the steps
+        under way are not left out with it.
+        """
+        jax.block_until_ready(state)
+        began = time.perf_counter()
+        yield
+        now = time.perf_counter()
+        if self._tick is None:
+            self._tick, self._tick_step = now, step
+        else:
+            self._tick += now - began
 
     def progress(self, step: int, loss: float, **more) -> None:
         """Moves the progress on to `step`; called where the device has finished it."""
         now = time.perf_counter()
-        if self._tick is not None and now > self._tick:
-            self.rate = (step - self.step) * self.batch_size / (now - self._tick)
-        self._tick = now
+        if step > self._tick_step and now > self._tick:
+            self.rate = (step - self._tick_step) * self.batch_size / (now - self._tick)
+        self._tick, self._tick_step = now, step
         shown = {"loss": f"{loss:.4f}", "images/s": f"{self.rate:.0f}" if self.rate else "?",
                  **more}
         self.bar.set_postfix(shown, refresh=False)
@@ -74,6 +87,8 @@ class Watch:
                   file=sys.stderr, flush=True)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Records the values that are finite: JSON and TensorBoard know no NaN."""
+        values = {name: value for name, value in values.items() if np.isfinite(value)}
         if self.main:
             with self.records.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
