@@ -200,6 +200,14 @@ def test_clipping_bounds_the_update():
     np.testing.assert_allclose(jnp.linalg.norm(first_moment), 0.1, rtol=1e-5)  # (1 - b1) * clip
 
 
+@pytest.mark.parametrize("ema, warned", [(0.9, True), (0.3, False)])
+def test_an_average_too_long_for_the_run_is_said(tmp_path, capfd, ema, warned):
+    settings = dataclasses.replace(QUICK, steps=3, ema=ema, health_every=0)
+    assert train(tmp_path, "dpm", arch=ARCH, data=DIGITS, settings=settings)
+    line = "ema = 0.9 over 3 steps leaves 73% of the untrained weights"
+    assert (line in capfd.readouterr().err) == warned
+
+
 def test_ema_in_closed_form():
     row, net, schedule, params, frozen, drawn = _update_inputs()
     settings = dataclasses.replace(QUICK, ema=0.9)

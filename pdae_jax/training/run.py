@@ -94,6 +94,11 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
                   f"{' x '.join(map(str, arch.image_shape))}, {mesh.size} "
                   f"{jax.devices()[0].platform} device(s), {precision}{whence}\n"
                   + parameter_table(state.params, frozen))
+        untrained = settings.ema**settings.steps
+        if untrained > 0.05:  # such a model's samples are noise, whatever its loss
+            watch.say(f"ema = {settings.ema} over {settings.steps} steps leaves {untrained:.0%} of "
+                      f"the untrained weights in the average that is used; for a run this short "
+                      f"set --config.{objective}.ema={0.01 ** (1 / settings.steps):.4g} or less")
         if step:
             watch.say(f"going on from step {step}")
         began = time.perf_counter()
