@@ -21,7 +21,9 @@ MODES = ("train",)
 
 def cli() -> None:
     """Runs `main`; what a person can mend is one line on stderr and exit status 2."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorBoard's writer brings TensorFlow
+    # TensorBoard's writer brings TensorFlow, which would speak of itself.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     try:
