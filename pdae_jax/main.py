@@ -25,7 +25,7 @@ def cli() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     logging.use_absl_handler()
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # what a person must know is said without absl
     try:
         main(sys.argv)
     except (ValueError, OSError, ImportError) as error:
