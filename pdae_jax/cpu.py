@@ -25,8 +25,10 @@ def environment(environ=os.environ) -> dict[str, str]:
     if not only_cpu or platform.system() != "Linux" or _MARK in environ:
         return {}
     added = {_MARK: "1"}
-    if importlib.metadata.version("jaxlib").startswith("0.10."):
-        added["XLA_FLAGS"] = f"{environ.get('XLA_FLAGS', '')} {_CONVOLUTION}".strip()
+    flags = environ.get("XLA_FLAGS", "")
+    if (importlib.metadata.version("jaxlib").startswith("0.10.")
+            and _CONVOLUTION.partition("=")[0] not in flags):
+        added["XLA_FLAGS"] = f"{flags} {_CONVOLUTION}".strip()
     # Huge pages for malloc: a step's buffers are otherwise faulted in 4 kB at a time.
     tunables = [environ["GLIBC_TUNABLES"]] if "GLIBC_TUNABLES" in environ else []
     added["GLIBC_TUNABLES"] = ":".join([*tunables, "glibc.malloc.hugetlb=1"])

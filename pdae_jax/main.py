@@ -7,6 +7,7 @@ any field can be set: --config.pdae.batch_size=64 --config.model.base=64
 import difflib
 import importlib.util
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from pdae_jax import cpu
 from pdae_jax.names import nearest
 
 FLAGS = flags.FLAGS
-MODES = ("train",)
+MODES = {"train": "do the config's stages",
+         "verify": "compare a converted workdir with its PyTorch files (no config needed)"}
 
 
 def cli() -> None:
@@ -42,7 +44,13 @@ def main(argv: list[str]) -> None:
     config, workdir, cache = parsed
     if cache:
         use_compilation_cache(cache)
-    run(config, workdir, " ".join(["python -m pdae_jax.main", *argv[1:]]))
+    if FLAGS.mode == "verify":
+        from pdae_jax.convert.verify import verify
+
+        if not verify(workdir, FLAGS.source):
+            sys.exit(1)
+        return
+    run(config, workdir, "python -m pdae_jax.main " + shlex.join(argv[1:]))
 
 
 def run(config, workdir: str | os.PathLike, command: str) -> bool:
@@ -63,6 +71,9 @@ def run(config, workdir: str | os.PathLike, command: str) -> bool:
     arch, data = Architecture(**config.model), Data(**config.data)
     report = ReportSettings(**config.report)
     settings = {stage: Settings(**config[stage]) for stage in config.stages if stage in OBJECTIVES}
+    if "report" in config.stages:  # before hours of training, not after
+        report.check(arch)
+        data.open("test")  # raises where nothing is held out
     workdir = make_workdir(workdir)
     (workdir / "config.json").write_text(config.to_json_best_effort(indent=1) + "\n")
     for stage in config.stages:
@@ -80,9 +91,10 @@ def parse(argv: list[str]):
     if any(arg.lstrip("-") in ("help", "helpfull", "h") for arg in argv[1:]):
         print(usage(argv))
         return None
-    path = config_path(argv)
-    defaults = load_config(path)
-    check_names(argv, defaults)
+    config = None
+    if needs_config(argv):
+        config = load_config(config_path(argv))
+    check_names(argv, config)
     define_flags()
     try:
         rest = FLAGS(argv)[1:]
@@ -90,7 +102,10 @@ def parse(argv: list[str]):
         raise ValueError(str(error).splitlines()[0]) from error
     if rest:
         raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value")
-    nearest(FLAGS.mode, MODES, "mode")
+    if config is None:
+        if not FLAGS.workdir:
+            raise ValueError(f"--mode={FLAGS.mode} needs --workdir=DIR, the model's directory")
+        return None, FLAGS.workdir, FLAGS.compilation_cache
     config = FLAGS.config
     return config, FLAGS.workdir or os.path.join("runs", config.name), FLAGS.compilation_cache
 
@@ -98,7 +113,8 @@ def parse(argv: list[str]):
 OWN_FLAGS = {
     "config": "a file of configs/, and after a colon the variant",
     "workdir": "where the run lives; default runs/NAME",
-    "mode": f"what to do: {', '.join(MODES)}",
+    "mode": "what to do: " + "; ".join(f"{name}, {what}" for name, what in MODES.items()),
+    "source": "verify: the PyTorch files, if not where they were; several with commas between",
     "compilation_cache": "where compiled programs are kept between starts; empty: nowhere",
 }
 
@@ -110,17 +126,31 @@ def define_flags() -> None:
         config_flags.DEFINE_config_file("config", None, OWN_FLAGS["config"])
         flags.DEFINE_string("workdir", None, OWN_FLAGS["workdir"])
         flags.DEFINE_string("mode", "train", OWN_FLAGS["mode"])
+        flags.DEFINE_list("source", [], OWN_FLAGS["source"])
         flags.DEFINE_string("compilation_cache", os.path.expanduser("~/.cache/pdae_jax/xla"),
                             OWN_FLAGS["compilation_cache"])
 
 
-def config_path(argv: list[str]) -> str:
-    """The value of --config; ValueError where there is none."""
+def flag_value(argv: list[str], flag: str) -> str | None:
+    """The value of a flag before absl has read any; None where it is not given."""
     for i, arg in enumerate(argv):
         name, equals, value = arg.lstrip("-").partition("=")
-        if arg.startswith("-") and name == "config":
+        if arg.startswith("-") and name == flag:
             return value if equals else (argv[i + 1] if i + 1 < len(argv) else "")
-    raise ValueError("no --config given; for a first run: --config=configs/digits.py")
+    return None
+
+
+def needs_config(argv: list[str]) -> bool:
+    """Whether the mode asked for works by a config."""
+    return nearest(flag_value(argv, "mode") or "train", MODES, "mode") == "train"
+
+
+def config_path(argv: list[str]) -> str:
+    """The value of --config; ValueError where there is none."""
+    path = flag_value(argv, "config")
+    if path is None:
+        raise ValueError("no --config given; for a first run: --config=configs/digits.py")
+    return path
 
 
 def load_config(path: str):
@@ -144,10 +174,11 @@ def load_module(file: str):
 
 def check_names(argv: list[str], config) -> None:
     """Refuses an unknown flag or config field, with the nearest valid name."""
-    valid = [*OWN_FLAGS, *(f"config.{name}" for name in field_names(config))]
+    fields = field_names(config) if config else []
+    valid = [*OWN_FLAGS, *(f"config.{name}" for name in fields)]
     for arg in argv[1:]:
         name = arg.lstrip("-").partition("=")[0]
-        if arg.startswith("--"):
+        if arg.startswith("-"):
             nearest(name, valid, "flag")
 
 

@@ -1,5 +1,6 @@
 """The model as a user holds it: load, encode, invert, decode, predict."""
 import functools
+import numbers
 import os
 
 import jax
@@ -7,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from pdae_jax import pdae, samplers
+from pdae_jax.checkpoint import read_architecture, read_weights
 from pdae_jax.models import DTYPES, Architecture, Networks
 from pdae_jax.names import nearest
 from pdae_jax.schedule import SCHEDULES
-from pdae_jax.training.checkpoint import read_architecture, read_weights
 from pdae_jax.training.objectives import to_float
 
 METHODS = ("ddim", "ddpm")
@@ -23,6 +24,7 @@ def load(path: str | os.PathLike, *, precision: str = "float32", batch_size: int
     "bfloat16" compute; batch_size: examples computed at a time. Raises ValueError where there is
     no model.
     """
+    path = os.path.expanduser(path)
     return Model(read_architecture(path), read_weights(path), precision=precision,
                  batch_size=batch_size)
 
@@ -88,7 +90,7 @@ class Model:
             out = self._batched(self._ddim, x_T, z, path=tuple(path.tolist()), stop=stop)
         return jnp.clip(out, -1.0, 1.0)
 
-    def interpolate(self, z_1, z_2, x_T, weight, steps: int = 100, rng=None):
+    def interpolate(self, z_1, z_2, x_T, weight, steps: int = 100):
         """Decodes with G = lerp(G(z_1), G(z_2), weight) at every step: the paper's second kind.
 
         The first kind is `decode(lerp(z_1, z_2, weight), x_T)`. x_T: usually slerp of the two
@@ -202,8 +204,8 @@ class Model:
         return z
 
     def _rngs(self, rng, n):
-        rng = jax.random.key(0 if rng is None else rng) if rng is None or isinstance(rng, int) \
-            else rng
+        rng = 0 if rng is None else rng
+        rng = jax.random.key(int(rng)) if isinstance(rng, numbers.Integral) else rng
         return jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(n))
 
     def _need(self, group: str):

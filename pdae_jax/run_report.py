@@ -10,13 +10,14 @@ import numpy as np
 from PIL import Image
 
 from pdae_jax import report
+from pdae_jax.checkpoint import latest_steps
 from pdae_jax.model import Model, load
+from pdae_jax.models import Architecture
 from pdae_jax.report import Curves, Pictures, Section, Table, Text
 from pdae_jax.tasks.interpolate import interpolate
 from pdae_jax.tasks.pictures import grid, to_uint8, visible
 from pdae_jax.tasks.reconstruct import reconstruct, scores
-from pdae_jax.training.checkpoint import latest_steps
-from pdae_jax.training.run import Data, first_pictures
+from pdae_jax.training.run import Data, first_pictures, trained_data
 
 WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -37,6 +38,13 @@ class ReportSettings:
             if getattr(self, name) < 1:
                 raise ValueError(f"report.{name} must be at least 1, got {getattr(self, name)}")
 
+    def check(self, arch: Architecture) -> None:
+        """Raises ValueError where a model of `arch` has fewer times than the steps asked for."""
+        for name in ("steps", "invert_steps"):
+            if getattr(self, name) > arch.T:
+                raise ValueError(f"report.{name} = {getattr(self, name)} is more than the model's "
+                                 f"T = {arch.T}")
+
 
 def write_run_report(workdir: Path, data: Data, settings: ReportSettings, *, title: str,
                      command: str) -> Path:
@@ -56,7 +64,7 @@ def write_run_report(workdir: Path, data: Data, settings: ReportSettings, *, tit
 
     began = time.perf_counter()
     model = load(workdir, batch_size=64)
-    images = first_pictures(data.open("test"), model.arch, settings.scored)
+    images = first_pictures(data.open("test"), model.arch, settings.scored, data.max_broken)
     shown = images[:settings.pictures]
     print(f"report: decoding {len(images)} held-out pictures", flush=True)
     measured = measure(model, images, settings)
@@ -77,14 +85,24 @@ def write_run_report(workdir: Path, data: Data, settings: ReportSettings, *, tit
                  sections,
                  lead="A frozen diffusion model made an autoencoder: each picture becomes a code "
                       f"z of {model.arch.z_size} numbers, which holds its meaning, and noise x_T "
-                      "of the picture's own shape, which holds its detail. None of the pictures "
-                      "below was trained on.")
+                      "of the picture's own shape, which holds its detail. "
+                      + held_out(workdir, data))
     rows = [shown, *map(to_uint8, parts.from_z), to_uint8(parts.inferred)]
     save_grid(folder / "reconstructions.png", rows)
     record.write_text(json.dumps({"made_from": made_from, "scores": measured}, indent=1) + "\n")
     print(f"report: {page}  (MSE from z alone {alone['mse']:.4g}, with inferred x_T "
           f"{best['mse']:.4g})")
     return page
+
+
+def held_out(workdir: Path, data: Data) -> str:
+    """A sentence on what the pictures of the report are to the training."""
+    trained_on = {record.name for record in trained_data(workdir)}
+    if not trained_on:
+        return "The model was brought in: whether it was trained on these pictures is not known."
+    if trained_on == {data.name}:
+        return "None of the pictures below was trained on."
+    return f"The pictures are of {data.name}; it was trained on {', '.join(sorted(trained_on))}."
 
 
 def save_grid(path: Path, rows) -> None:

@@ -1,5 +1,6 @@
 """Folders, LMDBs and TFDS: real files of every kind, and the one line each mistake gets."""
 import io
+import os
 import pickle
 import subprocess
 import sys
@@ -377,3 +378,19 @@ found += [m for m in sys.modules if m.startswith("pdae_jax.") and "pdae_jax.data
 assert not found, found
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
+def test_an_unreadable_folder_is_one_clear_line(tmp_path, monkeypatch):
+    def locked(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(DataError, match=f"cannot read folder {tmp_path}: Permission denied"):
+        open_source(f"folder:{tmp_path}")
+
+
+def test_videos_and_tables_beside_the_pictures_are_no_broken_pictures(tmp_path):
+    for name in ("clip.mpg", "table.h5", "notes.txt", "figure.eps"):
+        (tmp_path / name).write_bytes(b"no picture")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
+    assert len(open_source(f"folder:{tmp_path}", "all")) == 1

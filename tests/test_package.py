@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pdae_jax import checkpoint, cpu
 from pdae_jax import main as command
 from pdae_jax.convert import names
 from pdae_jax.models import Architecture, Networks
-from pdae_jax.training import checkpoint
 from pdae_jax.training.state import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +33,9 @@ FORBIDDEN = {
     "tasks": ["ml_collections", "pdae_jax.config", "pdae_jax.training", "pdae_jax.data", "pathlib",
               "os", "json"],
     "metrics": ["flax", "pdae_jax.models", "pdae_jax.training", "pdae_jax.data"],
-    "convert": ["flax", "optax", "torch", "pdae_jax.training", "pdae_jax.data"],
+    "convert": ["flax", "optax", "pdae_jax.training", "pdae_jax.data", "pdae_jax.model"],
+    "checkpoint": ["flax", "optax", "pdae_jax.training", "pdae_jax.data", "pdae_jax.pdae"],
+    **{f"convert/{name}": ["torch"] for name in ("names", "torch_file", "sources", "infer")},
     "report": ["jax", "flax", "pdae_jax"],
     "training/loop": ["flax", "pdae_jax.pdae", "pdae_jax.latent", "pdae_jax.data",
                       "pdae_jax.config", "ml_collections"],
@@ -132,7 +134,7 @@ def test_a_folder_trains_without_tensorflow_clu_and_ml_collections(folder, tmp_p
     assert run.stderr.count("no TensorBoard file") == 2  # one line a run
 
 
-# Parameters in millions, spec 4.1: eps_theta + G with z embedding, trainable G, encoder.
+# Parameters in millions, as published: eps_theta + G with z embedding, trainable G, encoder.
 SIZES = {"celeba64": (116.0, 52.0, 1.49), "celebahq128": (177.1, 78.5, 3.91),
          "ffhq128": (177.1, 78.5, 3.91), "horse128": (177.1, 78.5, 3.91),
          "bedroom128": (177.1, 78.5, 3.91)}
@@ -212,7 +214,13 @@ def _bad_inputs():
         "mult": ([digits, "--config.model.mult=(1,'a')"], "mult must be whole numbers above 0"),
         "heads": ([digits, "--config.model.heads=5"], "64 channels do not divide into 5"),
         "encoder heads": ([digits, "--config.model.encoder_heads=5"], "encoder_heads = 5"),
-        "T": ([digits, "--config.model.T=20"], "needs T above 20, got 20"),
+        "head channels": ([digits, "--config.model.head_channels=-1"], "head_channels must be 0"),
+        "head width": ([digits, "--config.model.head_channels=48"], "into heads of head_channels"),
+        "base": ([digits, "--config.model.base=1"], "base must be even"),
+        "one dash": ([digits, "-config.dpm.stpes=3"], "did you mean 'config.dpm.steps'"),
+        "report steps": ([digits, "--config.report.steps=2000"], "more than the model's T = 1000"),
+        "nothing held out": ([digits, "--config.data.test_fraction=0"], "test split"),
+        "T": ([digits + ":dpm", "--config.model.T=20"], "needs T above 20, got 20"),
         "pre-trained unused": ([digits, "--config.pretrained={four}"], "would be unused"),
         "variance": ([digits, "--config.model.learned_variance=True"], "set it False"),
         "workdir": ([digits, "--workdir={file}/run"], "cannot be written"),
@@ -240,6 +248,21 @@ def test_bad_input_is_one_clear_line(case, tmp_path):
     assert len(lines) == 1, run.stderr
 
 
+def test_cpu_settings_are_made_once_and_never_over_the_users_own(monkeypatch):
+    monkeypatch.setattr(cpu.platform, "system", lambda: "Linux")
+    added = cpu.environment({"JAX_PLATFORMS": "cpu"})
+    assert added["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1" and added[cpu._MARK] == "1"
+    assert cpu.environment({"JAX_PLATFORMS": "cpu", **added}) == {}
+    mine = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_a=1", "GLIBC_TUNABLES": "glibc.malloc.x=2"}
+    added = cpu.environment(mine)
+    assert added["GLIBC_TUNABLES"].startswith("glibc.malloc.x=2:")
+    assert added.get("XLA_FLAGS", "--xla_a=1").startswith("--xla_a=1")
+    own = f"{cpu._CONVOLUTION.partition('=')[0]}=x"
+    assert "XLA_FLAGS" not in cpu.environment({"JAX_PLATFORMS": "cpu", "XLA_FLAGS": own})
+    monkeypatch.setattr(cpu.importlib.util, "find_spec", lambda name: object())
+    assert cpu.environment({}) == {}, "an accelerator's plugin is there"
+
+
 def test_help_names_the_flags_and_the_configs_fields(capsys):
     command.main(["main", "--help", f"--config={ROOT / 'configs' / 'digits.py'}"])
     text = capsys.readouterr().out
@@ -249,6 +272,11 @@ def test_help_names_the_flags_and_the_configs_fields(capsys):
 
 def test_another_models_workdir_is_refused(tmp_path):
     checkpoint.write_architecture(tmp_path, Architecture(image_shape=(16, 16, 1)))
+    checkpoint.write_architecture(tmp_path, Architecture(image_shape=(8, 8, 1), mult=(1, 2)))
+    checkpoint.write_architecture(tmp_path, Architecture(image_shape=(16, 16, 1)))  # nothing saved
+    with checkpoint.Checkpoints(tmp_path / "dpm") as checkpoints:
+        checkpoints.save(0, {"dpm": {"kernel": np.zeros(3)}})
+    checkpoint.write_architecture(tmp_path, Architecture(image_shape=(16, 16, 1), z_size=7))
     with pytest.raises(ValueError, match="belongs to another model: image_shape is"):
         checkpoint.write_architecture(tmp_path, Architecture(image_shape=(32, 32, 1)))
 

@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+from pdae_jax import checkpoint
 from pdae_jax.models import Architecture, Networks
 from pdae_jax.schedule import linear
-from pdae_jax.training import checkpoint, sharding
+from pdae_jax.training import sharding
 from pdae_jax.training.loop import TrainingError
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.run import Data, train
@@ -139,6 +141,82 @@ def test_accumulation_equals_the_whole_batch():
         results.append(metrics)
     for name in ("loss", "grad_norm", "time_sums"):
         np.testing.assert_allclose(results[0][name], results[1][name], rtol=1e-5)
+
+
+def test_bfloat16_trains_float32_parameters():
+    """Compute alone is bfloat16: gradients, moments, EMA, statistics and loss are float32."""
+    row, _, schedule, params, frozen, drawn = _update_inputs()
+    update = make_update(row, Networks(ARCH, jnp.bfloat16), schedule, QUICK)
+    state = TrainState.create(params, QUICK.optimizer())
+    after, metrics = jax.jit(update)(state, frozen, drawn, jax.random.key(3))
+    floats = [leaf.dtype for leaf in jax.tree.leaves((after, metrics))
+              if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert set(floats) == {jnp.dtype("float32")}
+    exact = make_update(row, Networks(ARCH), schedule, QUICK)
+    _, wanted = jax.jit(exact)(state, frozen, drawn, jax.random.key(3))
+    np.testing.assert_allclose(metrics["loss"], wanted["loss"], rtol=0.02)
+    assert float(metrics["loss"]) != float(wanted["loss"])
+
+
+def test_health_lines_need_no_more_memory_than_a_micro_batch(monkeypatch, tmp_path):
+    seen = []
+    health = OBJECTIVES["pdae"].health
+
+    def spy(net, schedule, params, drawn, gamma):
+        seen.append(len(drawn["x_0"]))
+        return health(net, schedule, params, drawn, gamma)
+
+    monkeypatch.setitem(OBJECTIVES, "pdae", dataclasses.replace(OBJECTIVES["pdae"], health=spy))
+    settings = dataclasses.replace(QUICK, steps=1, health_every=1, accumulate=4)
+    train(tmp_path, "dpm", arch=ARCH, data=DIGITS, settings=dataclasses.replace(QUICK, steps=1))
+    train(tmp_path, "pdae", arch=ARCH, data=DIGITS, settings=settings)
+    assert seen == [QUICK.batch_size // 4]
+
+
+def test_a_stop_asked_in_the_last_step_is_obeyed(tmp_path, monkeypatch):
+    """The stage is whole, but what comes after it must not start."""
+    write = checkpoint.Checkpoints.save
+
+    def save(self, step, ema, train=None):
+        signal.raise_signal(signal.SIGTERM)
+        write(self, step, ema, train)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
+    settings = dataclasses.replace(QUICK, steps=3)
+    assert not train(tmp_path, "dpm", arch=ARCH, data=DIGITS, settings=settings)
+    monkeypatch.undo()
+    assert checkpoint.latest_steps(tmp_path) == {"dpm": 3}
+    assert train(tmp_path, "dpm", arch=ARCH, data=DIGITS, settings=settings)
+
+
+def test_a_start_that_failed_does_not_bind_the_workdir(tmp_path):
+    with pytest.raises(ValueError, match="needs a trained dpm"):
+        train(tmp_path, "pdae", arch=ARCH, data=DIGITS, settings=QUICK)
+    wider = dataclasses.replace(ARCH, base=64)
+    assert train(tmp_path, "dpm", arch=wider, data=DIGITS,
+                 settings=dataclasses.replace(QUICK, steps=1))
+
+
+def test_other_held_out_pictures_are_refused(trained):
+    for data in (dataclasses.replace(DIGITS, seed=1), dataclasses.replace(DIGITS, test_fraction=.5)):
+        with pytest.raises(ValueError, match="other pictures would be held out"):
+            train(trained, "pdae", arch=ARCH, data=data, settings=QUICK)
+
+
+def test_broken_pictures_are_named_and_grids_are_files(tmp_path, capfd):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for k in range(24):
+        np.save(folder / f"{k}.npy", np.full((8, 8, 1), 10 * k, np.uint8))
+    (folder / "13.npy").write_bytes(b"not numpy")
+    settings = dataclasses.replace(QUICK, steps=4, pictures_every=4)
+    assert train(tmp_path / "run", "dpm", arch=ARCH, data=Data(f"folder:{folder}"),
+                 settings=settings)
+    shown = capfd.readouterr().err
+    assert shown.count("broken picture skipped") == 1 and str(folder / "13.npy") in shown
+    assert str(folder / "13.npy") in (tmp_path / "run" / "dpm" / "broken.txt").read_text()
+    grid, = (tmp_path / "run" / "dpm" / "pictures").iterdir()
+    assert Image.open(grid).size[0] > 8 and grid.name.startswith("000000004")
 
 
 def test_a_run_goes_on_with_other_settings(trained, tmp_path):

@@ -40,8 +40,9 @@ Names = dict[str, Entry]
 
 def _pair(torch: str, path: tuple[str, ...], layout: Layout, columns=None) -> Names:
     leaf = "scale" if layout is SAME else "kernel"
-    return {f"{torch}.weight": Entry((*path, leaf), layout, columns),
-            f"{torch}.bias": Entry((*path, "bias"), SAME, columns)}
+    dot = f"{torch}." if torch else ""
+    return {f"{dot}weight": Entry((*path, leaf), layout, columns),
+            f"{dot}bias": Entry((*path, "bias"), SAME, columns)}
 
 
 def _attention(torch: str, path: tuple[str, ...]) -> Names:
@@ -138,7 +139,7 @@ def encoder(arch: Architecture) -> Names:
         height, width = -(-height // 2), -(-width // 2)
         names |= _pair(f"encoder.{index}", ("encoder", f"conv_{k}"), CONV)
         index += 1
-        if 8 < min(height, width) <= 16:
+        if arch.encoder_attends(height, width):
             names |= _attention(f"encoder.{index}", ("encoder", "attention"))
             index += 1
         names |= _pair(f"encoder.{index}", ("encoder", f"norm_{k}"), SAME)
@@ -165,17 +166,64 @@ def latent_mlp(arch: Architecture) -> Names:
     return names | _pair(f"layers.{last}.linear", ("latent", "out"), MATRIX)
 
 
-def to_params(names: Names, state_dict: Mapping[str, np.ndarray]) -> dict:
-    """A state dict as our parameters {group: nested dict}, strictly: every key, and no other.
+def classifier(arch: Architecture) -> Names:
+    """The linear classifier of z -> group "classifier"."""
+    return _pair("", ("classifier",), MATRIX)
 
-    Raises ValueError with what is missing and left over (nearest names first), or of two twins
-    that differ.
+
+def statistics(arch: Architecture) -> Names:
+    """Mean and standard deviation of z, which the latent model is normalised by."""
+    return {name: Entry(("statistics", name), SAME) for name in ("mean", "std")}
+
+
+def plain(group: str, shapes: Mapping[str, tuple[int, ...]]) -> Names:
+    """A network that keeps its names: "a.b.weight" -> (group, a, b, "kernel" or "scale")."""
+    layouts = {1: SAME, 2: MATRIX, 4: CONV}
+    leaves = {"bias": "bias", "running_mean": "mean", "running_var": "variance"}
+    names = {}
+    for key, shape in shapes.items():
+        *path, leaf = key.split(".")
+        leaf = leaves.get(leaf) or ("scale" if len(shape) == 1 else "kernel")
+        names[key] = Entry((group, *path, leaf), layouts[len(shape)])
+    return names
+
+
+def torch_shapes(names: Names, params) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of the state dict that fills parameters of the shapes `params`."""
+    def shape(entry: Entry) -> tuple[int, ...]:
+        node = params
+        for name in entry.path:
+            node = node[name]
+        empty = np.broadcast_to(np.float32(0), node.shape)  # of this shape, without its memory
+        return entry.layout.go(empty[..., entry.columns] if entry.columns else empty).shape
+
+    return {key: shape(entry) for key, entry in names.items()}
+
+
+def fit(what: str, wanted: Mapping, state_dict: Mapping[str, np.ndarray], shapes=None) -> None:
+    """Raises ValueError with all keys that are missing, left over or, by `shapes`, misshapen."""
+    missing, extra = sorted(wanted.keys() - state_dict), sorted(state_dict.keys() - wanted.keys())
+    odd = [f"{key} is {list(state_dict[key].shape)}, not {list(shape)}"
+           for key, shape in sorted((shapes or {}).items())
+           if key in state_dict and state_dict[key].shape != tuple(shape)]
+    near = difflib.get_close_matches(missing[0], extra, 1) if missing else []
+    problems = [f"{words} {_some(keys)}{hint}" for words, keys, hint in (
+        ("missing", missing, f" (nearest there: {near[0]})" if near else ""),
+        ("left over", extra, ""), ("misshapen:", odd, "")) if keys]
+    if problems:
+        raise ValueError(f"the {what} does not fit: {'; '.join(problems)}")
+
+
+def _some(keys: list[str], most: int = 3) -> str:
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+
+
+def to_params(names: Names, state_dict: Mapping[str, np.ndarray]) -> dict:
+    """A state dict of any float type as our float32 parameters, {group: nested dict}.
+
+    Strictly: ValueError where a key is missing or left over, or where two twins differ.
     """
-    missing, extra = sorted(names.keys() - state_dict), sorted(state_dict.keys() - names.keys())
-    if missing or extra:
-        near = [difflib.get_close_matches(key, extra, 1) for key in missing[:3]]
-        raise ValueError(f"the state dict does not fit: missing {missing[:3]} of {len(missing)}, "
-                         f"left over {extra[:3]} of {len(extra)}, nearest {near}")
+    fit("state dict", names, state_dict)
     pieces: dict[tuple, dict] = {}
     for key, entry in names.items():
         piece = entry.layout.come(np.asarray(state_dict[key]))
@@ -189,7 +237,8 @@ def to_params(names: Names, state_dict: Mapping[str, np.ndarray]) -> dict:
         for name in path[:-1]:
             node = node.setdefault(name, {})
         parts = [parts[start] for start in sorted(parts)]
-        node[path[-1]] = np.ascontiguousarray(np.concatenate(parts, -1))
+        joined = parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
+        node[path[-1]] = np.ascontiguousarray(joined, np.float32)
     return params
 
 

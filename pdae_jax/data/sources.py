@@ -135,11 +135,16 @@ class Folder(Source):
         return self.files[i]
 
 
+# Pillow knows these by name, and reads none of them as a picture without more software.
+NO_PICTURES = {"MPEG", "HDF5", "GRIB", "BUFR", "EPS", "WMF"}
+
+
 @functools.cache
 def picture_suffixes():
-    """The file suffixes that are read, lower case: Pillow's, and `.npy`."""
+    """The file suffixes that are read, lower case: Pillow's pictures, and `.npy`."""
     known = Image.registered_extensions()
-    return frozenset(suffix for suffix, kind in known.items() if kind in Image.OPEN) | {".npy"}
+    return frozenset(suffix for suffix, kind in known.items()
+                     if kind in Image.OPEN and kind not in NO_PICTURES) | {".npy"}
 
 
 def find_pictures(folder):

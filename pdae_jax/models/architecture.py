@@ -1,7 +1,7 @@
 """What the networks of one model are: sizes alone, no code that computes.
 
 Stored beside every checkpoint as `model.json`, so that a directory says by itself how to rebuild
-its networks. The channel and block counts of the paper are in spec tables; see `Architecture`.
+its networks. See `Architecture`; `configs/` has the paper's.
 """
 import dataclasses
 import math
@@ -16,6 +16,16 @@ class Block(NamedTuple):
     kind: str = "res"      # down path: "conv" (the first), "res" or "down"
     attention: bool = False
     upsample: bool = False  # up path: followed by an up-sampling residual block
+
+
+# What each group of parameters depends on: the fields that its arrays were trained for.
+GROUP_FIELDS = {
+    "dpm": ("image_shape", "base", "mult", "blocks", "attention", "heads", "head_channels",
+            "qkv_order", "learned_variance", "schedule", "T"),
+    "gradient": ("z_size",),
+    "encoder": ("z_size", "encoder_widths", "encoder_heads"),
+    "latent": ("z_size", "latent_layers", "latent_hidden", "latent_time"),
+}
 
 
 def _counts(value) -> bool:
@@ -86,6 +96,13 @@ class Architecture:
             if not _counts(getattr(self, name)):
                 raise ValueError(f"{name} must be a whole number of at least 1, "
                                  f"got {getattr(self, name)!r}")
+        for name in ("base", "latent_time"):
+            if getattr(self, name) % 2:
+                raise ValueError(f"{name} must be even, half cosines and half sines of t, got "
+                                 f"{getattr(self, name)}")
+        if not (self.head_channels == 0 or _counts(self.head_channels)):
+            raise ValueError(f"head_channels must be 0 (heads counts) or a whole number above it, "
+                             f"got {self.head_channels!r}")
         if self.qkv_order not in ("legacy", "new"):
             raise ValueError(f'qkv_order must be "legacy" or "new", got {self.qkv_order!r}')
         if not 0 <= self.dropout < 1:
@@ -116,11 +133,20 @@ class Architecture:
         return 4 * self.base
 
     def heads_of(self, channels: int) -> int:
-        heads = channels // self.head_channels if self.head_channels else self.heads
-        if not heads or channels % heads:
-            raise ValueError(f"{channels} channels do not divide into {heads} attention heads; "
+        if self.head_channels:
+            if channels % self.head_channels:
+                raise ValueError(f"{channels} channels do not divide into heads of head_channels = "
+                                 f"{self.head_channels}")
+            return channels // self.head_channels
+        if channels % self.heads:
+            raise ValueError(f"{channels} channels do not divide into {self.heads} attention heads; "
                              f"choose heads that divide every width with attention")
-        return heads
+        return self.heads
+
+    @staticmethod
+    def encoder_attends(height: int, width: int) -> bool:
+        """Whether the encoder has attention on a map of this size: the first of 16 or less, not 8."""
+        return 8 < min(height, width) <= 16
 
     def _attends(self, level: int) -> bool:
         return min(self.image_shape[:2]) // 2**level in self.attention

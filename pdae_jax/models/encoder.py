@@ -21,7 +21,7 @@ class Encoder(nn.Module):
         h = x_0.astype(self.dtype)
         for k, width in enumerate(arch.encoder_widths):
             h = Conv3x3(width, strides=(2, 2), dtype=self.dtype, name=f"conv_{k}")(h)
-            if 8 < min(h.shape[1:3]) <= 16:
+            if arch.encoder_attends(*h.shape[1:3]):
                 h = Attention(arch.encoder_heads, self.dtype, name="attention")(h)
             h = nn.silu(GroupNorm(self.dtype, name=f"norm_{k}")(h))
         h = Dense(arch.z_size, dtype=self.dtype, name="out")(h.reshape(len(h), -1))

@@ -7,7 +7,7 @@ from pdae_jax.models.layers import Dense, EmbeddingMLP
 
 
 class LatentMLP(nn.Module):
-    """z_t [B, d] (normalised) and t's projection -> predicted noise, float32 [B, d] (spec 4.4).
+    """z_t [B, d] (normalised) and t's projection -> predicted noise, float32 [B, d] (paper, Table 2).
 
     Each layer but the last: Linear, times 1 + its share of t, LayerNorm, SiLU; each but the first
     reads [h, z_t].

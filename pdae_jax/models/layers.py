@@ -110,7 +110,7 @@ class ResBlock(nn.Module):
     """ADM's residual block under any number of conditions, each a (scale, shift).
 
     h = (1 + scale) h + shift for every condition in turn, after the second norm: the time for
-    the UNet, the time and then z for the gradient estimator (spec: (1+zs)((1+ts) GN(h)+tsh)+zsh).
+    the UNet, the time and then z for the gradient estimator (paper, Appendix B.1).
     """
 
     channels: int

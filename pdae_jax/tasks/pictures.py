@@ -3,7 +3,7 @@ import numpy as np
 
 
 def to_uint8(x) -> np.ndarray:
-    """[-1, 1] -> uint8 by floor(clip(127.5 x + 127.5 + 0.5, 0, 255)) (spec 6)."""
+    """[-1, 1] -> uint8 by floor(clip(127.5 x + 127.5 + 0.5, 0, 255)), the rounding of PNGs."""
     return np.floor(np.clip(np.asarray(x, np.float32) * 127.5 + 128.0, 0, 255)).astype(np.uint8)
 
 

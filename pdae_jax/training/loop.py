@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from pdae_jax.checkpoint import Checkpoints
 from pdae_jax.training import sharding
-from pdae_jax.training.checkpoint import Checkpoints
 from pdae_jax.training.objectives import Objective
 from pdae_jax.training.state import TIME_RANGES, Settings, TrainState, make_update
 from pdae_jax.training.watch import Watch
@@ -24,7 +24,7 @@ class Loop:
     """What a run is made of. `pictures` maps all averaged parameters to grids for the eye.
 
     dropout: whether the trained networks have any. batches: an iterator of dicts with "image",
-    already at the state's step; how many pictures it lists as `broken`, if it does, is shown.
+    already at the state's step; the pictures it lists as `broken`, {path: reason}, are named once.
     """
 
     objective: Objective
@@ -63,6 +63,7 @@ class Loop:
             return None
 
         def health(params, frozen, images, rng):
+            images = images[::self.settings.accumulate]  # as many as one gradient fits
             drawn = self.objective.draw(rng, images, self.schedule.T)
             return self.objective.health(self.net, self.schedule, {**frozen, **params}, drawn,
                                          self.settings.gamma)
@@ -113,7 +114,8 @@ class Loop:
                 self._log(step, window, batches, watch)
             if saved != step:
                 save(checkpoints, state, step)
-        return state, step >= settings.steps
+            checkpoints.wait()  # while a signal is still only a request
+        return state, step >= settings.steps and not stop.asked
 
     def _log(self, step: int, window: list, batches, watch: Watch) -> None:
         metrics = jax.device_get(window)
@@ -128,11 +130,12 @@ class Loop:
             if counts[i]:
                 scalars[f"loss_t{edges[i]}-{edges[i + 1] - 1}"] = float(sums[i] / counts[i])
         more = {}
-        broken = len(getattr(batches, "broken", ()))
+        broken = dict(getattr(batches, "broken", {}))
         if skipped:
             scalars["skipped_steps"] = more["skipped"] = skipped
         if broken:
-            scalars["broken_pictures"] = more["broken"] = broken
+            scalars["broken_pictures"] = more["broken"] = len(broken)
+            watch.broken_pictures(broken)
         watch.progress(step, scalars["loss"], **more)
         watch.scalars(step, scalars)
         worst = max(int(m["skipped_in_a_row"]) for m in metrics)

@@ -1,5 +1,7 @@
 """One training run in a workdir, from plain arguments: what main and a notebook both call."""
+import contextlib
 import dataclasses
+import json
 import os
 import time
 from pathlib import Path
@@ -7,14 +9,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from pdae_jax import checkpoint
 from pdae_jax import data as data_lib
+from pdae_jax.checkpoint import Checkpoints
 from pdae_jax.model import Model
-from pdae_jax.models import DTYPES, Architecture, Networks
+from pdae_jax.models import DTYPES, GROUP_FIELDS, Architecture, Networks
 from pdae_jax.names import nearest
 from pdae_jax.schedule import SCHEDULES
 from pdae_jax.tasks import pictures
-from pdae_jax.training import checkpoint, sharding
-from pdae_jax.training.checkpoint import Checkpoints
+from pdae_jax.training import sharding
 from pdae_jax.training.loop import Loop, restore
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.state import Settings, TrainState
@@ -65,12 +68,13 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
         raise ValueError(f"batch_size = {settings.batch_size} must be a multiple of the "
                          f"{mesh.size} devices times accumulate = {settings.accumulate}")
     source = data.open("train")
-    check_pictures(source, arch)
+    first_pictures(source, arch, 1, data.max_broken)  # refuses a wrong channel count at once
+    check_same_split(workdir, data)
     if "dpm" in row.trains and arch.learned_variance:
         raise ValueError("learned_variance = True is for diffusion models that are brought in, "
                          "whose variance was trained: the loss here trains eps alone; set it False")
-    checkpoint.write_architecture(workdir, arch)
     frozen, whence = frozen_groups(workdir, row.needs, net, objective, pretrained)
+    checkpoint.write_architecture(workdir, arch)
     frozen = jax.device_put(frozen, sharding.over_fsdp(mesh, frozen))
 
     loop = Loop(row, net, schedule, settings, mesh, seed=seed, dropout=arch.dropout > 0)
@@ -80,14 +84,15 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
         if step >= settings.steps:
             return True
         check_nothing_rests_on(row.trains, step, workdir)
+        remember_data(workdir / objective, data)
         batches = data_lib.train_batches(
             source, size=arch.image_shape[:2], channels=arch.image_shape[2],
             batch_size=settings.batch_size, seed=data.seed, start_step=step, flip=data.flip,
             workers=data.workers, max_broken=data.max_broken,
             process_index=jax.process_index(), process_count=jax.process_count())
         if settings.pictures_every:
-            watched = first_pictures(source, arch, 8) if data.test_fraction == 0 else \
-                first_pictures(data.open("test"), arch, 8)
+            watched = first_pictures(source if data.test_fraction == 0 else data.open("test"), arch,
+                                     8, data.max_broken)
             loop.pictures = Pictures(arch, precision, watched)
         watch = Watch(workdir / objective, objective, step, settings.steps, settings.batch_size)
         watch.say(f"{objective} in {workdir / objective}: {len(source):,} pictures of "
@@ -107,7 +112,6 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
         finally:
             watch.close()
             batches.close()
-        checkpoints.wait()
         watch.add_time(time.perf_counter() - began)
         watch.say(f"{objective} {'done' if done else 'stopped'} at step {int(state.step)} after "
                   f"{time.perf_counter() - began:.0f} s"
@@ -153,7 +157,8 @@ def frozen_groups(workdir: Path, needs, net: Networks, objective: str,
             f"or train it first with the config's :{missing[0]} variant in the same workdir")
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), needs))
     if missing:
-        if not Path(pretrained).is_dir():
+        pretrained = Path(pretrained).expanduser()
+        if not pretrained.is_dir():
             raise ValueError(f"no pre-trained model at {pretrained}: no such folder")
         check_same_model(checkpoint.read_architecture(pretrained), net.arch, pretrained)
         for group, tree in checkpoint.read_weights(pretrained, missing).items():
@@ -179,8 +184,8 @@ def check_same_weights(group: str, ours, trained_here: bool, pretrained) -> None
         raise ValueError(f"the workdir has a {group} trained in it, so --config.pretrained="
                          f"{pretrained} would be unused; leave it out, or choose another "
                          f"--workdir")
-    if Path(pretrained).is_dir():
-        theirs = checkpoint.read_weights(pretrained, (group,))[group]
+    if Path(pretrained).expanduser().is_dir():
+        theirs = checkpoint.read_weights(Path(pretrained).expanduser(), (group,))[group]
         if not jax.tree.all(jax.tree.map(np.array_equal, ours, theirs)):
             raise ValueError(f"the workdir was begun with another {group} than that of "
                              f"--config.pretrained={pretrained}; choose another --workdir")
@@ -197,15 +202,10 @@ def check_nothing_rests_on(groups, step: int, workdir: Path) -> None:
                 f"the workdir without {save.folder.name}/")
 
 
-# What a diffusion model is beyond its arrays' shapes, which do not show any of it.
-DPM_FIELDS = ("image_shape", "base", "mult", "blocks", "attention", "heads", "head_channels",
-              "qkv_order", "learned_variance", "schedule", "T")
-
-
 def check_same_model(theirs: Architecture, ours: Architecture, where) -> None:
     """Raises ValueError where a pre-trained diffusion model is not the config's."""
     differs = [f"{name} is {getattr(theirs, name)} there and {getattr(ours, name)} here"
-               for name in DPM_FIELDS if getattr(theirs, name) != getattr(ours, name)]
+               for name in GROUP_FIELDS["dpm"] if getattr(theirs, name) != getattr(ours, name)]
     if differs:
         raise ValueError(f"the model at {where} is not this config's: {'; '.join(differs)}; set "
                          f"--config.model to its values")
@@ -224,7 +224,7 @@ def check_shapes(group: str, ours, theirs, where) -> None:
 
 def make_workdir(workdir: str | os.PathLike) -> Path:
     """Creates workdir and proves that it can be written; ValueError otherwise."""
-    path = Path(workdir).absolute()
+    path = Path(workdir).expanduser().absolute()
     probe = path / f".write-probe-{os.getpid()}"
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -236,17 +236,40 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
     return path
 
 
-def first_pictures(source, arch: Architecture, n: int) -> np.ndarray:
+def first_pictures(source, arch: Architecture, n: int, max_broken: float) -> np.ndarray:
     """The first n pictures of a source (fewer where it has fewer), uint8 [n, H, W, C]."""
-    n = min(n, len(source))
-    batch = next(iter(data_lib.batches(source, size=arch.image_shape[:2],
-                                       channels=arch.image_shape[2], batch_size=n)))
+    with contextlib.closing(data_lib.batches(
+            source, size=arch.image_shape[:2], channels=arch.image_shape[2],
+            batch_size=min(n, len(source)), max_broken=max_broken)) as batches:
+        batch = next(batches)
     return batch["image"][batch["mask"]]
 
 
-def check_pictures(source, arch: Architecture) -> None:
-    """Reads one picture, so that a wrong channel count is refused before anything compiles."""
-    first_pictures(source, arch, 1)
+def check_same_split(workdir: Path, data: Data) -> None:
+    """Raises ValueError where pictures that were trained on would now be held out, or the reverse."""
+    for record in trained_data(workdir):
+        for field in ("seed", "test_fraction"):
+            there, here = getattr(record, field), getattr(data, field)
+            if record.name == data.name and there != here:
+                raise ValueError(f"this workdir was begun with data.{field} = {there}, now {here}: "
+                                 f"other pictures would be held out; choose another --workdir")
+
+
+DATA_FILE = "data.json"
+
+
+def remember_data(folder: Path, data: Data) -> None:
+    """Adds to the record of what an objective was trained on."""
+    path = folder / DATA_FILE
+    records = json.loads(path.read_text()) if path.exists() else []
+    if dataclasses.asdict(data) not in records and jax.process_index() == 0:
+        path.write_text(json.dumps([*records, dataclasses.asdict(data)], indent=1) + "\n")
+
+
+def trained_data(workdir: Path) -> list[Data]:
+    """All that objectives in workdir were trained on."""
+    return [Data(**record) for path in sorted(Path(workdir).glob(f"*/{DATA_FILE}"))
+            for record in json.loads(path.read_text())]
 
 
 class Pictures:
@@ -260,8 +283,9 @@ class Pictures:
         return watched_pictures(self.model, self.images)
 
 
-def watched_pictures(model: Model, images: np.ndarray, steps: int = 20) -> dict[str, np.ndarray]:
-    """Samples of a diffusion model, or reconstructions of PDAE, as grids."""
+def watched_pictures(model: Model, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Samples of a diffusion model, or reconstructions of PDAE, as grids; few steps, to be quick."""
+    steps = min(20, model.arch.T)
     if "encoder" not in model.params:
         x_T = jax.random.normal(jax.random.key(0), images.shape)
         return {"samples": pictures.grid([pictures.to_uint8(model.decode(None, x_T, steps))])}

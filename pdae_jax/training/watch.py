@@ -7,7 +7,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
+
+NAMED_AT_ONCE = 5
 
 
 def parameter_table(trained: dict, frozen: dict) -> str:
@@ -35,7 +38,7 @@ class Watch:
 
     def __init__(self, folder: Path, name: str, start: int, steps: int, batch_size: int):
         self.main = jax.process_index() == 0
-        self.batch_size = batch_size
+        self.batch_size, self.folder, self._named = batch_size, folder, set()
         self.records = folder / "metrics.jsonl"
         self.writer = _tensorboard(folder) if self.main else None
         self._forget_after(start)
@@ -105,10 +108,27 @@ class Watch:
                 file.write(json.dumps({"step": self.step, "seconds": before + seconds}) + "\n")
 
     def pictures(self, step: int, grids: dict[str, np.ndarray]) -> None:
-        """grids: name -> uint8 [H, W, C]."""
+        """grids: name -> uint8 [H, W, 1 or 3]; as PNGs in pictures/, and for TensorBoard."""
+        if self.main:
+            (self.folder / "pictures").mkdir(exist_ok=True)
+            for name, grid in grids.items():
+                picture = Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
+                picture.save(self.folder / "pictures" / f"{step:09d}_{name}.png")
         if self.writer:
             self.writer.write_images(step, {f"{self.name}/{k}": v[None] for k, v in grids.items()})
             self.writer.flush()
+
+    def broken_pictures(self, broken: dict[str, str]) -> None:
+        """Names the broken pictures that were not named yet, a few of many."""
+        new = [path for path in broken if path not in self._named]
+        self._named |= set(new)
+        for path in new[:NAMED_AT_ONCE]:
+            self.say(f"broken picture skipped: {path} ({broken[path]})")
+        if len(new) > NAMED_AT_ONCE:
+            self.say(f"and {len(new) - NAMED_AT_ONCE} more; all are in {self.folder}/broken.txt")
+        if new and self.main:
+            with (self.folder / "broken.txt").open("a") as file:
+                file.writelines(f"{path}\t{broken[path]}\n" for path in new)
 
     def say(self, line: str) -> None:
         """A line above the bar."""

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from pdae_jax.models import Architecture
+from pdae_jax.models import GROUP_FIELDS, Architecture
 
 MODEL_FILE = "model.json"
 
@@ -71,16 +71,17 @@ class Checkpoints:
 
 
 def write_architecture(workdir: str | os.PathLike, arch: Architecture) -> None:
-    """Writes model.json; raises ValueError where another architecture already lives there."""
+    """Writes model.json; raises ValueError where it would not fit the parameters saved there."""
     path = Path(workdir) / MODEL_FILE
     if path.exists():
-        there = read_architecture(workdir).to_dict()
-        differs = [f"{name} is {there[name]} there and {value} here"
-                   for name, value in arch.to_dict().items() if there[name] != value]
+        there = read_architecture(workdir)
+        fixed = {field for save in saved(workdir) for group in save.groups
+                 for field in GROUP_FIELDS.get(group, ())}
+        differs = [f"{name} is {getattr(there, name)} there and {getattr(arch, name)} here"
+                   for name in sorted(fixed) if getattr(there, name) != getattr(arch, name)]
         if differs:
             raise ValueError(f"{path} belongs to another model: {'; '.join(differs)}; "
                              f"choose another --workdir")
-        return
     if jax.process_index() == 0:
         path.write_text(json.dumps(arch.to_dict(), indent=1) + "\n")
 
