@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""Brings PyTorch checkpoints in, proves that they came in right, and brings ours back out.
+
+    python tools/convert_torch_weights.py autoencoder/checkpoint.pt --output=models/bedroom128
+    python tools/convert_torch_weights.py autoencoder/checkpoint.pt latents/bedroom128.pt \\
+        latent_denoise_fn/checkpoint.pt classifier/checkpoint.pt --output=models/all
+    python tools/convert_torch_weights.py models/bedroom128 --to-torch=bedroom128.pt
+
+Reads Diff-AE's diffusion models, the PDAE authors' files, guided-diffusion's, and the AlexNet,
+LPIPS and Inception files of the metrics, without PyTorch and without running what is in them.
+What no tensor shows (heads and the like) is taken from a config.yml, the file's own
+hyper_parameters, a flag or the known models, in that order, and said. DIR is for pdae_jax.load(DIR)
+and --config.pretrained=DIR.
+"""
+import argparse
+import sys
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("source", nargs="+", help=".pt or .ckpt files of one model; with --to-torch, "
+                                             "one directory of ours")
+    p.add_argument("--output", metavar="DIR", help="a new folder, written whole or not at all")
+    p.add_argument("--weights", choices=("ema", "raw"), default="ema",
+                   help="which are taken where a file has both (default: %(default)s)")
+    p.add_argument("--config", metavar="YML", help="config.yml of the model; one beside a source "
+                                                   "is found by itself")
+    p.add_argument("--verify", action="store_true",
+                   help="compare with the original in PyTorch (pip install 'pdae_jax[convert]')")
+    p.add_argument("--to-torch", metavar="FILE", dest="to_torch",
+                   help="write SOURCE, a model of ours, as a PyTorch file")
+    told = p.add_argument_group("what tensors do not show")
+    told.add_argument("--heads", type=int, help="attention heads")
+    told.add_argument("--head_channels", type=int, help="channels of a head, instead of heads")
+    told.add_argument("--qkv_order", choices=("legacy", "new"),
+                      help="order of the qkv channels (new: guided-diffusion's "
+                           "use_new_attention_order)")
+    told.add_argument("--image_size", type=int, help="pixels, of a UNet without an encoder")
+    told.add_argument("--schedule", choices=("linear", "cosine"), help="noise schedule")
+    told.add_argument("--class_label", type=int,
+                      help="class to keep of a class-conditional UNet")
+    return p
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    # Imported late: --help needs none of it.
+    from pdae_jax.convert import convert, export
+
+    if args.to_torch:
+        if len(args.source) != 1 or args.output:
+            raise ValueError("--to-torch=FILE takes one directory of ours, and no --output")
+        export(args.source[0], args.to_torch)
+        print(f"written: {args.to_torch}")
+        return 0
+    if not args.output:
+        raise ValueError("where to? give --output=DIR")
+    flags = {name: getattr(args, name) for name in ("heads", "head_channels", "qkv_order",
+                                                    "image_size", "schedule")
+             if getattr(args, name) is not None}
+    convert(args.source, args.output, weights=args.weights, config=args.config, flags=flags,
+            class_label=args.class_label)
+    if args.verify:
+        from pdae_jax.convert.verify import verify
+        return 0 if verify(args.output) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (ValueError, OSError, ImportError) as error:
+        print(f"convert_torch_weights: {error}", file=sys.stderr)
+        sys.exit(2)
