@@ -21,7 +21,7 @@ import pdae_jax
 from pdae_jax import checkpoint, pdae
 from pdae_jax.convert import conversion, convert, export, infer, sources, torch_file, twin
 from pdae_jax.convert.verify import compare, verify
-from pdae_jax.metrics import weights as metric_weights
+from pdae_jax.metrics import inception, lpips
 from pdae_jax.training.run import Data, train
 from pdae_jax.training.state import Settings
 
@@ -266,8 +266,8 @@ def test_a_class_conditional_unet_becomes_that_of_one_class(tmp_path):
 
 
 @pytest.mark.parametrize("name, shapes, extra", [
-    ("lpips_alexnet", metric_weights.alexnet(), {"classifier.1.weight": (8, 4)}),
-    ("fid_inception", metric_weights.inception(), {"Mixed_5b.branch1x1.bn.num_batches_tracked": ()}),
+    ("lpips_alexnet", lpips.alexnet_shapes(), {"classifier.1.weight": (8, 4)}),
+    ("fid_inception", inception.shapes(), {"Mixed_5b.branch1x1.bn.num_batches_tracked": ()}),
 ])
 def test_metric_files(tmp_path, name, shapes, extra):
     assert {key: tuple(shape) for key, shape in manifest(name).items()} == shapes
@@ -288,7 +288,7 @@ def test_metric_files(tmp_path, name, shapes, extra):
 
 
 def test_lpips_heads(tmp_path):
-    heads = {key: torch.rand(shape) for key, shape in metric_weights.lpips().items()}
+    heads = {key: torch.rand(shape) for key, shape in lpips.head_shapes().items()}
     torch.save(heads, tmp_path / "alex.pth")
     torch.save(named("lpips_alexnet", 1), tmp_path / "alexnet.pth")
     receipt = convert([tmp_path / "alex.pth", tmp_path / "alexnet.pth"], tmp_path / "out", say=quiet)

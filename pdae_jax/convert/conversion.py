@@ -21,7 +21,7 @@ from pdae_jax import checkpoint
 from pdae_jax.convert import infer, names
 from pdae_jax.convert.infer import FLAG, Shapes, Told
 from pdae_jax.convert.sources import Source, StateDict, read_source
-from pdae_jax.metrics import weights as metric_weights
+from pdae_jax.metrics import inception, lpips
 from pdae_jax.models import Architecture, Networks
 
 RECEIPT = "receipt.json"
@@ -29,8 +29,8 @@ RECEIPT = "receipt.json"
 MODEL = {"unet": names.unet, "decoder": names.decoder, "encoder": names.encoder,
          "latent": names.latent_mlp, "classifier": names.classifier,
          "statistics": names.statistics}
-METRICS = {"alexnet": metric_weights.alexnet, "lpips": metric_weights.lpips,
-           "inception": metric_weights.inception}
+METRICS = {"alexnet": lpips.alexnet_shapes, "lpips": lpips.head_shapes,
+           "inception": inception.shapes}
 # The folder of a checkpoint that a group of parameters lives in; others have their own name.
 FOLDER = {"encoder": "pdae", "gradient": "pdae"}
 
