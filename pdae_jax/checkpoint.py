@@ -94,6 +94,20 @@ def read_architecture(workdir: str | os.PathLike) -> Architecture:
     return Architecture(**json.loads(path.read_text()))
 
 
+ATTRIBUTES = "attributes.json"
+
+
+def write_attributes(workdir: str | os.PathLike, names) -> None:
+    """Records the names of what the classifier tells."""
+    (Path(workdir) / "classifier" / ATTRIBUTES).write_text(json.dumps(list(names)) + "\n")
+
+
+def read_attributes(workdir: str | os.PathLike) -> tuple[str, ...]:
+    """The names of the classifier's attributes, in its order; () where there is none."""
+    path = Path(workdir) / "classifier" / ATTRIBUTES
+    return tuple(json.loads(path.read_text())) if path.exists() else ()
+
+
 def read_weights(workdir: str | os.PathLike, groups=None) -> dict:
     """The latest averaged parameters under workdir, {group: nested dict of NumPy arrays}.
 

@@ -13,7 +13,8 @@ from pdae_jax.training.run import Data
 from pdae_jax.training.state import Settings
 
 # What a variant after the colon trains: each a list of stages, done in turn.
-VARIANTS = {"": (), "pdae": ("pdae",), "dpm": ("dpm",), "report": ("report",)}
+VARIANTS = {"": (), "pdae": ("pdae",), "dpm": ("dpm",), "latent": ("latent",),
+            "classifier": ("classifier",), "report": ("report",)}
 
 # The paper's diffusion models (Table 1).
 ADM_64 = dict(image_shape=(64, 64, 3), base=64, mult=(1, 2, 4, 8), heads=4)
@@ -40,6 +41,10 @@ def base(variant: str, *, name: str, data: str, model: dict, flip: bool = True,
     config.data = ConfigDict(defaults(Data) | {"name": data, "flip": flip})
     config.dpm = ConfigDict(defaults(Settings))
     config.pdae = ConfigDict(defaults(Settings))
+    # Both see codes alone: a step costs next to nothing.
+    config.latent = ConfigDict(defaults(Settings) | {"batch_size": 512, "steps": 100_000})
+    config.classifier = ConfigDict(defaults(Settings) | {
+        "batch_size": 512, "steps": 10_000, "learning_rate": 1e-3, "ema": 0.999})
     config.report = ConfigDict(defaults(ReportSettings))
     return config
 

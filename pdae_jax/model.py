@@ -12,6 +12,7 @@ from pdae_jax.checkpoint import read_architecture, read_weights
 from pdae_jax.models import DTYPES, Architecture, Networks
 from pdae_jax.names import nearest
 from pdae_jax.schedule import SCHEDULES
+from pdae_jax.training import sharding
 from pdae_jax.training.objectives import to_float
 
 METHODS = ("ddim", "ddpm")
@@ -43,7 +44,8 @@ class Model:
                  batch_size: int = 32):
         """params: {"dpm", "encoder", "gradient"} (or "dpm" alone: then z must be None)."""
         self.arch = arch
-        self.params = jax.tree.map(jnp.asarray, params)
+        self.mesh = sharding.make_mesh(devices=jax.local_devices())
+        self.params = jax.device_put(params, sharding.replicated(self.mesh))
         self.net = Networks(arch, DTYPES[nearest(precision, DTYPES, "precision")])
         self.schedule = SCHEDULES[nearest(arch.schedule, SCHEDULES, "schedule")](arch.T)
         self.batch_size = batch_size
@@ -158,9 +160,12 @@ class Model:
         return jax.jit(lambda rngs: samplers.draws(rngs, self.arch.image_shape)(self.arch.T))
 
     def _batched(self, function, *arrays, **static):
-        """function over chunks of batch_size examples, the last padded: one compilation."""
-        n = next(len(a) for a in arrays if a is not None)
-        size = min(self.batch_size, n) or 1
+        """function over chunks of batch_size examples, the last padded: one compilation.
+
+        A chunk is spread over this process's devices; it is a multiple of their number.
+        """
+        n, devices = next(len(a) for a in arrays if a is not None), self.mesh.size
+        size = -(-(min(self.batch_size, n) or 1) // devices) * devices
         pieces = []
         for start in range(0, n, size):
             part = [a if a is None else a[start:start + size] for a in arrays]
@@ -168,6 +173,7 @@ class Model:
             if short:
                 part = [a if a is None else jnp.concatenate([a, jnp.repeat(a[-1:], short, 0)])
                         for a in part]
+            part = jax.device_put(part, sharding.over_batch(self.mesh))
             out = function(self.params, *part, **static)
             pieces.append(jax.tree.map(lambda a: a[:size - short], out))
         if not pieces:

@@ -101,7 +101,7 @@ def _update_inputs(objective="pdae", arch=ARCH, B=8):
     params = jax.jit(lambda: net.init(jax.random.key(0)))()
     params = jax.tree.map(lambda p: p + 0.02, params)
     images = jax.random.uniform(jax.random.key(1), (B, *arch.image_shape), minval=-1, maxval=1)
-    drawn = row.draw(jax.random.key(2), images, schedule.T)
+    drawn = row.draw(jax.random.key(2), {"image": images}, schedule.T)
     return (row, net, schedule, {g: params[g] for g in row.trains},
             {g: params[g] for g in row.needs}, drawn)
 

@@ -22,7 +22,7 @@ def gflop_an_image(arch: Architecture, objective: str, batch: int = 8) -> float:
     net, row, schedule = Networks(arch), OBJECTIVES[objective], SCHEDULES[arch.schedule](arch.T)
 
     def gradients(trained, frozen, images, rng):
-        drawn = row.draw(rng, images, schedule.T)
+        drawn = row.draw(rng, {"image": images}, schedule.T)
 
         def loss(trained):
             return row.loss(net, schedule, {**frozen, **trained}, drawn, 0.1, None).sum()

@@ -10,13 +10,14 @@ import difflib
 import os
 
 from pdae_jax.data.builtin import Digits, Emoji
+from pdae_jax.data.codes import code_batches
 from pdae_jax.data.errors import DataError
 from pdae_jax.data.pipeline import Batches, batches, train_batches
 from pdae_jax.data.sources import LMDB, TFDS, Folder, Source
 from pdae_jax.data.transforms import CELEBA_CROP, decode, prepare
 
 __all__ = ["CELEBA_CROP", "LMDB", "TFDS", "Batches", "DataError", "Digits", "Emoji", "Folder",
-           "Source", "batches", "decode", "open_source", "prepare", "train_batches"]
+           "Source", "batches", "code_batches", "decode", "open_source", "prepare", "train_batches"]
 
 _BUILT_IN = {"digits": Digits, "emoji": Emoji}
 _KINDS = {"folder": Folder, "lmdb": LMDB, "tfds": TFDS}

@@ -1,7 +1,8 @@
 """The networks of one model as pure functions of their parameters.
 
-Parameters are one plain dict of groups, {"dpm", "encoder", "gradient", "latent"}: what is trained
-and what is frozen is a split of this dict. Flax stays behind this file.
+Parameters are one plain dict of groups: "dpm", "encoder", "gradient" and "latent", of the networks,
+and "statistics" and "classifier", plain arrays. What is trained and what is frozen is a split of this
+dict. Flax stays behind this file.
 """
 import dataclasses
 import functools
@@ -66,8 +67,11 @@ class Networks:
     def latent(self):
         return LatentMLP(self.arch, self.dtype)
 
-    def init(self, rng, groups=("dpm", "encoder", "gradient")) -> Params:
-        """Fresh parameters of the named groups; a group's values do not depend on the others."""
+    def init(self, rng, groups=("dpm", "encoder", "gradient"), labels: int = 0) -> Params:
+        """Fresh parameters of the named groups; a group's values do not depend on the others.
+
+        labels: how many attributes the classifier has.
+        """
         arch = self.arch
         x = jnp.zeros((1, *arch.image_shape))
         t, z = jnp.zeros((1,), jnp.int32), jnp.zeros((1, arch.z_size))
@@ -83,7 +87,12 @@ class Networks:
                  "gradient": init_gradient,
                  "latent": lambda rng: self.latent.init(rng, z, t)}
         rngs = dict(zip(inits, jax.random.split(rng, len(inits))))
-        return {group: inits[group](rngs[group])["params"] for group in groups}
+        zeros = {"classifier": lambda: {"kernel": jnp.zeros((arch.z_size, labels)),
+                                        "bias": jnp.zeros(labels)},
+                 "statistics": lambda: {"mean": jnp.zeros(arch.z_size),
+                                        "std": jnp.ones(arch.z_size)}}
+        return {group: zeros[group]() if group in zeros else inits[group](rngs[group])["params"]
+                for group in groups}
 
     def encode(self, params: Params, x_0):
         """z = E(x_0): [B, H, W, C] in [-1, 1] -> [B, z_size]."""

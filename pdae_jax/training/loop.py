@@ -23,8 +23,9 @@ class TrainingError(ValueError):
 class Loop:
     """What a run is made of. `pictures` maps all averaged parameters to grids for the eye.
 
-    dropout: whether the trained networks have any. batches: an iterator of dicts with "image",
-    already at the state's step; the pictures it lists as `broken`, {path: reason}, are named once.
+    dropout: whether the trained networks have any. batches: an iterator of dicts with what the
+    objective reads, already at the state's step; the pictures it lists as `broken`, {path: reason},
+    are named once.
     """
 
     objective: Objective
@@ -40,14 +41,14 @@ class Loop:
         return sharding.over_fsdp(self.mesh, state)
 
     def step_fn(self, state, frozen):
-        """The jitted step: (state, frozen, images, rng) -> (state, metrics); state is donated."""
+        """The jitted step: (state, frozen, batch, rng) -> (state, metrics); state is donated."""
         update = make_update(self.objective, self.net, self.schedule, self.settings)
         over_batch = sharding.over_batch(self.mesh)
 
-        def step(state, frozen, images, rng):
+        def step(state, frozen, batch, rng):
             rng = jax.random.fold_in(rng, state.step)
             draw, dropout = jax.random.split(rng)
-            drawn = self.objective.draw(draw, images, self.schedule.T)
+            drawn = self.objective.draw(draw, batch, self.schedule.T)
             drawn = jax.lax.with_sharding_constraint(drawn, over_batch)
             return update(state, frozen, drawn, dropout if self.dropout else None)
 
@@ -58,13 +59,14 @@ class Loop:
                        out_shardings=(placed, sharding.replicated(self.mesh)))
 
     def health_fn(self):
-        """The jitted health lines: (ema, frozen, images, rng) -> scalars; None if it has none."""
+        """The jitted health lines: (ema, frozen, batch, rng) -> scalars; None if it has none."""
         if self.objective.health is None or not self.settings.health_every:
             return None
 
-        def health(params, frozen, images, rng):
-            images = images[::self.settings.accumulate]  # as many as one gradient fits
-            drawn = self.objective.draw(rng, images, self.schedule.T)
+        def health(params, frozen, batch, rng):
+            n = self.settings.accumulate  # as many examples as one gradient fits
+            batch = jax.tree.map(lambda x: x[::n], batch)
+            drawn = self.objective.draw(rng, batch, self.schedule.T)
             return self.objective.health(self.net, self.schedule, {**frozen, **params}, drawn,
                                          self.settings.gamma)
 
@@ -84,13 +86,13 @@ class Loop:
         with Stop() as stop:
             while step < settings.steps and not stop.asked:
                 batch = next(batches)
-                images = sharding.to_mesh(self.mesh, batch["image"])
+                batch = sharding.to_mesh(self.mesh, {k: batch[k] for k in self.objective.reads})
                 if step == first:
                     with watch.aside(step + 1, state):  # compiles
                         state, metrics = jax.block_until_ready(
-                            train_step(state, frozen, images, rng))
+                            train_step(state, frozen, batch, rng))
                 else:
-                    state, metrics = train_step(state, frozen, images, rng)
+                    state, metrics = train_step(state, frozen, batch, rng)
                 window.append(metrics)
                 step += 1
                 if step % settings.log_every == 0 or step == settings.steps:
@@ -98,7 +100,7 @@ class Loop:
                     window = []
                 if health and step % settings.health_every == 0:
                     with watch.aside(step, state):
-                        lines = jax.device_get(health(state.ema, frozen, images, rng))
+                        lines = jax.device_get(health(state.ema, frozen, batch, rng))
                     watch.scalars(step, {k: float(v) for k, v in lines.items()})
                     watch.say(f"{watch.name} {step}: "
                               + "  ".join(f"{k} {v:.4g}" for k, v in lines.items()))
@@ -120,8 +122,8 @@ class Loop:
     def _log(self, step: int, window: list, batches, watch: Watch) -> None:
         metrics = jax.device_get(window)
         losses = np.array([m["loss"] for m in metrics])
-        sums = sum(m["time_sums"] for m in metrics)
-        counts = sum(m["time_counts"] for m in metrics)
+        sums, counts = (sum(m.get(f"time_{name}", np.zeros(TIME_RANGES)) for m in metrics)
+                        for name in ("sums", "counts"))
         skipped = int(metrics[-1]["skipped"])
         scalars = {"loss": float(np.nanmean(losses)) if np.isfinite(losses).any() else np.nan,
                    "grad_norm": float(np.mean([m["grad_norm"] for m in metrics]))}

@@ -7,7 +7,24 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from pdae_jax import pdae
+from pdae_jax import latent, pdae
+from pdae_jax.schedule import Schedule, constant
+
+
+def draw_image(rng, batch, T: int) -> dict:
+    """x_0 in [-1, 1] of the batch's images, t uniform and eps normal: [B, ...] each."""
+    return _noised("x_0", to_float(batch["image"]), rng, T)
+
+
+def draw_code(rng, batch, T: int) -> dict:
+    """The batch's codes z, t uniform and eps normal."""
+    return _noised("z", batch["z"], rng, T)
+
+
+def _noised(name: str, x_0, rng, T: int) -> dict:
+    rng_t, rng_eps = jax.random.split(rng)
+    return {name: x_0, "t": jax.random.randint(rng_t, (len(x_0),), 0, T),
+            "eps": jax.random.normal(rng_eps, x_0.shape)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,25 +32,22 @@ class Objective:
     """One row of `OBJECTIVES`.
 
     trains, needs: parameter groups with gradients; groups that stay frozen.
+    rests_on: groups that must be there as they are: those needed, or whose codes are its data.
     loss: (net, schedule, params, drawn, gamma, dropout) -> [B], each example's loss.
     health: (net, schedule, params, drawn, gamma) -> scalars worth watching, or None.
+    reads: what of a batch it is given: "image" alone, or of the table of codes "z" and "label".
+    draw: (rng, batch, T) -> drawn: all randomness of a step but dropout's.
+    schedule: its own noise schedule, where it is not the diffusion model's.
     """
 
     trains: tuple[str, ...]
     needs: tuple[str, ...]
+    rests_on: tuple[str, ...]
     loss: Callable
     health: Callable | None = None
-
-    def draw(self, rng, images, T: int) -> dict:
-        """All randomness of a step but dropout's: x_0 in [-1, 1], t uniform, eps normal, [B, ...].
-
-        images: uint8, or float in [-1, 1].
-        """
-        rng_t, rng_eps = jax.random.split(rng)
-        x_0 = to_float(images)
-        return {"x_0": x_0,
-                "t": jax.random.randint(rng_t, (len(x_0),), 0, T),
-                "eps": jax.random.normal(rng_eps, x_0.shape)}
+    reads: tuple[str, ...] = ("image",)
+    draw: Callable = draw_image
+    schedule: Callable[[], Schedule] | None = None
 
 
 def to_float(images):
@@ -65,8 +79,25 @@ def _pdae_health(net, schedule, params, drawn, gamma):
             "dloss_dz_norm": jnp.linalg.norm(gradient, axis=-1).mean()}
 
 
+def _latent_loss(net, schedule, params, drawn, gamma, dropout):
+    z = latent.normalise(params["statistics"], drawn["z"])
+    return latent.training_loss(net, params, schedule, z, drawn["t"], drawn["eps"])
+
+
+def _classifier_loss(net, schedule, params, drawn, gamma, dropout):
+    z = latent.normalise(params["statistics"], drawn["z"])
+    return latent.classifier_loss(params["classifier"], z, drawn["label"])
+
+
+PDAE = ("dpm", "encoder", "gradient")
+
 OBJECTIVES = {
-    "dpm": Objective(trains=("dpm",), needs=(), loss=_dpm_loss),
-    "pdae": Objective(trains=("encoder", "gradient"), needs=("dpm",), loss=_pdae_loss,
-                      health=_pdae_health),
+    "dpm": Objective(trains=("dpm",), needs=(), rests_on=(), loss=_dpm_loss),
+    "pdae": Objective(trains=("encoder", "gradient"), needs=("dpm",), rests_on=("dpm",),
+                      loss=_pdae_loss, health=_pdae_health),
+    "latent": Objective(trains=("latent",), needs=("statistics",), rests_on=PDAE,
+                        loss=_latent_loss, reads=("z",), draw=draw_code, schedule=constant),
+    "classifier": Objective(trains=("classifier",), needs=("statistics",), rests_on=PDAE,
+                            loss=_classifier_loss, reads=("z", "label"),
+                            draw=lambda rng, batch, T: dict(batch)),
 }

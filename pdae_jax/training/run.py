@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from pdae_jax import checkpoint
+from pdae_jax import codes as codes_lib
 from pdae_jax import data as data_lib
 from pdae_jax.checkpoint import Checkpoints
-from pdae_jax.model import Model
+from pdae_jax.model import Model, load
 from pdae_jax.models import DTYPES, GROUP_FIELDS, Architecture, Networks
 from pdae_jax.names import nearest
 from pdae_jax.schedule import SCHEDULES
@@ -73,31 +74,44 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
     if "dpm" in row.trains and arch.learned_variance:
         raise ValueError("learned_variance = True is for diffusion models that are brought in, "
                          "whose variance was trained: the loss here trains eps alone; set it False")
-    frozen, whence = frozen_groups(workdir, row.needs, net, objective, pretrained)
+    whence = bring_in(workdir, row.rests_on, net, objective, pretrained)
     checkpoint.write_architecture(workdir, arch)
+    codes = None if "image" in row.reads else training_codes(workdir, data, source, precision)
+    frozen = checkpoint.read_weights(workdir, row.needs) if row.needs else {}
     frozen = jax.device_put(frozen, sharding.over_fsdp(mesh, frozen))
+    labels = 0
+    if "label" in row.reads:
+        codes = binary_attributes(codes, data)
+        labels = len(codes.attributes)
 
-    loop = Loop(row, net, schedule, settings, mesh, seed=seed, dropout=arch.dropout > 0)
+    loop = Loop(row, net, row.schedule() if row.schedule else schedule, settings, mesh, seed=seed,
+                dropout=arch.dropout > 0)
     with Checkpoints(workdir / objective, settings.keep) as checkpoints:
-        state = start(loop, net, row, checkpoints, seed)
+        state = start(loop, net, row, checkpoints, seed, labels)
         step = int(state.step)
         if step >= settings.steps:
             return True
         check_nothing_rests_on(row.trains, step, workdir)
         remember_data(workdir / objective, data)
-        batches = data_lib.train_batches(
-            source, size=arch.image_shape[:2], channels=arch.image_shape[2],
-            batch_size=settings.batch_size, seed=data.seed, start_step=step, flip=data.flip,
-            workers=data.workers, max_broken=data.max_broken,
-            process_index=jax.process_index(), process_count=jax.process_count())
-        if settings.pictures_every:
+        if labels:
+            checkpoint.write_attributes(workdir, codes.attributes)
+        order = {"batch_size": settings.batch_size, "seed": data.seed, "start_step": step,
+                 "process_index": jax.process_index(), "process_count": jax.process_count()}
+        if codes:
+            batches = data_lib.code_batches(codes.z, codes.labels, **order)
+        else:
+            batches = data_lib.train_batches(
+                source, size=arch.image_shape[:2], channels=arch.image_shape[2], flip=data.flip,
+                workers=data.workers, max_broken=data.max_broken, **order)
+        if settings.pictures_every and not codes:
             watched = first_pictures(source if data.test_fraction == 0 else data.open("test"), arch,
                                      8, data.max_broken)
             loop.pictures = Pictures(arch, precision, watched)
         watch = Watch(workdir / objective, objective, step, settings.steps, settings.batch_size)
-        watch.say(f"{objective} in {workdir / objective}: {len(source):,} pictures of "
-                  f"{' x '.join(map(str, arch.image_shape))}, {mesh.size} "
-                  f"{jax.devices()[0].platform} device(s), {precision}{whence}\n"
+        what = f"codes of {codes.z.shape[1]} numbers" if codes else \
+            f"pictures of {' x '.join(map(str, arch.image_shape))}"
+        watch.say(f"{objective} in {workdir / objective}: {len(codes.z if codes else source):,} "
+                  f"{what}, {mesh.size} {jax.devices()[0].platform} device(s), {precision}{whence}\n"
                   + parameter_table(state.params, frozen))
         untrained = settings.ema**settings.steps
         if untrained > 0.05:  # such a model's samples are noise, whatever its loss
@@ -119,12 +133,40 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
     return done
 
 
-def start(loop: Loop, net: Networks, row, checkpoints: Checkpoints, seed: int) -> TrainState:
+def training_codes(workdir: Path, data: Data, source, precision: str) -> codes_lib.Codes:
+    """z of the training pictures, encoded once into workdir/codes/train; their statistics stored."""
+    steps = checkpoint.latest_steps(workdir)
+    made_from = {"checkpoints": {name: steps[name] for name in steps.keys() - OWN_OF_CODES},
+                 "data": dataclasses.asdict(data)}
+    codes = codes_lib.encode(load(workdir, precision=precision, batch_size=64), source,
+                             workdir / "codes" / "train", made_from=made_from,
+                             workers=data.workers, max_broken=data.max_broken)
+    codes_lib.store_statistics(workdir, codes, made_from)
+    return codes.whole()
+
+
+# What is made from codes, and so does not change them.
+OWN_OF_CODES = {"statistics", *(name for name, row in OBJECTIVES.items() if "z" in row.reads)}
+
+
+def binary_attributes(codes: codes_lib.Codes, data: Data) -> codes_lib.Codes:
+    """The codes with those labels that are yes or no; ValueError where there are none."""
+    binary = [k for k in range(codes.labels.shape[1])
+              if set(np.unique(codes.labels[:, k][np.isfinite(codes.labels[:, k])])) == {0, 1}]
+    if not binary:
+        raise ValueError(f"{data.name} has no attributes that are 0 or 1 to train a classifier on; "
+                         f"give a table of them with --config.data.attributes=FILE.csv")
+    return codes._replace(labels=codes.labels[:, binary],
+                          attributes=tuple(codes.attributes[k] for k in binary))
+
+
+def start(loop: Loop, net: Networks, row, checkpoints: Checkpoints, seed: int,
+          labels: int) -> TrainState:
     """The latest checkpoint's state, or a fresh one, placed on the mesh."""
     optimizer = loop.settings.optimizer()
 
     def fresh():
-        return TrainState.create(net.init(jax.random.key(seed), row.trains), optimizer)
+        return TrainState.create(net.init(jax.random.key(seed), row.trains, labels), optimizer)
 
     shapes = jax.eval_shape(fresh)
     placed = loop.shardings(shapes)
@@ -139,40 +181,38 @@ def start(loop: Loop, net: Networks, row, checkpoints: Checkpoints, seed: int) -
     return restore(checkpoints, step, shapes)
 
 
-def frozen_groups(workdir: Path, needs, net: Networks, objective: str,
-                  pretrained) -> tuple[dict, str]:
-    """The groups that stay frozen, as NumPy arrays, and words on where they are from.
+def bring_in(workdir: Path, needs, net: Networks, objective: str, pretrained) -> str:
+    """Sees to it that workdir holds the groups that an objective rests on; words on where from.
 
-    They are the workdir's own, or brought in from `pretrained` and saved in workdir, which so
-    stays complete by itself.
+    What is missing is brought in from `pretrained` and saved in workdir, which so stays complete by
+    itself. Raises ValueError where a group is nowhere, or of another model.
     """
-    if not needs:
-        return {}, ""
     here = {group: save for save in checkpoint.saved(workdir) for group in save.groups}
     missing = [group for group in needs if group not in here]
     if missing and not pretrained:
+        variant = next(name for name, row in OBJECTIVES.items() if missing[0] in row.trains)
         raise ValueError(
             f"{objective} needs a trained {' and '.join(missing)}, which {workdir} does not hold: "
             f"give one with --config.pretrained=DIR (a run's workdir or a converted checkpoint), "
-            f"or train it first with the config's :{missing[0]} variant in the same workdir")
+            f"or train it first with the config's :{variant} variant in the same workdir")
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), needs))
     if missing:
         pretrained = Path(pretrained).expanduser()
         if not pretrained.is_dir():
             raise ValueError(f"no pre-trained model at {pretrained}: no such folder")
-        check_same_model(checkpoint.read_architecture(pretrained), net.arch, pretrained)
+        check_same_model(checkpoint.read_architecture(pretrained), net.arch, missing, pretrained)
         for group, tree in checkpoint.read_weights(pretrained, missing).items():
             check_shapes(group, shapes[group], tree, pretrained)
             with Checkpoints(workdir / group) as checkpoints:
                 checkpoints.save(0, {group: tree})
-    frozen = checkpoint.read_weights(workdir, needs)
+    weights = checkpoint.read_weights(workdir, needs) if needs else {}
     for group in needs:
-        check_shapes(group, shapes[group], frozen[group], workdir)
+        check_shapes(group, shapes[group], weights[group], workdir)
         if pretrained and group in here:
-            check_same_weights(group, frozen[group], here[group].trained_here, pretrained)
-    return frozen, "; over " + " and ".join(
-        f"the {group} of step {here[group].step}" if group in here and here[group].trained_here
-        else f"a {group} brought in" for group in needs)
+            check_same_weights(group, weights[group], here[group].trained_here, pretrained)
+    words = [f"the {group} of step {here[group].step}" if group in here and here[group].trained_here
+             else f"a {group} brought in" for group in needs]
+    return "; over " + " and ".join(words) if words else ""
 
 
 def check_same_weights(group: str, ours, trained_here: bool, pretrained) -> None:
@@ -195,17 +235,18 @@ def check_nothing_rests_on(groups, step: int, workdir: Path) -> None:
     """Raises ValueError where something in workdir was trained over these groups as they are."""
     for save in checkpoint.saved(workdir) if step else ():
         row = OBJECTIVES.get(save.folder.name)
-        if row and set(row.needs) & set(groups):
+        if row and set(row.rests_on) & set(groups):
             raise ValueError(
                 f"{save.folder.name} in {workdir} was trained over {' and '.join(groups)} as it is "
                 f"at step {step}, and would not fit it after more steps; train it on in a copy of "
                 f"the workdir without {save.folder.name}/")
 
 
-def check_same_model(theirs: Architecture, ours: Architecture, where) -> None:
-    """Raises ValueError where a pre-trained diffusion model is not the config's."""
+def check_same_model(theirs: Architecture, ours: Architecture, groups, where) -> None:
+    """Raises ValueError where groups of a pre-trained model are not the config's."""
+    fields = dict.fromkeys(name for group in groups for name in GROUP_FIELDS[group])
     differs = [f"{name} is {getattr(theirs, name)} there and {getattr(ours, name)} here"
-               for name in GROUP_FIELDS["dpm"] if getattr(theirs, name) != getattr(ours, name)]
+               for name in fields if getattr(theirs, name) != getattr(ours, name)]
     if differs:
         raise ValueError(f"the model at {where} is not this config's: {'; '.join(differs)}; set "
                          f"--config.model to its values")

@@ -142,10 +142,11 @@ def make_update(objective: Objective, net, schedule, settings: Settings):
         bad = (~finite).astype(jnp.int32)
         state = TrainState(state.step + 1, *changed, state.skipped + bad,
                            (state.skipped_in_a_row + 1) * bad)
-        sums, counts = by_time(losses, drawn["t"], schedule.T)
-        return state, {"loss": loss, "grad_norm": norm, "skipped": state.skipped,
-                       "skipped_in_a_row": state.skipped_in_a_row, "time_sums": sums,
-                       "time_counts": counts}
+        metrics = {"loss": loss, "grad_norm": norm, "skipped": state.skipped,
+                   "skipped_in_a_row": state.skipped_in_a_row}
+        if "t" in drawn:
+            metrics["time_sums"], metrics["time_counts"] = by_time(losses, drawn["t"], schedule.T)
+        return state, metrics
 
     return update
 
