@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pdae_jax import samplers
-from pdae_jax.schedule import Schedule
+from pdae_jax.schedule import Schedule, constant
+
+SCHEDULE = constant  # beta 0.008 throughout (paper, Table 2)
 
 
 def statistics(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

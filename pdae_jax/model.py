@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pdae_jax import pdae, samplers
+from pdae_jax import latent, pdae, samplers
 from pdae_jax.checkpoint import read_architecture, read_weights
 from pdae_jax.models import DTYPES, Architecture, Networks
 from pdae_jax.names import nearest
@@ -112,10 +112,35 @@ class Model:
         """
         self._need("gradient")
         x_t = self._like_images(x_t, "x_t")
-        t = np.broadcast_to(np.asarray(t, np.int32), (len(x_t),))
-        if len(t) and not (0 <= t.min() and t.max() < self.arch.T):
-            raise ValueError(f"t must be from 0 to {self.arch.T - 1}, got {t.min()}..{t.max()}")
-        return self._batched(self._predict, x_t, jnp.asarray(t), self._codes(z, len(x_t)))
+        return self._batched(self._predict, x_t, self._times(t, len(x_t)),
+                             self._codes(z, len(x_t)))
+
+    def posterior_gap(self, images, t: int, z=None, rng=None):
+        """|mu~ - mu_theta|^2 of noised images at time t, without and with the shift: [B] twice."""
+        x_0 = self._images(images)
+        z = self.encode(images) if z is None else self._codes(z, len(x_0))
+        eps = self._noise(self._rngs(rng, len(x_0)))
+        return self._batched(self._gap, x_0, self._times(t, len(x_0)), eps, z)
+
+    def denoise(self, images, t: int, z=None, rng=None):
+        """Noises images to time t and denoises them in one step.
+
+        -> (x_t, x_0 without G, x_0 with G, G): [B, H, W, C] each, the x_0 in [-1, 1].
+        """
+        x_0 = self._images(images)
+        z = self.encode(images) if z is None else self._codes(z, len(x_0))
+        eps = self._noise(self._rngs(rng, len(x_0)))
+        return self._batched(self._denoise, x_0, self._times(t, len(x_0)), eps, z)
+
+    def generate_codes(self, n: int, steps: int = 100, rng=None, clamp: bool = True):
+        """n codes from the latent diffusion model: z [n, d]; the i-th depends on rng and i alone.
+
+        steps: of latent DDIM. clamp: cuts the first noise to [-1, 1], as the original does.
+        """
+        self._need("latent")
+        self._need("statistics")
+        rngs = jax.random.key_data(self._rngs(rng, n))
+        return self._batched(self._latent, rngs, steps=steps, clamp=clamp)
 
     # What runs on the device: pure functions of (params, arrays), compiled once per setting.
 
@@ -154,6 +179,26 @@ class Model:
             draw = samplers.draws(jax.random.wrap_key_data(rngs), self.arch.image_shape)
             return samplers.ddpm(posterior, x, path, draw)
         return jax.jit(run)
+
+    @functools.cached_property
+    def _gap(self):
+        def run(params, x_0, t, eps, z):
+            return pdae.posterior_gap(self.net, params, self.schedule, x_0, t, eps, z)
+        return jax.jit(run)
+
+    @functools.cached_property
+    def _denoise(self):
+        def run(params, x_0, t, eps, z):
+            x_t = self.schedule.x_t(x_0, t, eps)
+            return x_t, *pdae.one_step_x_0(self.net, params, self.schedule, x_t, t, z)
+        return jax.jit(run)
+
+    @functools.cached_property
+    def _latent(self):
+        def run(params, rngs, steps, clamp):
+            return latent.sample(self.net, params, jax.random.wrap_key_data(rngs),
+                                 latent.SCHEDULE(), steps, clamp=clamp)
+        return jax.jit(run, static_argnames=("steps", "clamp"))
 
     @functools.cached_property
     def _noise(self):
@@ -202,6 +247,12 @@ class Model:
                              f"{', '.join(map(str, self.arch.image_shape))}], got "
                              f"{list(x.shape)}")
 
+    def _times(self, t, n):
+        t = np.broadcast_to(np.asarray(t, np.int32), (n,))
+        if n and not (0 <= t.min() and t.max() < self.arch.T):
+            raise ValueError(f"t must be from 0 to {self.arch.T - 1}, got {t.min()}..{t.max()}")
+        return jnp.asarray(t)
+
     def _codes(self, z, n):
         self._need("gradient")
         z = jnp.asarray(z, jnp.float32)
@@ -216,5 +267,8 @@ class Model:
 
     def _need(self, group: str):
         if group not in self.params:
-            raise ValueError(f"this model has no {group!r}, only {sorted(self.params)}: it is a "
-                             f"diffusion model; train PDAE on it first")
+            how = {"latent": "train it with the config's :latent variant",
+                   "statistics": "train with the config's :latent variant",
+                   "classifier": "train it with the config's :classifier variant"}.get(
+                       group, "it is a diffusion model; train PDAE on it first")
+            raise ValueError(f"this model has no {group!r}, only {sorted(self.params)}: {how}")

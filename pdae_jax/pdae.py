@@ -46,6 +46,29 @@ def dpm_loss(net, params, schedule: Schedule, x_0, t, eps, *, dropout=None):
     return ((eps - out.eps) ** 2).mean((1, 2, 3))
 
 
+def posterior_gap(net, params, schedule: Schedule, x_0, t, eps, z):
+    """The paper's Figure 4, [B] twice: |mu~(x_t, x_0) - mu_theta(x_t)|^2 without and with G.
+
+    The second adds Sigma_theta G(x_t, z, t) to mu_theta; the sum is over a picture's elements.
+    """
+    x_t = schedule.x_t(x_0, t, eps)
+    out = net.predict(params, x_t, net.time(params, t), net.code(params, z))
+    gap = schedule.true_posterior_mean(x_0, x_t, t) - schedule.posterior_mean(x_t, t, out.eps)
+    shifted = gap - Sigma(schedule, t, x_t, out.v) * out.gradient
+    return (gap**2).sum((1, 2, 3)), (shifted**2).sum((1, 2, 3))
+
+
+def one_step_x_0(net, params, schedule: Schedule, x_t, t, z):
+    """Figures 1 to 3: the x_0 that one step implies at x_t, without and with G, and G itself.
+
+    With G, eps is what Algorithm 1 trains, eps_theta - k_t G; each is clipped to [-1, 1].
+    """
+    out = net.predict(params, x_t, net.time(params, t), net.code(params, z))
+    k_t = at(schedule.mean_shift, t, x_t) * Sigma(schedule, t, x_t, out.v)
+    both = (schedule.x_0(x_t, t, eps) for eps in (out.eps, out.eps - k_t * out.gradient))
+    return *(jnp.clip(x_0, -1.0, 1.0) for x_0 in both), out.gradient
+
+
 def Sigma(schedule: Schedule, t, x_t, v=None):
     """Sigma_theta(x_t, t): the constant sigma_t^2, or a number a pixel where the model learned it."""
     if v is None:

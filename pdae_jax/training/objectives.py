@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from pdae_jax import latent, pdae
-from pdae_jax.schedule import Schedule, constant
+from pdae_jax.schedule import Schedule
 
 
 def draw_image(rng, batch, T: int) -> dict:
@@ -96,7 +96,7 @@ OBJECTIVES = {
     "pdae": Objective(trains=("encoder", "gradient"), needs=("dpm",), rests_on=("dpm",),
                       loss=_pdae_loss, health=_pdae_health),
     "latent": Objective(trains=("latent",), needs=("statistics",), rests_on=PDAE,
-                        loss=_latent_loss, reads=("z",), draw=draw_code, schedule=constant),
+                        loss=_latent_loss, reads=("z",), draw=draw_code, schedule=latent.SCHEDULE),
     "classifier": Objective(trains=("classifier",), needs=("statistics",), rests_on=PDAE,
                             loss=_classifier_loss, reads=("z", "label"),
                             draw=lambda rng, batch, T: dict(batch)),
