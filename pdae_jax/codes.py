@@ -103,6 +103,27 @@ def read(folder: str | os.PathLike) -> Codes:
                      table["where"])
 
 
+def made_from(workdir: str | os.PathLike, data: dict) -> dict:
+    """What a table of codes of a workdir's model depends on: the model's checkpoints, and the data."""
+    steps = checkpoint.latest_steps(workdir)
+    return {"checkpoints": {name: steps[name] for name in steps.keys() - OF_CODES}, "data": data}
+
+
+# What is made from codes, and so does not change them.
+OF_CODES = {"statistics", "latent", "classifier"}
+
+
+def write_parquet(codes: Codes, path: str | os.PathLike) -> None:
+    """The table as columns: where, z_0 .. z_d, and one for each attribute."""
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {"where": list(map(str, codes.where))}
+    columns |= {f"z_{k}": codes.z[:, k] for k in range(codes.z.shape[1])}
+    columns |= {name: codes.labels[:, k] for k, name in enumerate(codes.attributes)}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
 def store_statistics(workdir: str | os.PathLike, codes: Codes, made_from: dict) -> None:
     """Writes mean and standard deviation of z to workdir, as group "statistics", once."""
     mean, std = latent.statistics(codes.whole().z)

@@ -18,7 +18,12 @@ from pdae_jax.names import nearest
 
 FLAGS = flags.FLAGS
 MODES = {"train": "do the config's stages",
-         "verify": "compare a converted workdir with its PyTorch files (no config needed)"}
+         "verify": "compare a converted workdir with its PyTorch files",
+         "encode": "a table of z of all pictures", "reconstruct": "Figures 5 to 7",
+         "interpolate": "Figures 8 to 10", "manipulate": "attributes, Figure 11",
+         "generate": "from the latent model", "fewshot": "a class from few labels, Figure 12",
+         "gap": "Figure 4", "denoise": "Figures 1 to 3", "shift": "Figure 13",
+         "probe": "attributes from z"}
 
 
 def cli() -> None:
@@ -50,7 +55,16 @@ def main(argv: list[str]) -> None:
         if not verify(workdir, FLAGS.source):
             sys.exit(1)
         return
-    run(config, workdir, "python -m pdae_jax.main " + shlex.join(argv[1:]))
+    command = "python -m pdae_jax.main " + shlex.join(argv[1:])
+    if FLAGS.mode == "train":
+        run(config, workdir, command)
+        return
+    from pdae_jax import modes
+
+    given = {name: FLAGS[name].value for name in OPTIONS if FLAGS[name].present}
+    kinds = {"keep": tuple, "strengths": lambda values: tuple(map(float, values))}
+    given = {name: kinds.get(name, lambda value: value)(value) for name, value in given.items()}
+    modes.run(FLAGS.mode, workdir, modes.Options(**given), out=FLAGS.out, command=command)
 
 
 def run(config, workdir: str | os.PathLike, command: str) -> bool:
@@ -113,9 +127,28 @@ def parse(argv: list[str]):
 OWN_FLAGS = {
     "config": "a file of configs/, and after a colon the variant",
     "workdir": "where the run lives; default runs/NAME",
-    "mode": "what to do: " + "; ".join(f"{name}, {what}" for name, what in MODES.items()),
+    "mode": "what to do, train or one of those below",
     "source": "verify: the PyTorch files, if not where they were; several with commas between",
+    "out": "where a mode other than train writes; default WORKDIR/MODE",
     "compilation_cache": "where compiled programs are kept between starts; empty: nowhere",
+}
+
+# How the modes other than train work: flag -> (how absl reads it, what it is).
+OPTIONS = {
+    "images": ("string", "a picture, a folder or a glob; else the run's own held-out pictures"),
+    "n": ("integer", "how many pictures (8)"),
+    "steps": ("integer", "of DDIM decoding (100)"),
+    "invert_steps": ("integer", "of inferring x_T (100)"),
+    "latent_steps": ("integer", "of the latent model's DDIM (100)"),
+    "seed": ("integer", "of all that is drawn (0)"),
+    "attribute": ("string", "manipulate, fewshot: which"),
+    "keep": ("list", "manipulate: attributes to hold still"),
+    "direction": ("string", "manipulate: a .npy of numbers to move z along, instead of an attribute"),
+    "strengths": ("list", "manipulate: how far, about -0.5 to 0.5"),
+    "positives": ("integer", "fewshot: labelled positives (50)"),
+    "negatives": ("integer", "fewshot: labelled negatives (50)"),
+    "unlabelled": ("integer", "fewshot: unlabelled pictures instead of negatives (0)"),
+    "stop": ("float", "generate, fewshot: share of the last steps that go without z (0.3)"),
 }
 
 
@@ -127,6 +160,9 @@ def define_flags() -> None:
         flags.DEFINE_string("workdir", None, OWN_FLAGS["workdir"])
         flags.DEFINE_string("mode", "train", OWN_FLAGS["mode"])
         flags.DEFINE_list("source", [], OWN_FLAGS["source"])
+        flags.DEFINE_string("out", None, OWN_FLAGS["out"])
+        for name, (kind, text) in OPTIONS.items():
+            getattr(flags, f"DEFINE_{kind}")(name, None, text)
         flags.DEFINE_string("compilation_cache", os.path.expanduser("~/.cache/pdae_jax/xla"),
                             OWN_FLAGS["compilation_cache"])
 
@@ -175,7 +211,7 @@ def load_module(file: str):
 def check_names(argv: list[str], config) -> None:
     """Refuses an unknown flag or config field, with the nearest valid name."""
     fields = field_names(config) if config else []
-    valid = [*OWN_FLAGS, *(f"config.{name}" for name in fields)]
+    valid = [*OWN_FLAGS, *(OPTIONS if config is None else ()), *(f"config.{name}" for name in fields)]
     for arg in argv[1:]:
         name = arg.lstrip("-").partition("=")[0]
         if arg.startswith("-"):
@@ -197,6 +233,9 @@ def usage(argv: list[str]) -> str:
     """The help: this file's docstring and flags and, of a config given, its own and its fields."""
     lines = [__doc__.strip(), "", "flags:"]
     lines += [f"  --{name:<18} {text}" for name, text in OWN_FLAGS.items()]
+    lines += ["", "modes:", *(f"  {name:<20} {text}" for name, text in MODES.items()),
+              "", "flags of the modes that work on a model, which need no config:"]
+    lines += [f"  --{name:<18} {text}" for name, (_, text) in OPTIONS.items()]
     try:
         path = config_path(argv)
     except ValueError:

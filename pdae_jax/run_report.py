@@ -72,7 +72,7 @@ def write_run_report(workdir: Path, data: Data, settings: ReportSettings, *, tit
                         ddpm=settings.ddpm)
     sections = [
         reconstruction_section(shown, parts, measured, settings),
-        interpolation_section(model, shown, settings),
+        interpolation_section(model, shown, settings)[0],
         *curve_sections(Path(workdir)),
         made_section(model, workdir, command, time.perf_counter() - began, len(images)),
     ]
@@ -140,7 +140,8 @@ def reconstruction_section(shown, parts, measured, settings) -> Section:
                       "gets without any code.")])
 
 
-def interpolation_section(model: Model, shown, settings) -> Section:
+def interpolation_section(model: Model, shown, settings) -> tuple[Section, list[np.ndarray]]:
+    """Both interpolations between the first and the second half of `shown`, three pairs at most."""
     half = max(1, min(3, len(shown) // 2))
     first, second = shown[:half], shown[half:2 * half]
     if not len(second):
@@ -152,11 +153,12 @@ def interpolation_section(model: Model, shown, settings) -> Section:
         ends = [first[i:i + 1], second[i:i + 1]]
         for label, kind in (("of codes", codes), ("of trajectories", trajectories)):
             rows.append((label, np.concatenate([ends[0], to_uint8(kind[i]), ends[1]])))
-    return Section("Interpolation", [Pictures(
+    section = Section("Interpolation", [Pictures(
         [(label, visible(row)) for label, row in rows],
         columns=["from", *(f"{w:.1f}" for w in WEIGHTS), "to"],
         caption="Between the two originals at the ends: z along a line, or the gradient "
                 "estimator's output along a line at every step; x_T along a great circle.")])
+    return section, [row for _, row in rows]
 
 
 def curve_sections(workdir: Path) -> list[Section]:

@@ -28,6 +28,12 @@ CELEBA64 = Architecture(image_shape=(64, 64, 3), base=64, mult=(1, 2, 4, 8), hea
 FACES128 = Architecture(image_shape=(128, 128, 3))
 
 
+# The smallest of everything, for what has to be trained: 8 x 8 digits.
+DIGITS_ARCH = Architecture(image_shape=(8, 8, 1), base=32, mult=(1,), blocks=1, attention=(),
+                           heads=1, dropout=0.0, z_size=8, encoder_widths=(32,), latent_layers=3,
+                           latent_hidden=32, latent_time=8)
+
+
 def golden(name: str):
     return np.load(GOLDEN / f"{name}.npz")
 
@@ -60,3 +66,20 @@ def assert_close(actual, expected, tolerance: float):
 @pytest.fixture(scope="session")
 def rng():
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory):
+    """A workdir with every objective trained for a few steps, on digits."""
+    from pdae_jax.training.run import Data, train
+    from pdae_jax.training.state import Settings
+
+    path, data = tmp_path_factory.mktemp("digits"), Data("digits", flip=False)
+    settings = Settings(steps=2, batch_size=16, pictures_every=0, health_every=0, ema=0.5)
+    for objective in ("dpm", "pdae"):
+        assert train(path, objective, arch=DIGITS_ARCH, data=data, settings=settings)
+    settings = Settings(steps=40, batch_size=64, pictures_every=0, health_every=0, ema=0.5,
+                        learning_rate=1e-2, log_every=20)
+    for objective in ("latent", "classifier"):
+        assert train(path, objective, arch=DIGITS_ARCH, data=data, settings=settings)
+    return path

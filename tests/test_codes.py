@@ -6,32 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import DIGITS_ARCH as ARCH
 
 import pdae_jax
 from pdae_jax import checkpoint, codes, latent
 from pdae_jax.data import code_batches, open_source
-from pdae_jax.models import Architecture, Networks
+from pdae_jax.models import Networks
 from pdae_jax.schedule import constant
 from pdae_jax.training.run import Data, train
 from pdae_jax.training.state import Settings
 
-ARCH = Architecture(image_shape=(8, 8, 1), base=32, mult=(1,), blocks=1, attention=(), heads=1,
-                    dropout=0.0, z_size=8, encoder_widths=(32,), latent_layers=3, latent_hidden=32,
-                    latent_time=8)
+QUICK = Settings(steps=2, batch_size=16, pictures_every=0, health_every=0)
 DIGITS = Data("digits", flip=False)
-QUICK = Settings(steps=2, batch_size=16, pictures_every=0, health_every=0, ema=0.5)
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A workdir with every objective trained, on digits."""
-    path = tmp_path_factory.mktemp("run")
-    for objective in ("dpm", "pdae"):
-        assert train(path, objective, arch=ARCH, data=DIGITS, settings=QUICK)
-    settings = dataclasses.replace(QUICK, steps=40, batch_size=64, learning_rate=1e-2, log_every=20)
-    for objective in ("latent", "classifier"):
-        assert train(path, objective, arch=ARCH, data=DIGITS, settings=settings)
-    return path
 
 
 def test_batches_of_codes_are_a_function_of_seed_and_step():

@@ -265,6 +265,19 @@ def test_a_class_conditional_unet_becomes_that_of_one_class(tmp_path):
     assert_close(eps(pdae_jax.load(tmp_path / "out"), data), nhwc(wanted), 1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_and_a_data_parallel_prefix(tmp_path, dtype):
+    """Parameters are float32 whatever the file's type; "module." before every name is dropped."""
+    state = {key: value.to(dtype) for key, value in named("unet_tiny").items()}
+    torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "a.pt")
+    convert([tmp_path / "a.pt"], tmp_path / "out", flags=TINY_FLAGS, say=quiet)
+    params = checkpoint.read_weights(tmp_path / "out")["dpm"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+    np.testing.assert_array_equal(params["time_embedding"]["in"]["kernel"],
+                                  state["time_embed.0.weight"].float().numpy().T)
+    assert verify(tmp_path / "out", say=quiet)
+
+
 @pytest.mark.parametrize("name, shapes, extra", [
     ("lpips_alexnet", lpips.alexnet_shapes(), {"classifier.1.weight": (8, 4)}),
     ("fid_inception", inception.shapes(), {"Mixed_5b.branch1x1.bn.num_batches_tracked": ()}),

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_codes import ARCH, workdir  # noqa: F401 (a fixture)
+from conftest import DIGITS_ARCH as ARCH
 
 import pdae_jax
 from pdae_jax import codes, latent, pdae
@@ -14,7 +14,7 @@ from pdae_jax.tasks import fewshot, generate, manipulate, one_step, probe
 
 
 @pytest.fixture(scope="module")
-def model(workdir):  # noqa: F811
+def model(workdir):
     return pdae_jax.load(workdir, batch_size=8)
 
 
@@ -121,7 +121,7 @@ def test_probe_scores_what_is_there_and_leaves_out_what_cannot_be():
     assert by_name["number"].kind == "number" and by_name["number"].scores["r"].value > 0.99
 
 
-def test_few_shot_classifiers_from_labels_and_from_positives_alone(workdir, model):  # noqa: F811
+def test_few_shot_classifiers_from_labels_and_from_positives_alone(workdir, model):
     rng = np.random.default_rng(0)
     z = rng.standard_normal((3000, 8))
     y = (z[:, 0] + z[:, 1] > 1).astype(float)

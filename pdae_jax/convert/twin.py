@@ -5,6 +5,7 @@ them; a state dict of an original file loads into it strictly. Images are NCHW h
 """
 import math
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -214,6 +215,6 @@ NETWORKS = {"unet": lambda arch: UNet(arch, False), "decoder": lambda arch: UNet
 def load(name: str, arch: Architecture, state_dict) -> nn.Module:
     """Network `name` with a state dict of NumPy arrays, strictly, in evaluation mode."""
     network = NETWORKS[name](arch)
-    network.load_state_dict({key: torch.tensor(value).float() for key, value in
-                             state_dict.items()}, strict=True)
+    network.load_state_dict({key: torch.from_numpy(np.array(value, np.float32))
+                             for key, value in state_dict.items()}, strict=True)
     return network.eval()

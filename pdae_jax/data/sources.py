@@ -4,6 +4,7 @@ A source is picklable and cheap to pickle: worker processes open files and datab
 """
 import csv
 import functools
+import glob
 import importlib
 import io
 import os
@@ -94,8 +95,9 @@ def held_out(size, split, fraction, seed):
 class Folder(Source):
     """Every picture below a folder, in natural order (`img2` before `img10`).
 
-    path: the folder; nested folders, links, any size and any format Pillow reads, and `.npy` arrays
-        `[H, W]` or `[H, W, C]` (scaled as in `to_uint8`). Names that begin with a dot are left out.
+    path: the folder, a picture, or a glob such as `scans/*.png`. Nested folders, links, any size and
+        any format Pillow reads, and `.npy` arrays `[H, W]` or `[H, W, C]` (scaled as in `to_uint8`).
+        Names that begin with a dot are left out.
     split: with a subfolder `train`, that, and `test`, `val` or `validation`; without one, a seeded
         share `test_fraction` is held out. "all" is everything.
     attributes: a table as in `read_attributes`, by file name or by path relative to the folder.
@@ -106,12 +108,19 @@ class Folder(Source):
     def __init__(self, path, split="train", *, attributes=None, test_fraction=0.1, seed=0):
         check_split(split)
         root = Path(path).expanduser()
-        if not root.is_dir():
-            reason = "not a folder" if root.exists() else "no such folder"
+        matched = [] if root.is_dir() else [
+            Path(name) for name in glob.glob(str(root), recursive=True)
+            if Path(name).suffix.lower() in picture_suffixes()]
+        if not root.is_dir() and not matched:
+            reason = "not a folder or a picture" if root.exists() else "no such folder"
             raise DataError(f"{reason}: {root} (give the folder that holds the pictures)")
         train = root / "train" if split != "all" and (root / "train").is_dir() else root
         tests = [root / name for name in ("test", "val", "validation") if (root / name).is_dir()]
-        if train != root and tests:
+        if matched:
+            files = sorted(matched, key=natural)
+            files = [files[i] for i in held_out(len(files), split, test_fraction, seed)]
+            root = Path(os.path.commonpath([file.parent for file in files]))
+        elif train != root and tests:
             files = find_pictures(train if split == "train" else tests[0])
         else:
             files = find_pictures(train)

@@ -135,18 +135,12 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
 
 def training_codes(workdir: Path, data: Data, source, precision: str) -> codes_lib.Codes:
     """z of the training pictures, encoded once into workdir/codes/train; their statistics stored."""
-    steps = checkpoint.latest_steps(workdir)
-    made_from = {"checkpoints": {name: steps[name] for name in steps.keys() - OWN_OF_CODES},
-                 "data": dataclasses.asdict(data)}
+    made_from = codes_lib.made_from(workdir, dataclasses.asdict(data))
     codes = codes_lib.encode(load(workdir, precision=precision, batch_size=64), source,
                              workdir / "codes" / "train", made_from=made_from,
                              workers=data.workers, max_broken=data.max_broken)
     codes_lib.store_statistics(workdir, codes, made_from)
     return codes.whole()
-
-
-# What is made from codes, and so does not change them.
-OWN_OF_CODES = {"statistics", *(name for name, row in OBJECTIVES.items() if "z" in row.reads)}
 
 
 def binary_attributes(codes: codes_lib.Codes, data: Data) -> codes_lib.Codes:
