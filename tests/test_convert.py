@@ -504,6 +504,28 @@ def test_hostile_and_broken_files_are_refused(tmp_path, kind):
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
+def test_containers_without_end_are_read_in_no_time(tmp_path):
+    """Lists in lists in lists, shared: 100^9 entries in a file of a few bytes, and one in itself."""
+    nested = []
+    for _ in range(9):
+        nested = [nested] * 100
+    itself = []
+    itself.append(itself)
+    torch.save({"ema_denoise_fn": named("unet_tiny"), "extra": nested, "more": itself},
+               tmp_path / "a.pt")
+    found = sources.read_source(tmp_path / "a.pt")
+    assert found.networks.keys() == {"unet"} and any("extra" in line for line in found.ignored)
+
+
+@pytest.mark.parametrize("hyper_parameters", [{"img_size": "large", "net_attn": (8,)},
+                                              {"img_size": 16, "net_attn": (0,)},
+                                              {"dropout": "much", "img_size": 16}])
+def test_settings_that_make_no_sense_are_one_line(tmp_path, hyper_parameters):
+    path = save_lightning(tmp_path / "a.ckpt", named("diffae_ddpm_tiny"), hyper_parameters)
+    with pytest.raises(ValueError, match="makes no sense|of another kind|must be"):
+        convert([path], tmp_path / "out", say=quiet)
+
+
 def test_what_is_not_refused_is_inert(tmp_path):
     """Every other callable that a pickle names is a placeholder: called, it does nothing."""
     written = tmp_path / "written"

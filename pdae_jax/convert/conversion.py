@@ -136,9 +136,9 @@ def model_architecture(networks: Mapping[str, StateDict], told) -> tuple[Archite
         return infer.architecture(
             {name: {key: tensor.shape for key, tensor in state.items()}
              for name, state in networks.items() if name in MODEL}, told)
-    except (KeyError, IndexError) as error:
-        raise ValueError(f"a tensor that every such network has is missing or of another shape: "
-                         f"{error}") from error
+    except (LookupError, TypeError, ArithmeticError) as error:
+        raise ValueError(f"a tensor that every such network has is missing or of another shape, or "
+                         f"a setting is of another kind: {error}") from error
 
 
 def to_groups(networks: Mapping[str, StateDict], arch: Architecture | None) -> dict[str, dict]:

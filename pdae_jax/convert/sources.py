@@ -45,6 +45,14 @@ def read_source(path: str | os.PathLike, *, weights: str = "ema",
     UNet is made into. Raises ValueError (also torch_file's) for what is not one of spec 7's files.
     """
     contents = torch_file.read(path)
+    try:
+        return _recognised(path, contents, weights, class_label)
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{path}: like a known kind of checkpoint, but what is in it makes no sense "
+                         f"({type(error).__name__}: {str(error)[:80]})") from error
+
+
+def _recognised(path, contents, weights: str, class_label: int | None) -> Source:
     value, ignored = contents.value, []
     if contents.placeholders:
         ignored.append(f"objects of {len(contents.placeholders)} classes that were not loaded: "
@@ -172,12 +180,18 @@ def _training(path, value: Mapping, used: set[str]) -> list[str]:
     return [f"{_some(rest)}: of its training"] if rest else []
 
 
-def _holds_tensors(value: Any, depth: int = 8) -> bool:
-    if isinstance(value, np.ndarray):
-        return True
-    entries = value.values() if isinstance(value, Mapping) else value
-    return depth > 0 and isinstance(entries, (list, tuple, type({}.values()))) and any(
-        _holds_tensors(entry, depth - 1) for entry in entries)
+def _holds_tensors(value: Any) -> bool:
+    """Whether there is a tensor anywhere in nested containers, which may contain themselves."""
+    seen, waiting = set(), [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, np.ndarray):
+            return True
+        if id(value) not in seen:
+            seen.add(id(value))
+            waiting += (list(value.values()) if isinstance(value, Mapping) else
+                        value if isinstance(value, (list, tuple)) else [])
+    return False
 
 
 def _tensors(path, name: str, state) -> StateDict:
@@ -211,6 +225,7 @@ def _whole(step) -> int | None:
 
 
 def _some(names, most: int = 6) -> str:
-    names = list(names)
-    return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more"
-                                                if len(names) > most else "")
+    names = [str(name) for name in names]
+    shown = [name if name.isprintable() and len(name) < 80 else f"{name[:60]!r}..."
+             for name in names[:most]]
+    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")

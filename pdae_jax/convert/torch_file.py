@@ -199,7 +199,8 @@ class _Unpickler(pickle.Unpickler):
             case ("storage", _Storage(name=name), str(file), _, int(numel)) if numel >= 0:
                 pass
             case _:
-                raise TorchFileError(f"{self.archive.path}: a storage of an unknown kind: {key!r}")
+                raise TorchFileError(f"{self.archive.path}: a storage of an unknown kind: "
+                                     f"{_short(key)}")
         if (name, file) not in self.storages:
             self.storages[name, file] = self.archive.storage(file, STORAGES[name], numel)
         return self.storages[name, file]
@@ -209,8 +210,9 @@ class _Unpickler(pickle.Unpickler):
         numbers = (offset, *size, *stride)
         if not isinstance(storage, np.ndarray) or len(size) != len(stride) or any(
                 type(n) is not int or n < 0 for n in numbers):
-            raise TorchFileError(f"{self.archive.path}: a tensor of size {size}, stride {stride} "
-                                 f"and offset {offset} makes no sense; refused")
+            raise TorchFileError(f"{self.archive.path}: a tensor of size {_short(size)}, stride "
+                                 f"{_short(stride)} and offset {_short(offset)} makes no sense; "
+                                 f"refused")
         count = math.prod(size)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride))
         if count > len(storage) or count and last >= len(storage):
@@ -219,6 +221,14 @@ class _Unpickler(pickle.Unpickler):
         itemsize = storage.itemsize
         return np.lib.stride_tricks.as_strided(
             storage[offset:], tuple(size), tuple(n * itemsize for n in stride), writeable=False)
+
+
+def _short(value: Any) -> str:
+    """What a pickle holds, for a message: never the whole of it, which could be without end."""
+    if isinstance(value, (list, tuple)) and len(value) <= 8:
+        return "(" + ", ".join(repr(v)[:40] if isinstance(v, (int, str)) else type(v).__name__
+                               for v in value) + ")"
+    return repr(value)[:80] if isinstance(value, (int, str)) else type(value).__name__
 
 
 class _Function:
