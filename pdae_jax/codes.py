@@ -1,16 +1,15 @@
 """Tables of codes: a source of pictures encoded once, stored, and gone on with where it stopped."""
 import json
 import os
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from pdae_jax import checkpoint, latent
 from pdae_jax import data as data_lib
 from pdae_jax.model import Model
+from pdae_jax.parts import Parts
 
 TABLE = "codes.npz"
 PART_ROWS = 4096
@@ -38,59 +37,34 @@ def encode(model: Model, source, folder: str | os.PathLike, *, made_from: dict,
     Interrupted, it goes on where it stopped, with the same result. made_from: what the table
     depends on (checkpoints, data); a folder made from something else is made anew.
     """
-    folder, parts = Path(folder), Path(folder) / "parts"
-    made_from = json.loads(json.dumps(made_from))
-    record = folder / "made_from.json"
-    if record.exists() and json.loads(record.read_text()) != made_from:
-        for path in (folder / TABLE, record, *parts.glob("*.npy")):
-            path.unlink(missing_ok=True)
-    if (folder / TABLE).exists():
+    folder, record = Path(folder), Path(folder) / "made_from.json"
+    text = json.dumps(made_from, sort_keys=True, indent=1) + "\n"
+    if (folder / TABLE).exists() and record.read_text() == text:
         return read(folder)
-    parts.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(made_from, indent=1) + "\n")
+    parts = Parts(folder / "parts", made_from, size=PART_ROWS)
+    size, channels = model.arch.image_shape[:2], model.arch.image_shape[2]
 
-    starts = range(0, len(source), PART_ROWS)
-    with tqdm(total=len(source), desc=f"encode {source.name}", unit="picture", dynamic_ncols=True,
-              disable=not sys.stderr.isatty()) as bar:
-        for start in starts:
-            path = parts / f"{start:012d}.npy"
-            rows = np.arange(start, min(start + PART_ROWS, len(source)))
-            if not path.exists():
-                np.save(_partial(path), _encode_rows(model, source, rows, batch_size, workers,
-                                                     max_broken, bar))
-                _partial(path).rename(path)
-            else:
-                bar.update(len(rows))
-    z = np.concatenate([np.load(parts / f"{start:012d}.npy") for start in starts])
+    def encode_rows(rows, advance):
+        pieces = []
+        with data_lib.batches(source, size=size, channels=channels, batch_size=batch_size,
+                              indices=rows, workers=workers, max_broken=max_broken) as batches:
+            for batch in batches:
+                z = np.array(model.encode(batch["image"]))
+                z[~batch["mask"]] = np.nan
+                real = batch["index"] >= 0  # the last batch is filled up
+                pieces.append(z[real])
+                advance(int(real.sum()))
+        return {"z": np.concatenate(pieces)}
+
+    z = parts.whole(len(source), encode_rows, f"encode {source.name}")["z"]
     where = np.array([source.where(i) for i in range(len(source))])
     codes = Codes(z, np.asarray(source.labels, np.float32), tuple(source.attributes), where)
-    np.savez(_partial(folder / TABLE), **codes._asdict())
-    _partial(folder / TABLE).rename(folder / TABLE)
-    for start in starts:
-        (parts / f"{start:012d}.npy").unlink()
-    parts.rmdir()
+    partial = folder / f".partial-{TABLE}"
+    np.savez(partial, **codes._asdict())
+    record.write_text(text)
+    partial.rename(folder / TABLE)
+    parts.remove()
     return codes
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".partial-{path.name}")
-
-
-def _encode_rows(model, source, rows, batch_size, workers, max_broken, bar) -> np.ndarray:
-    size, channels = model.arch.image_shape[:2], model.arch.image_shape[2]
-    pieces = []
-    batches = data_lib.batches(source, size=size, channels=channels, batch_size=batch_size,
-                               indices=rows, workers=workers, max_broken=max_broken)
-    try:
-        for batch in batches:
-            z = np.array(model.encode(batch["image"]))
-            z[~batch["mask"]] = np.nan
-            real = batch["index"] >= 0  # the last batch is filled up
-            pieces.append(z[real])
-            bar.update(int(real.sum()))
-    finally:
-        batches.close()
-    return np.concatenate(pieces)
 
 
 def read(folder: str | os.PathLike) -> Codes:

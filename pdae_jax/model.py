@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pdae_jax import latent, pdae, samplers
+from pdae_jax import latent, pdae, samplers, sharding
 from pdae_jax.checkpoint import read_architecture, read_weights
 from pdae_jax.models import DTYPES, Architecture, Networks
 from pdae_jax.names import nearest
 from pdae_jax.schedule import SCHEDULES
-from pdae_jax.training import sharding
 from pdae_jax.training.objectives import to_float
 
 METHODS = ("ddim", "ddpm")
@@ -53,7 +52,7 @@ class Model:
     def encode(self, images):
         """z = E(x_0). images: uint8, or float in [-1, 1], [B, H, W, C] -> float32 [B, d]."""
         self._need("encoder")
-        return self._batched(self._encode, self._images(images))
+        return self._batched(self._encode, self._images(images), words="encode")
 
     def invert(self, images, z=None, steps: int = 100):
         """x_T of images: DDIM run backwards, from the picture to the noise it decodes from.
@@ -64,7 +63,8 @@ class Model:
         images = self._images(images)
         times = samplers.ddim_times(self.arch.T, steps)
         z = self.encode(images) if z is None else self._codes(z, len(images))
-        return self._batched(self._ddim, images, z, path=tuple(times.tolist()))
+        return self._batched(self._ddim, images, z, words="infer x_T",
+                             path=tuple(times.tolist()))
 
     def decode(self, z, x_T=None, steps: int = 100, rng=None, method: str = "ddim",
                stop: float = 0.0):
@@ -73,8 +73,9 @@ class Model:
         z: [B, d], or None for the bare diffusion model (then x_T gives B). x_T: the noise to
         start from, [B, H, W, C]; None draws it, so that the picture keeps what z says and makes
         up the rest; pass `invert`'s for the exact picture. rng: a key or an int for what is
-        drawn (None: 0); the i-th example's draws do not depend on the batch. steps: of DDIM;
-        DDPM always takes all T. stop: the share of the last DDIM steps that go without z.
+        drawn (None: 0), the i-th example's by (rng, i) alone; or a key for each example, as of
+        `samplers.keys`. steps: of DDIM; DDPM always takes all T. stop: the share of the last DDIM
+        steps that go without z.
         -> float32 [B, H, W, C] in [-1, 1].
         """
         nearest(method, METHODS, "method")
@@ -86,10 +87,12 @@ class Model:
         x_T = self._noise(rngs) if x_T is None else self._like_images(x_T, "x_T", n)
         z = None if z is None else self._codes(z, n)
         if method == "ddpm":
-            out = self._batched(self._ddpm, x_T, z, jax.random.key_data(rngs))
+            out = self._batched(self._ddpm, x_T, z, jax.random.key_data(rngs),
+                                words="decode")
         else:
             path = samplers.ddim_times(self.arch.T, steps)[::-1]
-            out = self._batched(self._ddim, x_T, z, path=tuple(path.tolist()), stop=stop)
+            out = self._batched(self._ddim, x_T, z, words="decode",
+                                path=tuple(path.tolist()), stop=stop)
         return jnp.clip(out, -1.0, 1.0)
 
     def interpolate(self, z_1, z_2, x_T, weight, steps: int = 100):
@@ -132,15 +135,18 @@ class Model:
         eps = self._noise(self._rngs(rng, len(x_0)))
         return self._batched(self._denoise, x_0, self._times(t, len(x_0)), eps, z)
 
-    def generate_codes(self, n: int, steps: int = 100, rng=None, clamp: bool = True):
+    def generate_codes(self, n: int, steps: int = 100, rng=None, clamp: bool = True,
+                       clip: bool = False):
         """n codes from the latent diffusion model: z [n, d]; the i-th depends on rng and i alone.
 
-        steps: of latent DDIM. clamp: cuts the first noise to [-1, 1], as the original does.
+        rng: as for `decode`. steps: of latent DDIM. clamp: cuts the first noise to [-1, 1], as the
+        original does; clip: each step's z_0 too, as its sampler did by mistake.
         """
         self._need("latent")
         self._need("statistics")
         rngs = jax.random.key_data(self._rngs(rng, n))
-        return self._batched(self._latent, rngs, steps=steps, clamp=clamp)
+        return self._batched(self._latent, rngs, words="codes", steps=steps,
+                             clamp=clamp, clip=clip)
 
     # What runs on the device: pure functions of (params, arrays), compiled once per setting.
 
@@ -195,35 +201,18 @@ class Model:
 
     @functools.cached_property
     def _latent(self):
-        def run(params, rngs, steps, clamp):
+        def run(params, rngs, steps, clamp, clip):
             return latent.sample(self.net, params, jax.random.wrap_key_data(rngs),
-                                 latent.SCHEDULE(), steps, clamp=clamp)
-        return jax.jit(run, static_argnames=("steps", "clamp"))
+                                 latent.SCHEDULE(), steps, clamp=clamp, clip=clip)
+        return jax.jit(run, static_argnames=("steps", "clamp", "clip"))
 
     @functools.cached_property
     def _noise(self):
         return jax.jit(lambda rngs: samplers.draws(rngs, self.arch.image_shape)(self.arch.T))
 
     def _batched(self, function, *arrays, **static):
-        """function over chunks of batch_size examples, the last padded: one compilation.
-
-        A chunk is spread over this process's devices; it is a multiple of their number.
-        """
-        n, devices = next(len(a) for a in arrays if a is not None), self.mesh.size
-        size = -(-(min(self.batch_size, n) or 1) // devices) * devices
-        pieces = []
-        for start in range(0, n, size):
-            part = [a if a is None else a[start:start + size] for a in arrays]
-            short = size - min(size, n - start)
-            if short:
-                part = [a if a is None else jnp.concatenate([a, jnp.repeat(a[-1:], short, 0)])
-                        for a in part]
-            part = jax.device_put(part, sharding.over_batch(self.mesh))
-            out = function(self.params, *part, **static)
-            pieces.append(jax.tree.map(lambda a: a[:size - short], out))
-        if not pieces:
-            raise ValueError("got no examples: the batch is empty")
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *pieces)
+        return sharding.in_batches(function, self.params, *arrays, mesh=self.mesh,
+                                   batch_size=self.batch_size, **static)
 
     # What a user passes, checked.
 
@@ -262,8 +251,9 @@ class Model:
 
     def _rngs(self, rng, n):
         rng = 0 if rng is None else rng
-        rng = jax.random.key(int(rng)) if isinstance(rng, numbers.Integral) else rng
-        return jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(n))
+        if not isinstance(rng, numbers.Integral) and rng.shape == (n,):
+            return rng
+        return samplers.keys(rng, range(n))
 
     def _need(self, group: str):
         if group not in self.params:

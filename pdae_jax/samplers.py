@@ -4,6 +4,7 @@ A sampler sees a function of (x_t, t), never a network, its parameters or a code
 diffusion model, PDAE at a given z, trajectory interpolation and the latent diffusion model are
 all noise functions (see `pdae` and `latent`).
 """
+import numbers
 from collections.abc import Callable
 
 import jax
@@ -65,6 +66,12 @@ def ddpm(posterior_fn: Callable, x, times, draw: Callable):
         return mean + jnp.where(t > 0, jnp.exp(0.5 * log_variance), 0.0) * draw(t), None
 
     return jax.lax.scan(step, x, jnp.asarray(times))[0]
+
+
+def keys(rng, indices):
+    """One key an example, [n], of rng (a key or an int) and the example's own number alone."""
+    rng = jax.random.key(int(rng)) if isinstance(rng, numbers.Integral) else rng
+    return jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.asarray(indices))
 
 
 def draws(rngs, shape: tuple[int, ...]) -> Callable:

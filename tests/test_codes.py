@@ -74,7 +74,7 @@ def test_an_interrupted_table_goes_on_with_the_same_result(workdir, tmp_path, mo
     monkeypatch.setattr(pdae_jax.Model, "encode", fail)
     with pytest.raises(KeyboardInterrupt):
         codes.encode(model, source, tmp_path / "cut", made_from={"a": 1})
-    assert len(list((tmp_path / "cut" / "parts").glob("0*.npy"))) == 1
+    assert len(list((tmp_path / "cut" / "parts").glob("0*.npz"))) == 1
     monkeypatch.setattr(pdae_jax.Model, "encode", encode)
     again = codes.encode(model, source, tmp_path / "cut", made_from={"a": 1})
     for a, b in zip(whole, again):

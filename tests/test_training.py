@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pdae_jax import checkpoint
+from pdae_jax import checkpoint, sharding
 from pdae_jax.models import Architecture, Networks
 from pdae_jax.schedule import linear
-from pdae_jax.training import sharding
 from pdae_jax.training.loop import TrainingError
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.run import Data, train

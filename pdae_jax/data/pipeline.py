@@ -99,6 +99,12 @@ class Batches:
                             f"{self._seen} could not be read, the first is {path} ({reason}); "
                             f"repair or remove them, or raise max_broken={self._max_broken}")
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
     def close(self):
         """Stops reading ahead."""
         self._elements.close()

@@ -3,6 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pdae_jax import samplers
 from pdae_jax.latent import normalise
 
 
@@ -13,15 +14,17 @@ class Generated(NamedTuple):
     z: np.ndarray
 
 
-def generate(model, n: int, *, steps: int = 100, latent_steps: int = 100, stop: float = 0.3,
-             clamp: bool = True, seed: int = 0) -> Generated:
-    """n pictures from nothing: z from the latent model, x_T at random, DDIM.
+def generate(model, numbers, *, steps: int = 100, latent_steps: int = 100, stop: float = 0.3,
+             clamp: bool = True, clip: bool = False, seed: int = 0) -> Generated:
+    """Pictures from nothing: z from the latent model, x_T at random, DDIM.
 
-    stop: the last share of the steps, which go without z (the original: 0.3); clamp: see
-    `Model.generate_codes`. The i-th picture depends on (seed, i) alone.
+    numbers: which, such as range(100): the i-th picture depends on (seed, i) alone. stop: the last
+    share of the steps, which go without z (the original: 0.3); clamp, clip: see
+    `Model.generate_codes`.
     """
-    z = model.generate_codes(n, steps=latent_steps, rng=seed, clamp=clamp)
-    return Generated(np.asarray(model.decode(z, steps=steps, rng=seed, stop=stop)), np.asarray(z))
+    rngs = samplers.keys(seed, numbers)
+    z = model.generate_codes(len(rngs), steps=latent_steps, rng=rngs, clamp=clamp, clip=clip)
+    return Generated(np.asarray(model.decode(z, steps=steps, rng=rngs, stop=stop)), np.asarray(z))
 
 
 class Accepted(NamedTuple):
@@ -37,7 +40,8 @@ class Accepted(NamedTuple):
 
 
 def generate_codes_of_class(model, classifier, n: int, *, latent_steps: int = 100, seed: int = 0,
-                            clamp: bool = True, most: int = 100) -> Accepted:
+                            clamp: bool = True, clip: bool = False,
+                            most: int = 100) -> Accepted:
     """Rejection: z from the latent model, refused where p(y|z) < 0.5, else taken with p(y|z).
 
     classifier: {"kernel": [d], "bias": number} on normalised z. Gives up after `most` times n
@@ -46,8 +50,8 @@ def generate_codes_of_class(model, classifier, n: int, *, latent_steps: int = 10
     rng, taken, kept, drawn = np.random.default_rng([seed, 3]), [], [], 0
     while sum(map(len, taken)) < n and drawn < most * n:
         batch = min(max(n, model.batch_size), most * n - drawn)
-        z = np.asarray(model.generate_codes(batch, latent_steps, rng=seed + 7919 * (drawn + 1),
-                                            clamp=clamp))
+        z = np.asarray(model.generate_codes(batch, latent_steps, clamp=clamp, clip=clip,
+                                            rng=samplers.keys(seed, range(drawn, drawn + batch))))
         logit = np.asarray(normalise(model.params["statistics"], z)) @ classifier["kernel"] \
             + classifier["bias"]
         p = 1 / (1 + np.exp(-logit))

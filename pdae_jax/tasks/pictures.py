@@ -7,12 +7,6 @@ def to_uint8(x) -> np.ndarray:
     return np.floor(np.clip(np.asarray(x, np.float32) * 127.5 + 128.0, 0, 255)).astype(np.uint8)
 
 
-def to_unit(x) -> np.ndarray:
-    """[-1, 1] or uint8 -> float32 [0, 1], the range metrics are measured in."""
-    x = np.asarray(x)
-    return x.astype(np.float32) / 255 if x.dtype == np.uint8 else (x.astype(np.float32) + 1) / 2
-
-
 def visible(images: np.ndarray) -> np.ndarray:
     """[..., C] -> [..., 1 or 3]: what a screen can show of C channels, the first ones."""
     return images[..., :3 if images.shape[-1] >= 3 else 1]

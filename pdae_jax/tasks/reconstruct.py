@@ -4,8 +4,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from pdae_jax.metrics import image
-from pdae_jax.tasks.pictures import to_unit
+from pdae_jax.metrics.measure import Metrics
 
 
 class Reconstructions(NamedTuple):
@@ -31,9 +30,7 @@ def reconstruct(model, images, *, steps: int = 100, invert_steps: int = 100, dra
     return Reconstructions(from_z, inferred, sampled)
 
 
-def scores(images, decoded) -> dict[str, float]:
-    """Mean SSIM, MSE (pixels in [0, 1]) and PSNR of decoded against images, both [B, H, W, C]."""
-    a, b = to_unit(images), to_unit(decoded)
-    mse = image.mse(a, b)
-    return {"ssim": float(image.ssim(a, b).mean()), "mse": float(mse.mean()),
-            "psnr": float(image.psnr(mse).mean())}
+def scores(images, decoded, metrics: Metrics | None = None) -> dict[str, float]:
+    """Means of `Metrics.compare` of decoded against images, both [B, H, W, C]."""
+    found = (metrics or Metrics()).compare(images, decoded)
+    return {name: float(values.mean()) for name, values in found.items()}

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from pdae_jax import sharding
 from pdae_jax.checkpoint import Checkpoints
-from pdae_jax.training import sharding
 from pdae_jax.training.objectives import Objective
 from pdae_jax.training.state import TIME_RANGES, Settings, TrainState, make_update
 from pdae_jax.training.watch import Watch

@@ -1,5 +1,4 @@
 """One training run in a workdir, from plain arguments: what main and a notebook both call."""
-import contextlib
 import dataclasses
 import json
 import os
@@ -9,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from pdae_jax import checkpoint
+from pdae_jax import checkpoint, sharding
 from pdae_jax import codes as codes_lib
 from pdae_jax import data as data_lib
 from pdae_jax.checkpoint import Checkpoints
@@ -18,7 +17,6 @@ from pdae_jax.models import DTYPES, GROUP_FIELDS, Architecture, Networks
 from pdae_jax.names import nearest
 from pdae_jax.schedule import SCHEDULES
 from pdae_jax.tasks import pictures
-from pdae_jax.training import sharding
 from pdae_jax.training.loop import Loop, restore
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.state import Settings, TrainState
@@ -273,9 +271,8 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
 
 def first_pictures(source, arch: Architecture, n: int, max_broken: float) -> np.ndarray:
     """The first n pictures of a source (fewer where it has fewer), uint8 [n, H, W, C]."""
-    with contextlib.closing(data_lib.batches(
-            source, size=arch.image_shape[:2], channels=arch.image_shape[2],
-            batch_size=min(n, len(source)), max_broken=max_broken)) as batches:
+    with data_lib.batches(source, size=arch.image_shape[:2], channels=arch.image_shape[2],
+                          batch_size=min(n, len(source)), max_broken=max_broken) as batches:
         batch = next(batches)
     return batch["image"][batch["mask"]]
 
