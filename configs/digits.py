@@ -12,12 +12,21 @@ from pdae_jax import config as config_lib
 
 def get_config(variant: str = ""):
     config = config_lib.base(variant, name="digits", data="digits", flip=False,
-                             stages=("dpm", "pdae", "report"), model=dict(
+                             stages=("dpm", "pdae", "latent",
+                                                                    "classifier", "report"), model=dict(
         image_shape=(8, 8, 1), base=32, mult=(1, 2), blocks=1, attention=(4,), heads=4,
-        dropout=0.0, z_size=32, encoder_widths=(64, 128)))
+        dropout=0.0, z_size=32, encoder_widths=(64, 128), latent_layers=6,
+        latent_hidden=256))
     for stage in (config.dpm, config.pdae):
         stage.update(batch_size=128, learning_rate=1e-3, decay="cosine", warmup=100, ema=0.995,
                      log_every=100, health_every=250, pictures_every=2000, save_every=1000)
+    for stage in (config.latent, config.classifier):
+        stage.update(batch_size=256, learning_rate=1e-3, decay="cosine", warmup=100, ema=0.998,
+                     log_every=500, health_every=0, save_every=5000)
     config.dpm.steps = 800
     config.pdae.steps = 1200
+    config.latent.steps = 5000
+    config.classifier.steps = 2000
+    config.report.attribute = "3"
+    config.report.strengths = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
     return config

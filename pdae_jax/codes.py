@@ -84,7 +84,7 @@ def made_from(workdir: str | os.PathLike, data: dict) -> dict:
 
 
 # What is made from codes, and so does not change them.
-OF_CODES = {"statistics", "latent", "classifier"}
+OF_CODES = {"statistics", "latent", "classifier", "fewshot"}
 
 
 def write_parquet(codes: Codes, path: str | os.PathLike) -> None:

@@ -7,14 +7,17 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from pdae_jax.models.architecture import Architecture
+from pdae_jax.modes import Options
 from pdae_jax.names import nearest
-from pdae_jax.run_report import ReportSettings
 from pdae_jax.training.run import Data
 from pdae_jax.training.state import Settings
 
 # What a variant after the colon trains: each a list of stages, done in turn.
 VARIANTS = {"": (), "pdae": ("pdae",), "dpm": ("dpm",), "latent": ("latent",),
-            "classifier": ("classifier",), "report": ("report",)}
+            "classifier": ("classifier",), "fewshot": ("fewshot",), "report": ("report",)}
+
+# What of `modes.Options` says which labels a few-shot classifier sees.
+FEW_SHOT = ("attribute", "images", "labels", "positives", "negatives", "unlabelled", "seed")
 
 # The paper's diffusion models (Table 1).
 ADM_64 = dict(image_shape=(64, 64, 3), base=64, mult=(1, 2, 4, 8), heads=4)
@@ -27,7 +30,8 @@ def base(variant: str, *, name: str, data: str, model: dict, flip: bool = True,
 
     Fields: `stages` in turn (objectives, "report"); `model` (see `Architecture`), `data` (see
     `Data`), one group of `Settings` an objective; `pretrained` (directory of the frozen model),
-    `precision`, `mesh.fsdp`, `seed`; `report` (see `ReportSettings`).
+    `precision`, `mesh.fsdp`, `seed`; `fewshot` and `report` (see
+    `modes.Options`).
     """
     config = ConfigDict()
     config.name = name
@@ -45,7 +49,9 @@ def base(variant: str, *, name: str, data: str, model: dict, flip: bool = True,
     config.latent = ConfigDict(defaults(Settings) | {"batch_size": 512, "steps": 100_000})
     config.classifier = ConfigDict(defaults(Settings) | {
         "batch_size": 512, "steps": 10_000, "learning_rate": 1e-3, "ema": 0.999})
-    config.report = ConfigDict(defaults(ReportSettings))
+    options = defaults(Options)
+    config.fewshot = ConfigDict({name: options[name] for name in FEW_SHOT})
+    config.report = ConfigDict(options | {"n": 8})
     return config
 
 

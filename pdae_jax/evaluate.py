@@ -20,6 +20,7 @@ from pdae_jax.tasks.generate import generate
 from pdae_jax.tasks.pictures import to_uint8
 
 PART_ROWS = 512
+NO_CODE = "no code: the mean picture"
 
 
 class Reconstruction(NamedTuple):
@@ -41,6 +42,12 @@ def reconstruction(model: Model, source, folder: Path, metrics: Metrics, *, n: i
     parts = Parts(folder, made_from | {"steps": steps, "invert_steps": invert_steps, "seed": seed,
                                        "metrics": sorted(metrics.params)}, size=PART_ROWS)
 
+    arch = model.arch
+    with data_lib.batches(source, size=arch.image_shape[:2], channels=arch.image_shape[2],
+                          batch_size=min(PART_ROWS, n, len(source)), max_broken=max_broken) as some:
+        batch = next(some)
+    mean = batch["image"][batch["mask"]].mean(0, keepdims=True).round().astype(np.uint8)
+
     def score(rows, advance):
         found = []
         for batch in _pictures(model, source, rows, batch_size, workers, max_broken):
@@ -49,7 +56,8 @@ def reconstruction(model: Model, source, folder: Path, metrics: Metrics, *, n: i
             x_T = model.invert(images, z, steps=invert_steps)
             rngs = samplers.keys(seed, np.maximum(index, 0))
             decoded = {"z alone": model.decode(z, steps=steps, rng=rngs),
-                       "z, inferred x_T": model.decode(z, x_T, steps=steps)}
+                       "z, inferred x_T": model.decode(z, x_T, steps=steps),
+                       NO_CODE: np.broadcast_to(mean, images.shape)}
             real = index >= 0  # the last batch is filled up
             scores = {f"{name}/{metric}": np.where(batch["mask"], values, np.nan)[real]
                       for name, x in decoded.items()

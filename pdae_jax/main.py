@@ -23,7 +23,8 @@ MODES = {"train": "do the config's stages",
          "interpolate": "Figures 8 to 10", "manipulate": "attributes, Figure 11",
          "generate": "from the latent model", "fewshot": "a class from few labels, Figure 12",
          "gap": "Figure 4", "denoise": "Figures 1 to 3", "shift": "Figure 13",
-         "probe": "attributes from z"}
+         "probe": "attributes from z", "evaluate": "SSIM, LPIPS, MSE, FID: Tables 3 and 4",
+         "report": "all that the model's state allows, in one page"}
 
 
 def cli() -> None:
@@ -62,8 +63,9 @@ def main(argv: list[str]) -> None:
     from pdae_jax import modes
 
     given = {name: FLAGS[name].value for name in OPTIONS if FLAGS[name].present}
-    kinds = {"keep": tuple, "strengths": lambda values: tuple(map(float, values))}
-    given = {name: kinds.get(name, lambda value: value)(value) for name, value in given.items()}
+    for name, kind in (("keep", str), ("strengths", float), ("times", int)):
+        if name in given:
+            given[name] = tuple(map(kind, given[name]))
     modes.run(FLAGS.mode, workdir, modes.Options(**given), out=FLAGS.out, command=command)
 
 
@@ -71,19 +73,20 @@ def run(config, workdir: str | os.PathLike, command: str) -> bool:
     """Does a config's stages in workdir; False where a signal stopped it, after a save."""
     # What is heavy is imported once the command line is known to be right.
     from pdae_jax.models import Architecture
-    from pdae_jax.run_report import ReportSettings, write_run_report
+    from pdae_jax.modes import Options, fit_few_shot
+    from pdae_jax.modes import run as run_mode
     from pdae_jax.training.objectives import OBJECTIVES
     from pdae_jax.training.run import Data, make_workdir, train
     from pdae_jax.training.state import Settings
 
     for stage in config.stages:
-        nearest(stage, [*OBJECTIVES, "report"], "stage")
+        nearest(stage, [*OBJECTIVES, "fewshot", "report"], "stage")
     if config.pretrained and "dpm" in config.stages:
         raise ValueError(f"--config.pretrained={config.pretrained} would be unused: the stages "
                          f"{', '.join(config.stages)} train a dpm of their own; add :pdae to the "
                          f"config's name")
     arch, data = Architecture(**config.model), Data(**config.data)
-    report = ReportSettings(**config.report)
+    report = Options(**config.report)
     settings = {stage: Settings(**config[stage]) for stage in config.stages if stage in OBJECTIVES}
     if "report" in config.stages:  # before hours of training, not after
         report.check(arch)
@@ -92,7 +95,9 @@ def run(config, workdir: str | os.PathLike, command: str) -> bool:
     (workdir / "config.json").write_text(config.to_json_best_effort(indent=1) + "\n")
     for stage in config.stages:
         if stage == "report":
-            write_run_report(workdir, data, report, title=config.name, command=command)
+            run_mode("report", workdir, report, command=command, data=data, again=False)
+        elif stage == "fewshot":
+            fit_few_shot(workdir, Options(**config.fewshot))
         elif not train(workdir, stage, arch=arch, data=data, settings=settings[stage],
                        pretrained=config.pretrained or None, precision=config.precision,
                        fsdp=config.mesh.fsdp, seed=config.seed):
@@ -136,11 +141,15 @@ OWN_FLAGS = {
 # How the modes other than train work: flag -> (how absl reads it, what it is).
 OPTIONS = {
     "images": ("string", "a picture, a folder or a glob; else the run's own held-out pictures"),
-    "n": ("integer", "how many pictures (8)"),
+    "labels": ("string", "a CSV of attributes of those images"),
+    "n": ("integer", "how many pictures; 0: as many as suit the mode"),
     "steps": ("integer", "of DDIM decoding (100)"),
-    "invert_steps": ("integer", "of inferring x_T (100)"),
+    "invert_steps": ("integer", "of inferring x_T (100; the paper's protocol: 1000)"),
     "latent_steps": ("integer", "of the latent model's DDIM (100)"),
     "seed": ("integer", "of all that is drawn (0)"),
+    "ddpm": ("boolean", "reconstruct: by DDPM too, in all T steps (true)"),
+    "times": ("list", "denoise, shift: which t, from 0 to T - 1"),
+    "frames": ("integer", "interpolate: of the animation (16)"),
     "attribute": ("string", "manipulate, fewshot: which"),
     "keep": ("list", "manipulate: attributes to hold still"),
     "direction": ("string", "manipulate: a .npy of numbers to move z along, instead of an attribute"),
@@ -149,6 +158,12 @@ OPTIONS = {
     "negatives": ("integer", "fewshot: labelled negatives (50)"),
     "unlabelled": ("integer", "fewshot: unlabelled pictures instead of negatives (0)"),
     "stop": ("float", "generate, fewshot: share of the last steps that go without z (0.3)"),
+    "clamp": ("boolean", "generate, fewshot: cut the latent model's first noise to [-1, 1] (true)"),
+    "clip": ("boolean", "generate, fewshot: cut normalised z at every step, as the original (false)"),
+    "save": ("string", "generate: pictures as npz, or as a folder of PNGs (npz)"),
+    "metrics": ("string", "evaluate: directory of the converted weights of LPIPS and FID"),
+    "reference": ("string", "evaluate: FID against this .npz of ADM, not the training pictures"),
+    "scored": ("integer", "report: held-out pictures that the scores are means over (180)"),
 }
 
 

@@ -51,7 +51,7 @@ class Model:
 
     def encode(self, images):
         """z = E(x_0). images: uint8, or float in [-1, 1], [B, H, W, C] -> float32 [B, d]."""
-        self._need("encoder")
+        self.need("encoder")
         return self._batched(self._encode, self._images(images), words="encode")
 
     def invert(self, images, z=None, steps: int = 100):
@@ -113,7 +113,7 @@ class Model:
 
         x_t: float [B, H, W, C]; t: an int, or ints [B], from 0 to T - 1. -> [B, H, W, C] each.
         """
-        self._need("gradient")
+        self.need("gradient")
         x_t = self._like_images(x_t, "x_t")
         return self._batched(self._predict, x_t, self._times(t, len(x_t)),
                              self._codes(z, len(x_t)))
@@ -142,8 +142,8 @@ class Model:
         rng: as for `decode`. steps: of latent DDIM. clamp: cuts the first noise to [-1, 1], as the
         original does; clip: each step's z_0 too, as its sampler did by mistake.
         """
-        self._need("latent")
-        self._need("statistics")
+        self.need("latent")
+        self.need("statistics")
         rngs = jax.random.key_data(self._rngs(rng, n))
         return self._batched(self._latent, rngs, words="codes", steps=steps,
                              clamp=clamp, clip=clip)
@@ -243,7 +243,7 @@ class Model:
         return jnp.asarray(t)
 
     def _codes(self, z, n):
-        self._need("gradient")
+        self.need("gradient")
         z = jnp.asarray(z, jnp.float32)
         if z.shape != (n, self.arch.z_size):
             raise ValueError(f"z must be [{n}, {self.arch.z_size}], got {list(z.shape)}")
@@ -255,7 +255,7 @@ class Model:
             return rng
         return samplers.keys(rng, range(n))
 
-    def _need(self, group: str):
+    def need(self, group: str):
         if group not in self.params:
             how = {"latent": "train it with the config's :latent variant",
                    "statistics": "train with the config's :latent variant",

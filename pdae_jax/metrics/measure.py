@@ -57,7 +57,8 @@ class Metrics:
         found = sharding.in_batches(_compare, params, jnp.asarray(images),
                                     jnp.asarray(decoded), mesh=self.mesh,
                                     batch_size=self.batch_size)
-        return {name: np.asarray(value) for name, value in found.items()}
+        return {name: np.asarray(found[name]) for name in ("ssim", "lpips", "mse", "psnr")
+                if name in found}
 
     def features(self, images) -> np.ndarray:
         """Inception's features of uint8 pictures [B, H, W, C] -> float32 [B, 2048]."""

@@ -21,11 +21,11 @@ def few_shot_classifier(z, y, *, unlabelled=None) -> dict:
     return {"kernel": model.coef_[0].astype(np.float32), "bias": float(model.intercept_[0])}
 
 
-def choose_shots(labels, n_positive: int, n_negative: int = 0, n_unlabelled: int = 0, *,
+def choose_shots(labels, n_positive: int, n_negative: int = 0, *,
                  seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Seeded rows for a few-shot classifier from labels [N] of one attribute: (labelled, unlabelled).
+    """Seeded rows for a few-shot classifier from labels [N] of one attribute: (chosen, the rest).
 
-    The labelled are n positives, then n negatives. ValueError where there are too few.
+    The chosen are n positives, then n negatives. ValueError where there are too few.
     """
     rng = np.random.default_rng([seed, 4])
     rows = []
@@ -34,8 +34,5 @@ def choose_shots(labels, n_positive: int, n_negative: int = 0, n_unlabelled: int
         if len(there) < n:
             raise ValueError(f"{n} {what} examples are wanted and there are {len(there)}")
         rows.append(rng.permutation(there)[:n])
-    labelled = np.concatenate(rows)
-    rest = np.setdiff1d(np.arange(len(labels)), labelled)
-    if len(rest) < n_unlabelled:
-        raise ValueError(f"{n_unlabelled} unlabelled examples are wanted and there are {len(rest)}")
-    return labelled, rng.permutation(rest)[:n_unlabelled]
+    chosen = np.concatenate(rows)
+    return chosen, np.setdiff1d(np.arange(len(labels)), chosen)
