@@ -20,7 +20,7 @@ from pdae_jax.tasks.generate import generate
 from pdae_jax.tasks.pictures import to_uint8
 
 PART_ROWS = 512
-NO_CODE = "no code: the mean picture"
+ALONE, INFERRED, NO_CODE = "z alone", "z, inferred x_T", "no code: the mean picture"
 
 
 class Reconstruction(NamedTuple):
@@ -55,8 +55,8 @@ def reconstruction(model: Model, source, folder: Path, metrics: Metrics, *, n: i
             z = model.encode(images)
             x_T = model.invert(images, z, steps=invert_steps)
             rngs = samplers.keys(seed, np.maximum(index, 0))
-            decoded = {"z alone": model.decode(z, steps=steps, rng=rngs),
-                       "z, inferred x_T": model.decode(z, x_T, steps=steps),
+            decoded = {ALONE: model.decode(z, steps=steps, rng=rngs),
+                       INFERRED: model.decode(z, x_T, steps=steps),
                        NO_CODE: np.broadcast_to(mean, images.shape)}
             real = index >= 0  # the last batch is filled up
             scores = {f"{name}/{metric}": np.where(batch["mask"], values, np.nan)[real]

@@ -212,6 +212,8 @@ def test_pdae_autoencoder_and_all_that_goes_with_it_at_full_size(tmp_path):
                  data["out"], 1e-5)
     assert np.array_equal(model.params["statistics"]["std"], std.numpy())
     assert np.array_equal(model.params["classifier"]["kernel"], weight.numpy().T)
+    names_told = checkpoint.read_attributes(tmp_path / "out")
+    assert len(set(names_told)) == 40 and names_told[20] == "Male" and names_told[-1] == "Young"
     assert len(receipt["sources"]) == 4 and all(len(s["sha256"]) == 64 for s in receipt["sources"])
     assert receipt["groups"]["gradient"]["parameters"] + receipt["groups"]["dpm"]["parameters"] \
         == sum(value.numel() for value in decoder.values())

@@ -1,15 +1,29 @@
 """Each mode of the command on a small trained model: its page, numbers and files."""
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from conftest import golden, stand_in
 from PIL import Image
 
-from pdae_jax import modes
+import pdae_jax
+from pdae_jax import codes, evaluate, modes, parts, sample_file
+from pdae_jax.checkpoint import Checkpoints
+from pdae_jax.convert import names
+from pdae_jax.data import open_source
 from pdae_jax.main import MODES, OPTIONS
+from pdae_jax.metrics import inception, lpips
+from pdae_jax.metrics.frechet import Moments, frechet_distance
+from pdae_jax.metrics.measure import Metrics
+from pdae_jax.modes import generation
+from pdae_jax.tasks.generate import generate
+from pdae_jax.tasks.pictures import to_uint8
 
 ROOT = Path(__file__).parent.parent
 QUICK = {"n": 3, "steps": 2, "invert_steps": 2, "latent_steps": 2}
@@ -22,13 +36,16 @@ def run(workdir, mode, out, **more):
 
 
 @pytest.mark.parametrize("mode, files", [
-    ("encode", ["codes.npz", "codes.parquet"]), ("reconstruct", ["reconstruct.png"]),
-    ("interpolate", ["interpolate.png"]), ("generate", ["generate.png", "samples.npz"]),
-    ("gap", ["gap.csv"]), ("denoise", ["denoise.png"]), ("shift", ["shift.png"]), ("probe", []),
+    ("encode", ["codes.npz", "codes.parquet", "made_from.json"]),
+    ("reconstruct", ["reconstruct.png"]),
+    ("interpolate", ["interpolate.png", "interpolate.gif"]),
+    ("generate", ["generate.png", "samples.npz"]), ("gap", ["gap.csv"]),
+    ("denoise", ["denoise.png"]), ("shift", ["shift.png"]), ("probe", []),
+    ("evaluate", ["row.md", "reconstruction"]),
 ])
 def test_mode(workdir, tmp_path, mode, files):
-    numbers = run(workdir, mode, tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} - {"made_from.json"} == {
+    numbers = run(workdir, mode, tmp_path / "out", **{"times": (5, 999)} if mode == "shift" else {})
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "index.html", "numbers.json", *files}
     if mode == "probe":
         assert numbers["means"].keys() == {"z", "pixels", "principal components"}
@@ -39,6 +56,215 @@ def test_mode(workdir, tmp_path, mode, files):
                                    rtol=1e-5)
     if mode == "generate":
         assert np.load(tmp_path / "out" / "samples.npz")["arr_0"].shape == (3, 8, 8, 1)
+    if mode == "interpolate":
+        assert numbers["pairs"] == 1  # three pictures: the third has no neighbour
+        assert Image.open(tmp_path / "out" / "interpolate.gif").n_frames == 16 + 14
+    if mode == "shift":
+        assert numbers["times"] == [5, 999]
+    if mode == "evaluate":
+        model, images = pdae_jax.load(workdir), digits(3)
+        z = model.encode(images)
+        alone = np.asarray(model.decode(z, steps=2)) / 2 + 0.5
+        mse = ((alone - images / 255)**2).mean()
+        np.testing.assert_allclose(numbers["reconstruction"]["z alone"]["mse"], mse, rtol=1e-4)
+        assert numbers["fid"] is None and "--metrics=DIR" in numbers["missing"]["LPIPS"]
+        heading, rule, row = (tmp_path / "out" / "row.md").read_text().splitlines()
+        assert heading.count("|") == rule.count("|") == row.count("|") == 11
+        assert "| digits | 3 | 2, 2 | 0 |" in row
+
+
+def digits(n):
+    source = open_source("digits", "test")
+    return np.stack([source.image(i) for i in range(n)])
+
+
+@pytest.fixture(scope="module")
+def metric_weights(tmp_path_factory):
+    """A directory of metric weights, as the converter makes it, with stand-in numbers."""
+    folder, data = tmp_path_factory.mktemp("metrics"), golden("image_metrics")
+    states = {"alexnet": (names.plain("alexnet", lpips.alexnet_shapes()),
+                          stand_in("lpips_alexnet", 1)),
+              "lpips": (names.plain("lpips", lpips.head_shapes()), {
+                  f"lin{i}.model.1.weight": data[f"lpips_head_{i}"] for i in range(5)}),
+              "inception": (names.plain("inception", inception.shapes()),
+                            stand_in("fid_inception", 2))}
+    for group, (table, state) in states.items():
+        with Checkpoints(folder / group) as checkpoints:
+            checkpoints.save(0, names.to_params(table, state))
+    return folder
+
+
+def test_evaluate_gives_fid_where_the_weights_are(workdir, tmp_path, metric_weights):
+    """Against the training pictures, against ADM's file of pictures, and against their moments."""
+    metrics = Metrics.load(metric_weights)
+    train = open_source("digits", "train")
+    pictures = np.stack([train.image(i) for i in range(4)])
+    sample_file.write(tmp_path / "pictures.npz", [pictures[:1], pictures[1:]], pictures.shape)
+    assert np.array_equal(np.load(tmp_path / "pictures.npz")["arr_0"], pictures)
+    moments = Moments.of(metrics.features(pictures))
+    np.savez(tmp_path / "moments.npz", mu=moments.mean, sigma=moments.covariance)
+    fid = {}
+    for name in ("", "pictures.npz", "moments.npz"):
+        numbers = run(workdir, "evaluate", tmp_path / f"out{name}", n=4, metrics=str(metric_weights),
+                      reference=str(tmp_path / name) if name else "")
+        fid[name] = numbers["fid"]
+        assert numbers["missing"].keys() == {"LPIPS"}  # 8 x 8 is too small for AlexNet
+    assert fid[""] > 0
+    np.testing.assert_allclose(list(fid.values()), fid[""], rtol=1e-5)
+    made = generate(pdae_jax.load(workdir), range(4), steps=2, latent_steps=2)
+    seen = Moments.of(metrics.features(to_uint8(made.images)))
+    np.testing.assert_allclose(fid[""], frechet_distance(
+        seen.mean, seen.covariance, moments.mean, moments.covariance), rtol=1e-4)
+    np.savez(tmp_path / "neither.npz", x=np.ones(3))
+    with pytest.raises(ValueError, match="neither.npz is no reference for FID.*it has x"):
+        run(workdir, "evaluate", tmp_path / "out", n=4, metrics=str(metric_weights),
+            reference=str(tmp_path / "neither.npz"))
+    with pytest.raises(ValueError, match="no metric weights in"):
+        run(workdir, "evaluate", tmp_path / "o", n=4, metrics=str(tmp_path))
+    big = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 1), np.uint8)
+    same = metrics.compare(big, big)
+    np.testing.assert_allclose([same["lpips"], same["mse"]], 0, atol=1e-6)
+    assert list(same) == ["ssim", "lpips", "mse", "psnr"]
+    assert (metrics.compare(big, 255 - big)["lpips"] > 0.01).all()
+
+
+@pytest.mark.parametrize("mode, files", [("generate", "samples.npz"), ("evaluate", "row.md"),
+                                         ("encode", "codes.npz")])
+def test_what_is_interrupted_goes_on_with_the_same_result(workdir, tmp_path, monkeypatch, mode,
+                                                          files):
+    monkeypatch.setattr(codes, "PART_ROWS", 6)
+    monkeypatch.setattr(evaluate, "PART_ROWS", 6)
+    monkeypatch.setattr(generation, "PART_ROWS", 6)
+    run(workdir, mode, tmp_path / "whole", n=20)
+    real, seen = np.savez, []
+
+    def fail_at_third(path, **arrays):
+        seen.append(path)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        real(path, **arrays)
+
+    monkeypatch.setattr(parts.np, "savez", fail_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        run(workdir, mode, tmp_path / "cut", n=20)
+    assert len(list((tmp_path / "cut").glob("*/0*.npz"))) == 2
+    before = len(seen)
+    monkeypatch.setattr(parts.np, "savez", lambda path, **arrays: (seen.append(path),
+                                                                   real(path, **arrays)))
+    run(workdir, mode, tmp_path / "cut", n=20)
+    assert not {Path(path).name for path in seen[:2]} & {Path(path).name for path in seen[before:]}
+    if mode == "evaluate":
+        first, second = (json.loads((tmp_path / name / "numbers.json").read_text())["numbers"]
+                         for name in ("whole", "cut"))
+        assert first == second
+    else:
+        first, second = (np.load(tmp_path / name / files) for name in ("whole", "cut"))
+        for key in first.files:
+            np.testing.assert_array_equal(first[key], second[key])
+
+
+def test_a_part_of_something_else_is_made_anew(tmp_path):
+    def make(rows, advance):
+        made.append(rows)
+        return {"x": np.array(rows)}
+
+    made = []
+    for made_from, n, expected in (({"a": 1}, 10, 3), ({"a": 1}, 10, 0), ({"a": 1}, 12, 1),
+                                   ({"a": 2}, 12, 3)):
+        made.clear()
+        np.testing.assert_array_equal(
+            parts.Parts(tmp_path / "p", made_from, size=4).whole(n, make, "x")["x"], np.arange(n))
+        assert len(made) == expected
+
+
+def test_generate_to_a_folder(workdir, tmp_path):
+    run(workdir, "generate", tmp_path / "npz", n=5)
+    run(workdir, "generate", tmp_path / "folder", n=5, save="folder")
+    files = sorted((tmp_path / "folder" / "samples").iterdir())
+    assert [path.name for path in files] == [f"{i:06d}.png" for i in range(5)]
+    np.testing.assert_array_equal(np.stack([np.array(Image.open(path)) for path in files]),
+                                  np.load(tmp_path / "npz" / "samples.npz")["arr_0"][..., 0])
+
+
+def test_report_has_what_can_be_and_says_what_cannot(workdir, tmp_path):
+    numbers = run(workdir, "report", tmp_path / "r", scored=3, attribute="3", keep=("5",), ddpm=False)
+    assert numbers.keys() == set(modes.MODES) - {"report", "encode"}
+    page = (tmp_path / "r" / "index.html").read_text()
+    for mode in numbers:
+        assert f"--mode={mode} --workdir={workdir}" in page
+        assert json.loads((tmp_path / "r" / mode / "numbers.json").read_text())["mode"] == mode
+    assert "http" not in page.replace("http-equiv", "") and "Not here" not in page
+    bare = tmp_path / "bare"
+    shutil.copytree(workdir, bare, ignore=lambda folder, names: set(names) & {
+        "latent", "classifier", "statistics", "codes"})
+    numbers = run(bare, "report", tmp_path / "b", scored=3, ddpm=False)
+    assert numbers.keys() == set(modes.MODES) - {"report", "encode", "generate", "fewshot",
+                                                 "manipulate"}
+    page = (tmp_path / "b" / "index.html").read_text()
+    assert "Not here" in page and ":latent variant" in page and ":classifier variant" in page
+    assert not (tmp_path / "b" / "generate").exists()
+
+
+def test_a_few_shot_classifier_is_kept(workdir, tmp_path):
+    """The :fewshot variant, from an attribute and from a list of labelled pictures."""
+    home = tmp_path / "run"
+    shutil.copytree(workdir, home)
+    with pytest.raises(ValueError, match="no few-shot classifier: give --attribute=NAME"):
+        run(home, "fewshot", tmp_path / "no")
+    command = [sys.executable, "-m", "pdae_jax.main", "--config=configs/digits.py:fewshot",
+               f"--workdir={home}"]
+    done = subprocess.run([*command, "--config.fewshot.attribute=0", "--config.fewshot.positives=9",
+                           "--config.fewshot.negatives=8"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "attribute 0, labelled 17, positives 9" in done.stdout, done.stderr
+    numbers = run(home, "fewshot", tmp_path / "kept")
+    fresh = run(home, "fewshot", tmp_path / "fresh", attribute="0", positives=9, negatives=8)
+    assert numbers == fresh and numbers["labelled"] == 17
+    assert "fewshot" in pdae_jax.load(home).params
+    source = open_source("digits", "train")
+    for k in range(12):
+        Image.fromarray(source.image(k)[..., 0]).save(tmp_path / f"{k}.png")
+    (tmp_path / "list.csv").write_text("file,odd\n" + "".join(
+        f"{k}.png,{'' if k > 8 else k % 2}\n" for k in range(12)))
+    options = modes.Options(images=str(tmp_path), labels=str(tmp_path / "list.csv"),
+                            attribute="odd", positives=0, negatives=0)
+    modes.fit_few_shot(home, options)
+    numbers = run(home, "fewshot", tmp_path / "list")
+    assert (numbers["attribute"], numbers["labelled"], numbers["positives"]) == ("odd", 9, 4)
+    assert "agreement" not in numbers  # nobody knows the others' labels
+    modes.fit_few_shot(home, dataclasses.replace(options, unlabelled=100))
+    assert run(home, "fewshot", tmp_path / "list")["unlabelled"] == 100
+
+
+EIGHT = """
+import os, sys
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={sys.argv[3]}"
+from pdae_jax import modes
+options = modes.Options(n=3, steps=2, invert_steps=2, latent_steps=2, attribute="3", scored=3,
+                        ddpm=True)
+for mode in modes.MODES:
+    if mode != "report":
+        modes.run(mode, sys.argv[1], options, out=sys.argv[2] + "/" + mode)
+"""
+
+
+def test_eight_devices_give_the_same_as_one(workdir, tmp_path):
+    for devices in ("1", "8"):
+        subprocess.run([sys.executable, "-c", EIGHT, str(workdir), str(tmp_path / devices), devices],
+                       check=True, capture_output=True, text=True, cwd=ROOT)
+    pictures = sorted((tmp_path / "1").rglob("*.png"))
+    assert len(pictures) == 8
+    for path in pictures:
+        one, eight = (np.asarray(Image.open(p), np.int32) for p in
+                      (path, tmp_path / "8" / path.relative_to(tmp_path / "1")))
+        assert np.abs(one - eight).max() <= 1, path
+    for mode in ("evaluate", "gap", "manipulate", "fewshot"):
+        one, eight = (json.loads((tmp_path / devices / mode / "numbers.json").read_text())["numbers"]
+                      for devices in ("1", "8"))
+        assert jax.tree.structure(one) == jax.tree.structure(eight)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight)):
+            assert a == b if isinstance(a, str) else np.isclose(a, b, rtol=1e-3), mode
+    one, eight = (np.load(tmp_path / devices / "encode" / "codes.npz")["z"] for devices in ("1", "8"))
+    np.testing.assert_allclose(one, eight, rtol=1e-4, atol=1e-5)
 
 
 def test_manipulate_by_attribute_and_by_direction(workdir, tmp_path):
@@ -47,7 +273,8 @@ def test_manipulate_by_attribute_and_by_direction(workdir, tmp_path):
     np.save(tmp_path / "d.npy", np.arange(8.0))
     run(workdir, "manipulate", tmp_path / "b", direction=str(tmp_path / "d.npy"))
     np.save(tmp_path / "d.npy", np.arange(7.0))
-    for more, says in (({"attribute": "three"}, "no attribute 'three'; did you mean"), ({}, "which"),
+    for more, says in (({"attribute": "three"}, "no attribute 'three'; did you mean"),
+                       ({}, "which attribute"),
                        ({"direction": str(tmp_path / "d.npy")}, "must hold 8 numbers"),
                        ({"direction": "no.npy"}, "no.npy is no .npy of a direction")):
         with pytest.raises(ValueError, match=says):
@@ -85,7 +312,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(workdir, tmp_path):
 
 
 def test_options_and_modes_are_the_commands():
-    assert OPTIONS.keys() == {f.name for f in modes.dataclasses.fields(modes.Options)}
+    assert OPTIONS.keys() == {f.name for f in dataclasses.fields(modes.Options)}
     assert MODES.keys() == {"train", "verify", *modes.MODES}
 
 

@@ -8,6 +8,7 @@ from conftest import DIGITS_ARCH as ARCH
 import pdae_jax
 from pdae_jax import codes, latent, pdae
 from pdae_jax.data import open_source
+from pdae_jax.fewshot import fit
 from pdae_jax.models import Networks
 from pdae_jax.schedule import linear
 from pdae_jax.tasks import fewshot, generate, manipulate, one_step, probe
@@ -25,11 +26,11 @@ def images():
 
 
 def test_a_picture_generated_depends_on_its_number_alone(model):
-    few, many = (generate.generate(model, n, steps=3, latent_steps=3, seed=5) for n in (3, 10))
+    few, many = (generate.generate(model, range(n), steps=3, latent_steps=3, seed=5) for n in (3, 10))
     np.testing.assert_allclose(few.images, many.images[:3], atol=1e-5)
     np.testing.assert_allclose(few.z, many.z[:3], atol=1e-5)
     assert np.abs(many.images).max() <= 1 and len({z.tobytes() for z in many.z}) == 10
-    other = generate.generate(model, 3, steps=3, latent_steps=3, seed=6)
+    other = generate.generate(model, range(3), steps=3, latent_steps=3, seed=6)
     assert not np.allclose(few.images, other.images)
 
 
@@ -125,14 +126,18 @@ def test_few_shot_classifiers_from_labels_and_from_positives_alone(workdir, mode
     rng = np.random.default_rng(0)
     z = rng.standard_normal((3000, 8))
     y = (z[:, 0] + z[:, 1] > 1).astype(float)
-    for n in ({"n_negative": 50}, {"n_unlabelled": 1000}):
-        labelled, unlabelled = fewshot.choose_shots(y, 50, **n, seed=1)
-        assert y[labelled[:50]].all() and not set(labelled) & set(unlabelled)
-        classifier = fewshot.few_shot_classifier(
-            z[labelled], y[labelled], unlabelled=z[unlabelled] if len(unlabelled) else None)
-        agreement = ((z @ classifier["kernel"] + classifier["bias"] > 0) == (y > 0.5)).mean()
-        assert agreement > 0.85
-    np.testing.assert_array_equal(labelled, fewshot.choose_shots(y, 50, n_unlabelled=1000, seed=1)[0])
+    table = codes.Codes(z, y[:, None], ("side",), np.arange(3000))
+    for n_unlabelled in (0, 1000):
+        params, record = fit(table, table, "side", 50, 50, n_unlabelled, seed=1)
+        agreement = ((z @ params["kernel"] + params["bias"] > 0) == (y > 0.5)).mean()
+        assert agreement > 0.85 and record["labelled"] == (50 if n_unlabelled else 100)
+    chosen, rest = fewshot.choose_shots(y, 50, 20, seed=1)
+    assert y[chosen[:50]].all() and not y[chosen[50:]].any() and len(chosen) + len(rest) == 3000
+    np.testing.assert_array_equal(chosen, fewshot.choose_shots(y, 50, 20, seed=1)[0])
+    for more, says in ((("sid", 5, 5), "did you mean 'side'"), (("side", 50, 0, 9000),
+                       "9000 unlabelled examples are wanted and there are 2950")):
+        with pytest.raises(ValueError, match=says):
+            fit(table, table, *more)
     with pytest.raises(ValueError, match="5000 positive examples are wanted and there are"):
         fewshot.choose_shots(y, 5000)
     with pytest.raises(ValueError, match="needs both classes"):
@@ -144,6 +149,6 @@ def test_few_shot_classifiers_from_labels_and_from_positives_alone(workdir, mode
 def test_a_model_without_what_a_task_needs_says_how_to_get_it(model):
     bare = pdae_jax.Model(ARCH, {name: model.params[name] for name in ("dpm", "encoder", "gradient")})
     with pytest.raises(ValueError, match="no 'latent'.*:latent variant"):
-        generate.generate(bare, 2)
+        generate.generate(bare, range(2))
     with pytest.raises(ValueError, match="t must be from 0 to 999"):
         one_step.gap(bare, np.zeros((1, 8, 8, 1), np.uint8), [1000])

@@ -35,6 +35,15 @@ METRICS = {"alexnet": lpips.alexnet_shapes, "lpips": lpips.head_shapes,
 FOLDER = {"encoder": "pdae", "gradient": "pdae"}
 
 
+# CelebA's attributes in the order of its table, which the released classifiers were trained on.
+CELEBA = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose
+    Black_Hair Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee
+    Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard
+    Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair
+    Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie
+    Young""".split()
+
+
 def convert(paths: Iterable[str | os.PathLike], output: str | os.PathLike, *,
             weights: str = "ema", config: str | os.PathLike | None = None,
             flags: Mapping[str, Any] | None = None, class_label: int | None = None,
@@ -61,10 +70,16 @@ def convert(paths: Iterable[str | os.PathLike], output: str | os.PathLike, *,
         for line in assumed:
             say(line)
     groups = to_groups(networks, arch)
+    attributes = attribute_names(len(networks["classifier"]["bias"])) \
+        if "classifier" in networks else []
+    if attributes:
+        say(f"classifier: taken to tell {attributes[0]} to {attributes[-1]}; other names go into "
+            f"classifier/{checkpoint.ATTRIBUTES}")
     receipt = {
         "sources": [receipt_of(source) for source in found],
         "weights": weights, "class_label": class_label,
         "architecture": arch and arch.to_dict(), "told": assumed,
+        "attributes": attributes,
         "groups": {group: group_facts(tree) for group, tree in groups.items()},
         "versions": {name: version(name) for name in ("pdae_jax", "jax", "numpy",
                                                       "orbax-checkpoint")},
@@ -76,6 +91,11 @@ def convert(paths: Iterable[str | os.PathLike], output: str | os.PathLike, *,
             f"{facts['norm']:.6g}")
     say(f"written: {output}")
     return receipt
+
+
+def attribute_names(n: int) -> list[str]:
+    """What a classifier of n outputs, which holds no names, is taken to tell: of 40, CelebA's."""
+    return CELEBA if n == len(CELEBA) else [f"attribute_{k}" for k in range(n)]
 
 
 def describe(source: Source) -> str:
@@ -207,6 +227,8 @@ def write(output: Path, arch: Architecture | None, groups: dict, receipt: dict) 
         for folder, ema in folders.items():
             with checkpoint.Checkpoints(partial / folder) as checkpoints:
                 checkpoints.save(0, ema)
+        if receipt["attributes"]:
+            checkpoint.write_attributes(partial, receipt["attributes"])
         (partial / RECEIPT).write_text(json.dumps(receipt, indent=1) + "\n")
         if output.exists():
             output.rmdir()  # empty, as `convert` saw

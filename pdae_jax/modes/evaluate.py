@@ -37,7 +37,7 @@ def evaluate(context: Context) -> Result:
         parts.append(Table(["FID", "against"], [[fid, against]]))
     if missing:
         parts.append(Table(["not measured", "what it needs"], [[k, v] for k, v in missing.items()]))
-    alone, inferred = found.means["z alone"], found.means["z, inferred x_T"]
+    alone, inferred = found.means[evaluate_lib.ALONE], found.means[evaluate_lib.INFERRED]
     headline = {f"{metric}, {name}": scores[metric.lower()] for metric in ("MSE", "SSIM")
                 for name, scores in (("z alone", alone), ("inferred x_T", inferred))}
     return Result([Section("Scores", parts)], numbers,
@@ -70,9 +70,9 @@ def _row(context: Context, numbers: dict) -> str:
              "data": numbers["data"], "n": f"{numbers['n']:,}",
              "steps, inference": f"{numbers['steps']}, {numbers['invert_steps']}",
              "seed": str(numbers["seed"])}
-    for metric in means["z alone"]:
-        cells[f"{metric.upper()}, z / inferred"] = " / ".join(
-            f"{scores[metric]:.4g}" for scores in means.values())
+    alone, inferred = means[evaluate_lib.ALONE], means[evaluate_lib.INFERRED]
+    for metric in alone:
+        cells[f"{metric.upper()}, z / inferred"] = f"{alone[metric]:.4g} / {inferred[metric]:.4g}"
     cells["FID"] = "" if numbers["fid"] is None else \
         f"{numbers['fid']:.2f} ({numbers['reference']})"
     return "\n".join(f"| {' | '.join(row)} |" for row in

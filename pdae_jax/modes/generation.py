@@ -15,6 +15,7 @@ from pdae_jax.tasks.generate import generate_codes_of_class
 from pdae_jax.tasks.pictures import to_uint8, visible
 
 GRID = 64  # pictures shown, of however many
+PART_ROWS = 256
 
 
 def generate(context: Context) -> Result:
@@ -29,7 +30,8 @@ def generate(context: Context) -> Result:
         advance(len(rows))
         return {"images": to_uint8(made.images)}
 
-    parts = Parts(context.out / "parts", context.model_made_from() | drawn, size=256)
+    parts = Parts(context.out / "parts", context.model_made_from() | drawn,
+                  size=PART_ROWS)
     if options.save == "folder":
         _save_pngs(context.out / "samples", (part["images"] for part in parts.run(n, make, "generate")))
     else:  # as ADM's evaluation reads it

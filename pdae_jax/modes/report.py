@@ -17,7 +17,6 @@ from pdae_jax.progress import bar
 from pdae_jax.report import Curves, Section, Table, Text
 from pdae_jax.training.run import trained_data
 
-
 TRAINED = {"dpm": "the diffusion model", "pdae": "PDAE", "latent": "the latent model",
            "classifier": "the classifier"}
 
