@@ -37,6 +37,11 @@ FORBIDDEN = {
     "checkpoint": ["flax", "optax", "pdae_jax.training", "pdae_jax.data", "pdae_jax.pdae"],
     **{f"convert/{name}": ["torch"] for name in ("names", "torch_file", "sources", "infer")},
     "report": ["jax", "flax", "pdae_jax"],
+    "parts": ["jax", "flax", "pdae_jax.model"],
+    "sample_file": ["jax", "flax", "pdae_jax.model"],
+    **{name: ["flax", "optax", "ml_collections", "pdae_jax.config", "pdae_jax.modes"]
+       for name in ("codes", "evaluate", "fewshot")},
+    "modes": ["flax", "optax", "ml_collections", "pdae_jax.config", "pdae_jax.main"],
     "training/loop": ["flax", "pdae_jax.pdae", "pdae_jax.latent", "pdae_jax.data",
                       "pdae_jax.config", "ml_collections"],
     "training/state": ["flax", "pdae_jax.pdae", "pdae_jax.models", "pdae_jax.data"],

@@ -95,9 +95,10 @@ def held_out(size, split, fraction, seed):
 class Folder(Source):
     """Every picture below a folder, in natural order (`img2` before `img10`).
 
-    path: the folder, a picture, or a glob such as `scans/*.png`. Nested folders, links, any size and
-        any format Pillow reads, and `.npy` arrays `[H, W]` or `[H, W, C]` (scaled as in `to_uint8`).
-        Names that begin with a dot are left out.
+    path: the folder; or a picture, a glob such as `scans/*.png`, or several of these with commas
+        between, in that order. Nested folders, links, any size and any format Pillow reads, and
+        `.npy` arrays `[H, W]` or `[H, W, C]` (scaled as in `to_uint8`). Names that begin with a
+        dot are left out.
     split: with a subfolder `train`, that, and `test`, `val` or `validation`; without one, a seeded
         share `test_fraction` is held out. "all" is everything.
     attributes: a table as in `read_attributes`, by file name or by path relative to the folder.
@@ -108,17 +109,11 @@ class Folder(Source):
     def __init__(self, path, split="train", *, attributes=None, test_fraction=0.1, seed=0):
         check_split(split)
         root = Path(path).expanduser()
-        matched = [] if root.is_dir() else [
-            Path(name) for name in glob.glob(str(root), recursive=True)
-            if Path(name).suffix.lower() in picture_suffixes()]
-        if not root.is_dir() and not matched:
-            reason = "not a folder or a picture" if root.exists() else "no such folder"
-            raise DataError(f"{reason}: {root} (give the folder that holds the pictures)")
+        matched = [] if root.is_dir() else named_pictures(str(root))
         train = root / "train" if split != "all" and (root / "train").is_dir() else root
         tests = [root / name for name in ("test", "val", "validation") if (root / name).is_dir()]
         if matched:
-            files = sorted(matched, key=natural)
-            files = [files[i] for i in held_out(len(files), split, test_fraction, seed)]
+            files = [matched[i] for i in held_out(len(matched), split, test_fraction, seed)]
             root = Path(os.path.commonpath([file.parent for file in files]))
         elif train != root and tests:
             files = find_pictures(train if split == "train" else tests[0])
@@ -154,6 +149,19 @@ def picture_suffixes():
     known = Image.registered_extensions()
     return frozenset(suffix for suffix, kind in known.items()
                      if kind in Image.OPEN and kind not in NO_PICTURES) | {".npy"}
+
+
+def named_pictures(names):
+    """Paths of the pictures that a name, a glob, or several with commas between mean."""
+    found = []
+    for name in [names] if os.path.exists(names) else names.split(","):
+        matched = [Path(path) for path in glob.glob(os.path.expanduser(name), recursive=True)
+                   if Path(path).suffix.lower() in picture_suffixes()]
+        if not matched:
+            reason = "not a folder or a picture" if os.path.exists(name) else "no such folder"
+            raise DataError(f"{reason}: {name} (give the folder that holds the pictures)")
+        found += sorted(matched, key=natural)
+    return found
 
 
 def find_pictures(folder):
