@@ -45,13 +45,20 @@ def manipulate(context: Context) -> Result:
                                    steps=options.steps, invert_steps=options.invert_steps)
     rows = [np.concatenate([images[i:i + 1], to_uint8(edited[i])]) for i in range(len(images))]
     numbers = {"attribute": words, "strengths": list(options.strengths)}
+    parts = [Pictures([("", visible(row)) for row in rows],
+                      columns=["original", *(f"{s:+.1f}" for s in options.strengths)],
+                      caption=f"Towards and away from {words}: z moved along its direction, decoded "
+                              f"from each picture's own x_T.")]
+    headline = {}
     if "classifier" in context.model.params and not options.direction:
-        numbers |= _moved(context, images, edited)
-    return Result([Section("Manipulation", [Pictures(
-        [("", visible(row)) for row in rows],
-        columns=["original", *(f"{s:+.1f}" for s in options.strengths)],
-        caption=f"Towards and away from {words}: z moved along its direction, decoded from each "
-                f"picture's own x_T.")])], numbers, {"manipulate": rows})
+        moved = _moved(context, images, edited)
+        numbers |= moved
+        headline = {f"{options.attribute}: logit's change": moved["logit_change"]}
+        parts.append(Table(["logit", "change"], [[options.attribute, moved["logit_change"]], [
+            "the others, mean absolute", moved["others_mean_absolute_change"]]],
+            caption=f"Of the pictures edited by {options.strengths[-1]:+.1f}, encoded again; means "
+                    f"over {len(images)}."))
+    return Result([Section("Manipulation", parts)], numbers, {"manipulate": rows}, headline)
 
 
 def _moved(context: Context, images, edited) -> dict:

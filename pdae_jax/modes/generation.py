@@ -1,4 +1,5 @@
 """Modes that make pictures from nothing: Figure 12 and what is below it."""
+import shutil
 import sys
 from pathlib import Path
 
@@ -30,17 +31,20 @@ def generate(context: Context) -> Result:
         advance(len(rows))
         return {"images": to_uint8(made.images)}
 
-    parts = Parts(context.out / "parts", context.model_made_from() | drawn,
-                  size=PART_ROWS)
+    parts = Parts(context.out / "parts", context.model_made_from() | drawn, size=PART_ROWS)
+    shown: list[np.ndarray] = []
+
+    def images():
+        for part in parts.run(n, make, "generate"):
+            shown.extend(part["images"][:GRID - len(shown)])
+            yield part["images"]
+
     if options.save == "folder":
-        _save_pngs(context.out / "samples", (part["images"] for part in parts.run(n, make, "generate")))
+        _save_pngs(context.out / "samples", images())
     else:  # as ADM's evaluation reads it
-        sample_file.write(context.out / "samples.npz",
-                          (part["images"] for part in parts.run(n, make, "generate")),
-                          (n, *context.model.arch.image_shape))
-    images = np.concatenate([part["images"] for part in parts.run(min(n, GRID), make, "grid")])
+        sample_file.write(context.out / "samples.npz", images(), (n, *context.model.arch.image_shape))
     parts.remove()
-    rows = lines(images[:GRID], 16)
+    rows = lines(np.stack(shown), 16)
     return Result([Section("Generation", [Pictures(
         [("", visible(row)) for row in rows],
         caption=f"z from the latent diffusion model ({options.latent_steps} steps), x_T at random, "
@@ -49,7 +53,8 @@ def generate(context: Context) -> Result:
 
 
 def _save_pngs(folder: Path, parts) -> None:
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # fewer than before would leave others behind
+    folder.mkdir()
     number = 0
     for images in parts:
         for image in images:

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pdae_jax import samplers
+from pdae_jax.progress import bar
 
 
 def interpolate(model, images_1, images_2, weights, *, steps: int = 100,
@@ -17,7 +18,7 @@ def interpolate(model, images_1, images_2, weights, *, steps: int = 100,
     z_1, z_2 = jnp.split(z, 2)
     x_1, x_2 = jnp.split(model.invert(images, z, steps=invert_steps), 2)
     codes, trajectories = [], []
-    for weight in weights:
+    for weight in bar("interpolate", weights):
         x_T = samplers.slerp(x_1, x_2, weight)
         codes.append(model.decode(samplers.lerp(z_1, z_2, weight), x_T, steps=steps))
         trajectories.append(model.interpolate(z_1, z_2, x_T, weight, steps=steps))

@@ -2,6 +2,7 @@
 import numpy as np
 
 from pdae_jax import latent
+from pdae_jax.progress import bar
 
 STRENGTHS = (-0.5, -0.3, -0.1, 0.0, 0.1, 0.3, 0.5)
 
@@ -14,5 +15,6 @@ def manipulate(model, images, direction, strengths=STRENGTHS, *, steps: int = 10
     """
     z = model.encode(images)
     x_T = model.invert(images, z, steps=invert_steps)
-    edited = (latent.edit(model.params["statistics"], z, direction, s) for s in strengths)
+    edited = (latent.edit(model.params["statistics"], z, direction, s)
+              for s in bar("edit", strengths))
     return np.stack([np.asarray(model.decode(one, x_T, steps=steps)) for one in edited], axis=1)

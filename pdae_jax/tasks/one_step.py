@@ -3,6 +3,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pdae_jax.progress import bar
+
 
 class Gap(NamedTuple):
     """times [S]; the mean of |mu~ - mu_theta|^2 over pictures at each, without and with G: [S]."""
@@ -21,7 +23,7 @@ def gap(model, images, times, *, seed: int = 0) -> Gap:
     """The posterior-mean gap of images [B, H, W, C] at each of the times, Gaussian noise."""
     z = model.encode(images)
     means = []
-    for t in times:
+    for t in bar("gap", times):
         both = model.posterior_gap(images, int(t), z, rng=seed * 100_003 + int(t))
         means.append([float(np.asarray(one, np.float64).mean()) for one in both])
     bare, shifted = np.array(means).T
@@ -40,5 +42,5 @@ class Denoised(NamedTuple):
 def denoise(model, images, times, *, seed: int = 0) -> Denoised:
     """images [B, H, W, C] noised to each of the times and denoised in one step."""
     z = model.encode(images)
-    steps = [model.denoise(images, int(t), z, rng=seed) for t in times]
+    steps = [model.denoise(images, int(t), z, rng=seed) for t in bar("denoise", times)]
     return Denoised(*(np.stack([np.asarray(step[k]) for step in steps]) for k in range(4)))
