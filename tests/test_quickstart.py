@@ -1,0 +1,49 @@
+"""The quickstart's chain, digits from nothing to the report, with fewer steps than its config's."""
+import json
+
+import numpy as np
+import pytest
+
+from pdae_jax import main
+from pdae_jax.main import load_config
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory):
+    config = load_config("configs/digits.py")
+    for stage, steps in (("dpm", 150), ("pdae", 250), ("latent", 1000), ("classifier", 1000)):
+        config[stage].update(steps=steps, warmup=20, ema=0.95)
+    for stage in ("dpm", "pdae"):
+        config[stage].update(batch_size=64, pictures_every=0, health_every=0)
+    config.report.update(steps=10, invert_steps=10, latent_steps=20, scored=40, ddpm=False)
+    workdir = tmp_path_factory.mktemp("quickstart")
+    assert main.run(config, workdir, "the command")
+    yield json.loads((workdir / "report" / "numbers.json").read_text())["numbers"]
+    before = (workdir / "report" / "index.html").stat().st_mtime_ns
+    assert main.run(config, workdir, "the command")  # nothing that is done is done again
+    assert (workdir / "report" / "index.html").stat().st_mtime_ns == before
+
+
+def test_z_says_what_the_picture_is(numbers):
+    alone, inferred, no_code = (one["mse"] for one in numbers["evaluate"]["reconstruction"].values())
+    assert inferred < alone < 0.8 * no_code
+
+
+def test_the_shift_closes_a_share_of_the_gap(numbers):
+    assert 0.1 < numbers["gap"]["closed"] < 1
+
+
+def test_edits_move_the_edited_attribute_more_than_the_others(numbers):
+    edited = numbers["manipulate"]
+    assert edited["logit_change"] > 2 * edited["others_mean_absolute_change"] > 0
+
+
+def test_few_shot_codes_are_of_the_class(numbers):
+    found = numbers["fewshot"]
+    assert found["made"] == 64 and found["agreement"] > 0.5  # of ten classes
+
+
+def test_z_is_as_linear_as_principal_components(numbers):
+    means = numbers["probe"]["means"]
+    assert means["z"]["auroc"] > 0.95 and means["z"]["ap"] > means["principal components"]["ap"] - 0.05
+    assert all(np.isfinite(value) for mean in means.values() for value in mean.values())
