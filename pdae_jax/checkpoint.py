@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from pdae_jax import processes
 from pdae_jax.models import GROUP_FIELDS, Architecture
 
 MODEL_FILE = "model.json"
@@ -82,8 +83,10 @@ def write_architecture(workdir: str | os.PathLike, arch: Architecture) -> None:
         if differs:
             raise ValueError(f"{path} belongs to another model: {'; '.join(differs)}; "
                              f"choose another --workdir")
-    if jax.process_index() == 0:
+    processes.wait("model.json read")
+    if processes.writes():
         path.write_text(json.dumps(arch.to_dict(), indent=1) + "\n")
+    processes.wait("model.json written")
 
 
 def read_architecture(workdir: str | os.PathLike) -> Architecture:
@@ -99,7 +102,8 @@ ATTRIBUTES = "attributes.json"
 
 def write_attributes(workdir: str | os.PathLike, names) -> None:
     """Records the names of what the classifier tells."""
-    (Path(workdir) / "classifier" / ATTRIBUTES).write_text(json.dumps(list(names)) + "\n")
+    if processes.writes():
+        (Path(workdir) / "classifier" / ATTRIBUTES).write_text(json.dumps(list(names)) + "\n")
 
 
 def read_attributes(workdir: str | os.PathLike) -> tuple[str, ...]:

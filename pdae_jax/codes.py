@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pdae_jax import checkpoint, latent
+from pdae_jax import checkpoint, latent, processes
 from pdae_jax import data as data_lib
 from pdae_jax.model import Model
 from pdae_jax.parts import Parts
@@ -59,10 +59,11 @@ def encode(model: Model, source, folder: str | os.PathLike, *, made_from: dict,
     z = parts.whole(len(source), encode_rows, f"encode {source.name}")["z"]
     where = np.array([source.where(i) for i in range(len(source))])
     codes = Codes(z, np.asarray(source.labels, np.float32), tuple(source.attributes), where)
-    partial = folder / f".partial-{TABLE}"
-    np.savez(partial, **codes._asdict())
-    record.write_text(text)
-    partial.rename(folder / TABLE)
+    if processes.writes():
+        partial = folder / f".partial-{TABLE}"
+        np.savez(partial, **codes._asdict())
+        record.write_text(text)
+        partial.rename(folder / TABLE)
     parts.remove()
     return codes
 

@@ -48,6 +48,9 @@ def main(argv: list[str]) -> None:
     if parsed is None:
         return
     config, workdir, cache = parsed
+    from pdae_jax import processes
+
+    processes.start(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
     if cache:
         use_compilation_cache(cache)
     if FLAGS.mode == "verify":
@@ -72,6 +75,7 @@ def main(argv: list[str]) -> None:
 def run(config, workdir: str | os.PathLike, command: str) -> bool:
     """Does a config's stages in workdir; False where a signal stopped it, after a save."""
     # What is heavy is imported once the command line is known to be right.
+    from pdae_jax import processes
     from pdae_jax.models import Architecture
     from pdae_jax.modes import Options, fit_few_shot
     from pdae_jax.modes import run as run_mode
@@ -92,7 +96,8 @@ def run(config, workdir: str | os.PathLike, command: str) -> bool:
         report.check(arch)
         data.open("test")  # raises where nothing is held out
     workdir = make_workdir(workdir)
-    (workdir / "config.json").write_text(config.to_json_best_effort(indent=1) + "\n")
+    if processes.writes():
+        (workdir / "config.json").write_text(config.to_json_best_effort(indent=1) + "\n")
     for stage in config.stages:
         if stage == "report":
             run_mode("report", workdir, report, command=command, data=data, again=False)
@@ -135,6 +140,9 @@ OWN_FLAGS = {
     "mode": "what to do, train or one of those below",
     "source": "verify: the PyTorch files, if not where they were; several with commas between",
     "out": "where a mode other than train writes; default WORKDIR/MODE",
+    "coordinator": "several processes: HOST:PORT of the first; found by itself on Cloud TPU, SLURM, MPI",
+    "processes": "several processes: how many",
+    "process": "several processes: which one this is, from 0",
     "compilation_cache": "where compiled programs are kept between starts; empty: nowhere",
 }
 
@@ -176,6 +184,9 @@ def define_flags() -> None:
         flags.DEFINE_string("mode", "train", OWN_FLAGS["mode"])
         flags.DEFINE_list("source", [], OWN_FLAGS["source"])
         flags.DEFINE_string("out", None, OWN_FLAGS["out"])
+        flags.DEFINE_string("coordinator", None, OWN_FLAGS["coordinator"])
+        flags.DEFINE_integer("processes", None, OWN_FLAGS["processes"])
+        flags.DEFINE_integer("process", None, OWN_FLAGS["process"])
         for name, (kind, text) in OPTIONS.items():
             getattr(flags, f"DEFINE_{kind}")(name, None, text)
         flags.DEFINE_string("compilation_cache", os.path.expanduser("~/.cache/pdae_jax/xla"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pdae_jax import processes
 from pdae_jax.progress import bar
 
 Make = Callable[[range, Callable[[int], object]], dict[str, np.ndarray]]
@@ -22,29 +23,40 @@ class Parts:
         self.folder, self.size = Path(folder), size
         record = self.folder / "made_from.json"
         made_from = json.dumps(made_from | {"size": size}, sort_keys=True, indent=1) + "\n"
-        if record.exists() and record.read_text() != made_from:
-            self.remove()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        record.write_text(made_from)
+        if processes.writes():
+            if record.exists() and record.read_text() != made_from:
+                shutil.rmtree(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            record.write_text(made_from)
+        processes.wait(f"parts of {self.folder}")
 
     def run(self, n: int, make: Make, words: str) -> Iterator[dict[str, np.ndarray]]:
         """Yields the parts of 0..n in order, those that are missing made first.
 
         make(rows, advance) makes one part, and calls advance(k) after every k rows of it, for the
-        progress bar that says `words`.
+        progress bar that says `words`. Of several processes each makes its share, all yield all.
         """
-        with bar(words, total=n) as progress:
-            for start in range(0, n, self.size):
-                rows = range(start, min(start + self.size, n))
-                path = self.folder / f"{rows.start:09d}-{rows.stop:09d}.npz"
-                if path.exists():
-                    progress.update(len(rows))
-                else:
-                    partial = path.with_name(f".partial-{path.name}")
-                    np.savez(partial, **make(rows, progress.update))
-                    partial.rename(path)
-                with np.load(path) as part:
+        parts = [range(start, min(start + self.size, n)) for start in range(0, n, self.size)]
+        mine = parts if processes.count() == 1 else parts[processes.index()::processes.count()]
+        with bar(words, total=sum(map(len, mine))) as progress:
+            if mine is not parts:
+                for rows in mine:
+                    self._make(rows, make, progress.update)
+                processes.wait(f"made {words}")
+            for rows in parts:
+                with np.load(self._make(rows, make, progress.update)) as part:
                     yield dict(part)
+
+    def _make(self, rows: range, make: Make, advance) -> Path:
+        """Makes the part of some rows, where it is missing."""
+        path = self.folder / f"{rows.start:09d}-{rows.stop:09d}.npz"
+        if path.exists():
+            advance(len(rows))
+        else:
+            partial = path.with_name(f".partial-{path.name}")
+            np.savez(partial, **make(rows, advance))
+            partial.rename(path)
+        return path
 
     def whole(self, n: int, make: Make, words: str) -> dict[str, np.ndarray]:
         """All parts joined, for what fits into memory."""
@@ -52,4 +64,7 @@ class Parts:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Throws the parts away, once every process has read them."""
+        processes.wait(f"read {self.folder}")
+        if processes.writes():
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -37,7 +37,7 @@ FORBIDDEN = {
     "checkpoint": ["flax", "optax", "pdae_jax.training", "pdae_jax.data", "pdae_jax.pdae"],
     **{f"convert/{name}": ["torch"] for name in ("names", "torch_file", "sources", "infer")},
     "report": ["jax", "flax", "pdae_jax"],
-    "parts": ["jax", "flax", "pdae_jax.model"],
+    "parts": ["flax", "pdae_jax.model"],
     "sample_file": ["jax", "flax", "pdae_jax.model"],
     **{name: ["flax", "optax", "ml_collections", "pdae_jax.config", "pdae_jax.modes"]
        for name in ("codes", "evaluate", "fewshot")},

@@ -1,8 +1,9 @@
-"""The quickstart's chain, digits from nothing to the report, with fewer steps than its config's."""
+"""The quickstart's chain, digits from nothing to the report, on a smaller model and in fewer steps."""
 import json
 
 import numpy as np
 import pytest
+from conftest import DIGITS_ARCH
 
 from pdae_jax import main
 from pdae_jax.main import load_config
@@ -11,7 +12,8 @@ from pdae_jax.main import load_config
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory):
     config = load_config("configs/digits.py")
-    for stage, steps in (("dpm", 150), ("pdae", 250), ("latent", 1000), ("classifier", 1000)):
+    config.model.update(DIGITS_ARCH.to_dict())
+    for stage, steps in (("dpm", 300), ("pdae", 400), ("latent", 1000), ("classifier", 1000)):
         config[stage].update(steps=steps, warmup=20, ema=0.95)
     for stage in ("dpm", "pdae"):
         config[stage].update(batch_size=64, pictures_every=0, health_every=0)

@@ -14,7 +14,7 @@ def evaluate(context: Context) -> Result:
     options, model, metrics = context.options, context.model, context.metrics()
     data, source = context.data(), context.source()
     found = evaluate_lib.reconstruction(
-        model, source, context.out / "reconstruction", metrics, n=context.n(len(source)),
+        model, source, context.shared / "reconstruction", metrics, n=context.n(len(source)),
         made_from=context.made_from(), steps=options.steps, invert_steps=options.invert_steps,
         seed=options.seed, workers=data.workers, max_broken=data.max_broken)
     missing = metrics.missing(model.arch.image_shape)
@@ -54,10 +54,10 @@ def _fid(context: Context, metrics) -> tuple[float, str]:
         source = context.source("train")
         against = f"{min(n, len(source)):,} training pictures of {source.name}"
         reference = evaluate_lib.data_reference(
-            context.model, source, context.out / "reference", metrics, n=n,
+            context.model, source, context.shared / "reference", metrics, n=n,
             made_from=context.made_from(), workers=data.workers, max_broken=data.max_broken)
     fid = evaluate_lib.generation(
-        context.model, context.out / "generation", metrics, n=n,
+        context.model, context.shared / "generation", metrics, n=n,
         made_from=context.model_made_from(), reference=reference, steps=options.steps,
         latent_steps=options.latent_steps, stop=options.stop, seed=options.seed)
     return fid, f"{n:,} generated against {against}"

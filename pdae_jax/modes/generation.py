@@ -31,7 +31,7 @@ def generate(context: Context) -> Result:
         advance(len(rows))
         return {"images": to_uint8(made.images)}
 
-    parts = Parts(context.out / "parts", context.model_made_from() | drawn, size=PART_ROWS)
+    parts = Parts(context.shared / "parts", context.model_made_from() | drawn, size=PART_ROWS)
     shown: list[np.ndarray] = []
 
     def images():
@@ -117,7 +117,7 @@ def _tables(context: Context):
     if not context.options.labels:
         table = context.codes("train")
         return table, table
-    mine = context.normalised(context.encode(context.data(), "all", context.out / "codes"))
+    mine = context.normalised(context.encode(context.data(), "all", context.shared / "codes"))
     return mine, context.codes("train") if context.options.unlabelled else mine
 
 

@@ -1,10 +1,12 @@
 """The modes by name, and a folder for what one of them makes."""
+import contextlib
 import dataclasses
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pdae_jax import checkpoint, report
+from pdae_jax import checkpoint, processes, report
 from pdae_jax.modes.codes import encode, manipulate, probe
 from pdae_jax.modes.evaluate import evaluate
 from pdae_jax.modes.generation import fewshot, generate
@@ -20,6 +22,7 @@ WORK: dict[str, Callable[[Context], Result]] = {
     "gap": gap, "denoise": denoise, "shift": shift, "encode": encode,
 }
 MODES = (*WORK, "report")
+PAGE = "index.html"
 MARK = "numbers.json"  # says that a folder is ours, and which mode's
 
 
@@ -37,22 +40,35 @@ def run(mode: str, workdir: str | Path, options: Options, *, out: str | Path | N
                  "data": dataclasses.asdict(data) if data else None,
                  "checkpoints": checkpoint.latest_steps(workdir)}
     made_from = json.loads(json.dumps(made_from))
-    page = out / "index.html"
+    page = out / PAGE
     if not again and page.exists() and _mark(out).get("made_from") == made_from:
         print(f"{mode}: {page} is up to date")
         return page
-    claim(out, mode)
-    context = Context(workdir, options, out, data)
+    with contextlib.ExitStack() as stack:
+        shared = out
+        if not processes.writes():  # the first process writes; the others help with what is long
+            out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        claim(out, mode)
+        processes.wait(f"{shared} claimed")
+        context = Context(workdir, options, out, data, shared=shared)
+        result = _work(context, mode, made_from, command)
+        processes.wait(f"{mode} done")
+    if processes.writes():
+        print(f"{mode}: {page}" + "".join(f"  {k} {v:.4g}" for k, v in result.headline.items()))
+    return page
+
+
+def _work(context: Context, mode: str, made_from: dict, command: str) -> Result:
+    """Does a mode in its folder, and writes the folder's files."""
     if mode == "report":
         result = compose(context, {name: work for name, work in WORK.items() if name != "encode"},
                          begin=claim, end=write_files, command=command)
     else:
         result = WORK[mode](context)
-    write_files(out, mode, result, {"command": command, "made_from": made_from})
-    report.write(page, *head(context, mode, result), result.sections,
+    write_files(context.out, mode, result, {"command": command, "made_from": made_from})
+    report.write(context.out / PAGE, *head(context, mode, result), result.sections,
                  lead=lead(context) if mode == "report" else command)
-    print(f"{mode}: {page}" + "".join(f"  {k} {v:.4g}" for k, v in result.headline.items()))
-    return page
+    return result
 
 
 def head(context: Context, mode: str, result: Result) -> tuple[str, dict]:

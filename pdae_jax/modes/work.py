@@ -84,16 +84,18 @@ class Context:
     """A model at work: what a mode reads. Everything is opened when it is first asked for."""
 
     def __init__(self, workdir: Path, options: Options, out: Path, data: Data | None = None,
-                 model: Model | None = None):
-        """data: which pictures, where not those of the options or those the run was trained on."""
+                 model: Model | None = None, shared: Path | None = None):
+        """out: where files go; shared: where several processes divide long work, if not there.
+        data: which pictures, where not those of the options or those the run was trained on."""
         self.workdir, self.options, self.out, self.given = workdir, options, out, data
+        self.shared = shared or out
         self.model = load(workdir, batch_size=64) if model is None else model
         options.check(self.model.arch)
 
     def within(self, name: str, **options) -> "Context":
         """The same model at other work, in a folder of its own."""
         return Context(self.workdir, dataclasses.replace(self.options, **options),
-                       self.out / name, self.given, self.model)
+                       self.out / name, self.given, self.model, self.shared / name)
 
     def n(self, default: int) -> int:
         return self.options.n or default

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pdae_jax import sharding
+from pdae_jax import processes, sharding
 from pdae_jax.checkpoint import Checkpoints
 from pdae_jax.training.objectives import Objective
 from pdae_jax.training.state import TIME_RANGES, Settings, TrainState, make_update
@@ -70,7 +70,7 @@ class Loop:
             return self.objective.health(self.net, self.schedule, {**frozen, **params}, drawn,
                                          self.settings.gamma)
 
-        return jax.jit(health)
+        return jax.jit(health, out_shardings=sharding.replicated(self.mesh))
 
     def run(self, state: TrainState, frozen, batches: Iterator[dict], checkpoints: Checkpoints,
             watch: Watch) -> tuple[TrainState, bool]:
@@ -84,7 +84,7 @@ class Loop:
         rng = jax.device_put(jax.random.key(self.seed), sharding.replicated(self.mesh))
         window, first, saved = [], step, step
         with Stop() as stop:
-            while step < settings.steps and not stop.asked:
+            while step < settings.steps and not (stop.asked or processes.stop_asked(step)):
                 batch = next(batches)
                 batch = sharding.to_mesh(self.mesh, {k: batch[k] for k in self.objective.reads})
                 if step == first:
@@ -107,7 +107,9 @@ class Loop:
                 if self.pictures and settings.pictures_every and (
                         step % settings.pictures_every == 0):
                     with watch.aside(step, state):
-                        watch.pictures(step, self.pictures({**frozen, **state.ema}))
+                        params = processes.to_host({**frozen, **state.ema})
+                        if processes.writes():
+                            watch.pictures(step, self.pictures(params))
                 if step % settings.save_every == 0:
                     with watch.aside(step, state):
                         save(checkpoints, state, step)
@@ -158,7 +160,8 @@ class Stop:
         self._before = {}
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
+        # Of several processes JAX watches the signals itself: all must stop at the same step.
+        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
             self._before = {s: signal.signal(s, self._ask) for s in self.SIGNALS}
         return self
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from pdae_jax import checkpoint, sharding
+from pdae_jax import checkpoint, processes, sharding
 from pdae_jax import codes as codes_lib
 from pdae_jax import data as data_lib
 from pdae_jax.checkpoint import Checkpoints
@@ -181,6 +181,7 @@ def bring_in(workdir: Path, needs, net: Networks, objective: str, pretrained) ->
     """
     here = {group: save for save in checkpoint.saved(workdir) for group in save.groups}
     missing = [group for group in needs if group not in here]
+    processes.wait("workdir read")
     if missing and not pretrained:
         variant = next(name for name, row in OBJECTIVES.items() if missing[0] in row.trains)
         raise ValueError(
@@ -294,7 +295,7 @@ def remember_data(folder: Path, data: Data) -> None:
     """Adds to the record of what an objective was trained on."""
     path = folder / DATA_FILE
     records = json.loads(path.read_text()) if path.exists() else []
-    if dataclasses.asdict(data) not in records and jax.process_index() == 0:
+    if dataclasses.asdict(data) not in records and processes.writes():
         path.write_text(json.dumps([*records, dataclasses.asdict(data)], indent=1) + "\n")
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from pdae_jax import processes
+
 NAMED_AT_ONCE = 5
 
 
@@ -37,7 +39,7 @@ class Watch:
     """
 
     def __init__(self, folder: Path, name: str, start: int, steps: int, batch_size: int):
-        self.main = jax.process_index() == 0
+        self.main = processes.writes()
         self.batch_size, self.folder, self._named = batch_size, folder, set()
         self.records = folder / "metrics.jsonl"
         self.writer = _tensorboard(folder) if self.main else None

@@ -1,0 +1,67 @@
+"""Several processes as one: how they start, wait for each other, and which of them writes."""
+import os
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def start(coordinator: str | None = None, processes: int | None = None,
+          process: int | None = None) -> None:
+    """Starts `jax.distributed`, where arguments or the environment show that there are several.
+
+    coordinator: HOST:PORT of process 0; processes: how many; process: which one this is. Without
+    them Cloud TPU, SLURM and Open MPI are known by what they set. Must run before JAX is used.
+    Raises ValueError where some of the three are missing.
+    """
+    given = (coordinator, processes, process)
+    if any(value is not None for value in given):
+        if None in given:
+            raise ValueError(f"--coordinator=HOST:PORT, --processes and --process go together; got "
+                             f"{coordinator}, {processes}, {process}")
+        if not 0 <= process < processes:
+            raise ValueError(f"--process must be from 0 to {processes - 1}, got {process}")
+        jax.distributed.initialize(coordinator, processes, process)
+    elif in_cluster(os.environ):
+        jax.distributed.initialize()
+
+
+def in_cluster(environment) -> bool:
+    """Whether environment variables show several processes that JAX can find by itself."""
+    counts = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+    started = "SLURM_PROCID" in environment or "OMPI_COMM_WORLD_RANK" in environment
+    return (started and any(int(environment.get(name) or 1) > 1 for name in counts)
+            or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+            or "MEGASCALE_COORDINATOR_ADDRESS" in environment)
+
+
+def count() -> int:
+    return jax.process_count()
+
+
+def index() -> int:
+    return jax.process_index()
+
+
+def writes() -> bool:
+    """Whether this process is the one that writes what is shared."""
+    return jax.process_index() == 0
+
+
+def wait(for_what: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(for_what)
+
+
+def stop_asked(step: int) -> bool:
+    """Whether a signal asked any process to stop; all of them learn it at the same step."""
+    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
+
+
+def to_host(tree):
+    """Arrays over the devices of all processes as NumPy arrays, whole, on each of them."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(lambda x: np.asarray(x) if x.is_fully_replicated
+                        else multihost_utils.process_allgather(x, tiled=True), tree)

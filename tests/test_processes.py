@@ -1,0 +1,120 @@
+"""Several processes on loopback against one: training, recovery, and work in parts."""
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pdae_jax import processes
+
+ROOT = Path(__file__).parent.parent
+TRAIN = """
+import sys
+sys.path.insert(0, "tests")
+coordinator, n, i, workdir, steps, fsdp = sys.argv[1:]
+from pdae_jax import processes
+if n != "1":
+    processes.start(coordinator, int(n), int(i))
+from conftest import DIGITS_ARCH
+from pdae_jax.training.run import Data, train
+from pdae_jax.training.state import Settings
+settings = Settings(steps=int(steps), batch_size=16, pictures_every=4, health_every=3, log_every=1,
+                    save_every=2, ema=0.5, learning_rate=1e-3)
+sys.exit(not train(workdir, "dpm", arch=DIGITS_ARCH, data=Data("digits", flip=False),
+                   settings=settings, fsdp=int(fsdp)))
+"""
+MODES = """
+import sys
+coordinator, n, i, workdir, out = sys.argv[1:]
+from pdae_jax import codes, modes, processes
+if n != "1":
+    processes.start(coordinator, int(n), int(i))
+from pdae_jax.modes import generation
+codes.PART_ROWS, generation.PART_ROWS = 500, 3
+options = modes.Options(n=8, steps=2, latent_steps=2)
+for mode in ("encode", "generate"):
+    modes.run(mode, workdir, options, out=f"{out}/{mode}")
+"""
+
+
+def start(script: str, n: int, *args, devices: int = 8) -> list[subprocess.Popen]:
+    """n processes that share `devices` CPU devices, each running script with args."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // n}"}
+    return [subprocess.Popen([sys.executable, "-c", script, coordinator, str(n), str(i),
+                              *map(str, args)], env=os.environ | flags, cwd=ROOT, text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE) for i in range(n)]
+
+
+def finish(started: list[subprocess.Popen]) -> None:
+    for process in started:
+        _, errors = process.communicate(timeout=400)
+        assert process.returncode == 0, errors
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    lines = (workdir / "dpm" / "metrics.jsonl").read_text().splitlines()
+    return {line["step"]: line["loss"] for line in map(json.loads, lines) if "loss" in line}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The losses of one process with eight devices."""
+    workdir = tmp_path_factory.mktemp("one")
+    finish(start(TRAIN, 1, workdir, 8, 2))
+    return losses(workdir)
+
+
+def test_two_processes_train_as_one_and_recover(one, tmp_path):
+    """Killed in the midst, it goes on; the rest on another number of processes and devices."""
+    first = start(TRAIN, 2, tmp_path, 8, 2)
+    deadline = time.time() + 300
+    while not (tmp_path / "dpm" / "4").exists() and time.time() < deadline:
+        assert all(process.poll() is None for process in first), first[0].stderr.read()
+        time.sleep(0.1)
+    first[1].kill()
+    first[0].kill()
+    for process in first:
+        process.communicate()
+    finish(start(TRAIN, 2, tmp_path, 6, 2))
+    finish(start(TRAIN, 1, tmp_path, 8, 1, devices=4))
+    found = losses(tmp_path)
+    assert found.keys() == one.keys() == set(range(1, 9))
+    np.testing.assert_allclose(list(found.values()), list(one.values()), rtol=2e-4)
+    assert len(list((tmp_path / "dpm" / "pictures").glob("*.png"))) == 2
+
+
+def test_two_processes_encode_and_generate_as_one(workdir, tmp_path):
+    for n in (1, 2):
+        finish(start(MODES, n, workdir, tmp_path / str(n), devices=2))
+    for name, key in (("encode/codes.npz", "z"), ("generate/samples.npz", "arr_0")):
+        one, two = (np.load(tmp_path / n / name)[key].astype(float) for n in "12")
+        assert one.shape == two.shape
+        np.testing.assert_allclose(one, two, atol=1 if name.startswith("gen") else 1e-5)
+    assert not list((tmp_path / "2").rglob("parts"))
+
+
+@pytest.mark.parametrize("environment, several", [
+    ({}, False), ({"SLURM_NTASKS": "4"}, False),  # a shell in an allocation
+    ({"SLURM_NTASKS": "4", "SLURM_PROCID": "2"}, True),
+    ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, True),
+    ({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, False),
+    ({"TPU_WORKER_HOSTNAMES": "a,b"}, True), ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+])
+def test_clusters_are_known_by_what_they_set(environment, several):
+    assert processes.in_cluster(environment) == several
+
+
+@pytest.mark.parametrize("args, says", [
+    (("localhost:1", 2, None), "go together"), (("localhost:1", 2, 2), "from 0 to 1, got 2"),
+])
+def test_half_a_cluster_is_refused(args, says):
+    with pytest.raises(ValueError, match=says):
+        processes.start(*args)
