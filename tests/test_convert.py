@@ -139,6 +139,8 @@ def test_reading_needs_neither_torch_nor_lightning_nor_the_memory(tmp_path):
             f"before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
             f"c = torch_file.read({str(tmp_path / 'a.ckpt')!r}); print(c.placeholders)\n"
             f"assert c.value['state_dict']['big'].shape == (64 * 2**20,)\n"
+            f"grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
+            f"assert grown < 64 * 2**10, f'{{grown}} KB'\n"
             f"print(sorted(m for m in sys.modules if m.startswith(('torch', 'pytorch_l'))))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -331,7 +333,7 @@ def test_who_tells_what_shapes_do_not(tmp_path):
     shapes = {"unet": {key: tuple(shape) for key, shape in manifest("unet_tiny").items()}}
     config = infer.from_config(json.loads(config_yml(tmp_path / "c.yml").read_text()))
     hyper = infer.from_hyper_parameters({"net_ch": 32, "net_beatgans_attn_head": 4, "img_size": 16})
-    flag = infer.Told(infer.FLAG, {"heads": 8})
+    flag = infer.Told("a flag", {"heads": 8}, asked=True)
     heads = [infer.architecture(shapes, told)[0].heads
              for told in ([config, hyper], [hyper], [flag], [])]
     assert heads == [2, 4, 8, 1]
@@ -343,6 +345,57 @@ def test_who_tells_what_shapes_do_not(tmp_path):
     attention = {key: shape for key, shape in shapes["unet"].items() if "input_blocks.3.1" not in key}
     with pytest.raises(ValueError, match="nothing tells the image_size.*--image_size="):
         infer.architecture({"unet": attention}, [])
+
+
+@pytest.mark.parametrize("text, says", [
+    ("decoder_config: {base_channel: 32, head_channel: null}", "cannot be read as a config"),
+    ("decoder_config: {base_channel: 32, attention_resolutions: '2'}", "cannot be read as a config"),
+    ("decoder_config: {base_channel: 32, attention_resolutions: [0]}", "cannot be read as a config"),
+    ("a: &a {b: *a}", "is not used: it has no base_channel"),
+    ("a: [unclosed", "cannot be read as a config"),
+])
+def test_a_config_beside_is_used_or_spoken_of(tmp_path, text, says):
+    said = []
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"ema_denoise_fn": named("unet_tiny", 0)}, path)
+    (tmp_path / "config.yml").write_text(text)
+    try:
+        convert([path], tmp_path / "out", flags={"image_size": 16}, say=said.append)
+    except ValueError as error:
+        said.append(str(error))
+    assert any(f"config.yml {says}" in line for line in said), said
+
+
+def test_our_own_files_know_themselves_best(tmp_path, autoencoder):
+    """A config.yml of another model beside an exported file does not change what comes back."""
+    convert([autoencoder], tmp_path / "ours", say=quiet)
+    export(tmp_path / "ours", tmp_path / "new" / "out.pt")
+    config_yml(tmp_path / "new" / "config.yml", num_heads=4)
+    convert([tmp_path / "new" / "out.pt"], tmp_path / "back", say=quiet)
+    assert checkpoint.read_architecture(tmp_path / "back").heads == 2
+    with pytest.raises(ValueError, match="leave one out"):
+        convert([tmp_path / "new" / "out.pt"], tmp_path / "again", say=quiet,
+                config=tmp_path / "new" / "config.yml")
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"layers.30000000.linear.weight": (4, 4)}, "layers.4 is missing"),
+    ({"layers.x.linear.weight": (4, 4)}, "layers.4 is missing"),
+])
+def test_layers_are_counted_not_believed(change, says):
+    shapes = {key: tuple(shape) for key, shape in manifest("latent_dpm_celeba64").items()}
+    layers = infer.READERS["latent"](shapes)["latent_layers"]
+    with pytest.raises(ValueError, match=says.replace("4", str(layers))):
+        infer.READERS["latent"](shapes | change)
+
+
+def test_a_number_too_large_for_float32_is_refused(tmp_path):
+    state = named("unet_tiny", 0)
+    state["out.2.bias"] = torch.full((3,), 1e300, dtype=torch.float64)
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="not finite"):
+        convert([tmp_path / "a.pt"], tmp_path / "out", flags={"image_size": 16}, say=quiet)
+    assert not (tmp_path / "out").exists()
 
 
 # Strict, and whole or not at all.
@@ -374,7 +427,7 @@ def test_a_wrong_tensor_is_named_and_nothing_is_written(tmp_path, tiny_encoder, 
 def test_files_of_two_models_are_not_mixed(tmp_path, autoencoder):
     other = named("unet_tiny", 9)
     torch.save({"ema_denoise_fn": other}, tmp_path / "dpm.pt")
-    with pytest.raises(ValueError, match="diffusion model of .* is not that of the other sources"):
+    with pytest.raises(ValueError, match="diffusion model of .*dpm.pt is not that of .*checkpoint.pt"):
         convert([autoencoder, tmp_path / "dpm.pt"], tmp_path / "out", say=quiet)
     torch.save({"mean": torch.zeros(32), "std": torch.ones(32)}, tmp_path / "latents.pt")
     with pytest.raises(ValueError, match="z_size = 32 and another network 16"):
@@ -546,6 +599,7 @@ def test_what_is_not_refused_is_inert(tmp_path):
     (b"\x80\x02cx\ny\n}X\x01\x00\x00\x00aK\x01sb.", "cannot be read|dict of"),
     (b"\x80\x02X\x01\x00\x00\x00aQ.", "storage of an unknown kind"),
     (b"\x80\x02.", "cannot be read"),
+    (b"\x80\x02]r" + (1 << 26).to_bytes(4, "little") + b".", "memory for 67,108,864 objects"),
     (b"\x80\x02" + b"(" * 10**6 + b".", "cannot be read|dict of"),
 ])
 def test_crafted_pickles(tmp_path, pickled, says):
@@ -692,6 +746,7 @@ def test_the_commands(tmp_path, autoencoder):
     ((str(GOLDEN / "weights.py"), "--output=x"), "not a PyTorch file"),
     ((str(GOLDEN / "unet_tiny.npz"), "--output=x"), "a zip, but not one that torch.save wrote"),
     (("no", "--to-torch=y"), "no model at no"),
+    (("no", "--to-torch=y", "--heads=2"), "--heads means nothing with --to-torch"),
 ])
 def test_bad_commands_are_one_line(tmp_path, args, says):
     done = run_tool(*args)

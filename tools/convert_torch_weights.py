@@ -13,6 +13,7 @@ hyper_parameters, a flag or the known models, in that order, and said. DIR is fo
 and --config.pretrained=DIR.
 """
 import argparse
+import importlib.util
 import sys
 
 
@@ -51,6 +52,10 @@ def main(argv: list[str]) -> int:
     if args.to_torch:
         if len(args.source) != 1 or args.output:
             raise ValueError("--to-torch=FILE takes one directory of ours, and no --output")
+        others = [name for name, value in vars(args).items() if name not in ("source", "to_torch")
+                  and value != parser().get_default(name)]
+        if others:
+            raise ValueError(f"--{others[0]} means nothing with --to-torch; leave it out")
         export(args.source[0], args.to_torch)
         print(f"written: {args.to_torch}")
         return 0
@@ -59,9 +64,14 @@ def main(argv: list[str]) -> int:
     flags = {name: getattr(args, name) for name in ("heads", "head_channels", "qkv_order",
                                                     "image_size", "schedule")
              if getattr(args, name) is not None}
-    convert(args.source, args.output, weights=args.weights, config=args.config, flags=flags,
-            class_label=args.class_label)
+    if args.verify and importlib.util.find_spec("torch") is None:
+        raise ImportError("--verify needs PyTorch: pip install 'pdae_jax[convert]'")
+    receipt = convert(args.source, args.output, weights=args.weights, config=args.config, flags=flags,
+                      class_label=args.class_label)
     if args.verify:
+        if not receipt["architecture"]:
+            raise ValueError(f"{args.output} is written, but not verified: the twin has no networks "
+                             f"of metrics")
         from pdae_jax.convert.verify import verify
         return 0 if verify(args.output) else 1
     return 0

@@ -19,10 +19,11 @@ import yaml
 
 from pdae_jax import checkpoint
 from pdae_jax.convert import infer, names
-from pdae_jax.convert.infer import FLAG, Shapes, Told
+from pdae_jax.convert.infer import Shapes, Told
 from pdae_jax.convert.sources import Source, StateDict, read_source
 from pdae_jax.metrics import inception, lpips
 from pdae_jax.models import Architecture, Networks
+from pdae_jax.names import listed
 
 RECEIPT = "receipt.json"
 # The networks of a model, as `sources` names them, and of the metrics.
@@ -65,7 +66,7 @@ def convert(paths: Iterable[str | os.PathLike], output: str | os.PathLike, *,
     networks = merge(found)
     arch, assumed = None, []
     if networks.keys() & MODEL.keys():
-        told = places(found, config, flags or {})
+        told = places(found, config, flags or {}, say)
         arch, assumed = model_architecture(networks, told)
         for line in assumed:
             say(line)
@@ -112,39 +113,47 @@ def describe(source: Source) -> str:
 def merge(found: list[Source]) -> dict[str, StateDict]:
     """All sources' networks as one model's. What is there twice must be the same twice."""
     networks: dict[str, StateDict] = {}
+    whose: dict[str, Path] = {}
     for source in found:
         for name, state in source.networks.items():
-            same(name, networks.setdefault(name, state), state, source)
+            first = whose.setdefault(name, source.path)
+            same(name, networks.setdefault(name, state), state, first, source.path)
     if "unet" in networks and "decoder" in networks:  # the decoder holds the diffusion model
         unet = networks.pop("unet")
-        same("diffusion model", {key: networks["decoder"].get(key) for key in unet}, unet, found[-1])
+        same("diffusion model", {key: networks["decoder"].get(key) for key in unet}, unet,
+             whose["decoder"], whose["unet"])
     return networks
 
 
-def same(name: str, one: StateDict, other: StateDict, source: Source) -> None:
+def same(name: str, one: StateDict, other: StateDict, first: Path, second: Path) -> None:
     if one is not other and not (one.keys() == other.keys() and all(
             np.array_equal(one[key], other[key]) for key in one)):
-        raise ValueError(f"the {name} of {source.path} is not that of the other sources: they are "
-                         f"of different models or steps; a latent diffusion model's file holds its "
-                         f"own encoder and decoder, and can be given alone")
+        raise ValueError(f"the {name} of {second} is not that of {first}: they are of different "
+                         f"models or steps (the copies in a latent diffusion model's file are "
+                         f"enough by themselves)")
 
 
-def places(found: list[Source], config, flags: Mapping[str, Any]) -> list[Told]:
+def places(found: list[Source], config, flags: Mapping[str, Any], say) -> list[Told]:
     """Who tells what the shapes do not, best first."""
     configs = [Path(config)] if config else sorted(
         {beside for source in found if (beside := source.path.parent / "config.yml").is_file()})
     told = [place for source in found for place in source.told]
+    own = sum(place.where == infer.OWN for place in told)  # knows best
     for path in configs:
         try:
             place = infer.from_config(yaml.safe_load(path.read_text()))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        except infer.NotAConfig as error:
             if config:
-                raise ValueError(f"{path} cannot be read as a config: "
-                                 f"{str(error).splitlines()[0]}") from error
-            continue  # beside the file, of something else
-        told.insert(0, place._replace(where=str(path)))
+                raise ValueError(f"{path}: {error}") from error
+            say(f"{path} is not used: {error}")
+            continue
+        except (OSError, yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError,
+                ArithmeticError, RecursionError) as error:
+            raise ValueError(f"{path} cannot be read as a config: {listed(str(error).splitlines(), 1)}"
+                             f"; mend it or move it away") from error
+        told.insert(own, place._replace(where=str(path), asked=bool(config)))
     if flags:
-        told.append(Told(FLAG, dict(flags)))
+        told.append(Told("a flag", dict(flags), asked=True))
     return told
 
 
@@ -229,7 +238,7 @@ def write(output: Path, arch: Architecture | None, groups: dict, receipt: dict) 
                 checkpoints.save(0, ema)
         if receipt["attributes"]:
             checkpoint.write_attributes(partial, receipt["attributes"])
-        (partial / RECEIPT).write_text(json.dumps(receipt, indent=1) + "\n")
+        (partial / RECEIPT).write_text(json.dumps(receipt, indent=1, allow_nan=False) + "\n")
         if output.exists():
             output.rmdir()  # empty, as `convert` saw
         partial.rename(output)
@@ -241,12 +250,9 @@ def write(output: Path, arch: Architecture | None, groups: dict, receipt: dict) 
 def state_dicts(workdir: str | os.PathLike) -> dict[str, StateDict]:
     """A model of ours as state dicts in the original names, {network: state dict}."""
     arch, groups = checkpoint.read_architecture(workdir), checkpoint.read_weights(workdir)
-    wanted = {"encoder": "encoder", "latent": "latent", "classifier": "classifier",
-              "statistics": "statistics"}
-    networks = {name: MODEL[name] for group, name in wanted.items() if group in groups}
-    main = "decoder" if "gradient" in groups else "unet"
-    return {name: names.to_torch(name_map(arch), groups)
-            for name, name_map in {main: MODEL[main], **networks}.items()}
+    wanted = ["decoder" if "gradient" in groups else "unet"]
+    wanted += [name for name in ("encoder", "latent", "classifier", "statistics") if name in groups]
+    return {name: names.to_torch(MODEL[name](arch), groups) for name in wanted}
 
 
 def export(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
@@ -269,6 +275,7 @@ def export(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
     for name, state in state_dicts(workdir).items():
         tensors = {key: torch.from_numpy(array.copy()) for key, array in state.items()}
         value |= tensors if name == "statistics" else {keys[name]: tensors}
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         torch.save(value, partial)

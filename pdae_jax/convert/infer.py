@@ -20,14 +20,13 @@ class Told(NamedTuple):
 
     where: str
     facts: dict[str, Any]
+    asked: bool = False  # by the person: not to be overruled, nor to overrule, in silence
 
-
-FLAG = "a flag"  # alone of all places it may not be overruled in silence
-
-# Heads and image size of the paper's and Diff-AE's models, by (base, mult).
+# Heads and image size of the paper's, Diff-AE's and ADM's models, by (base, mult).
 KNOWN = {(64, (1, 2, 4, 8)): {"heads": 4, "image_size": 64},
          (128, (1, 1, 2, 3, 4)): {"heads": 1, "image_size": 128},
-         (64, (1, 2, 2, 4)): {"heads": 1, "image_size": 32}}
+         (64, (1, 2, 2, 4)): {"heads": 1, "image_size": 32},
+         (256, (1, 1, 2, 3, 4)): {"heads": 4, "head_channels": 0, "image_size": 128}}
 DEFAULTS = {"heads": 1, "head_channels": 0, "qkv_order": "legacy", "schedule": "linear", "T": 1000,
             "dropout": 0.1, "encoder_heads": 4}
 
@@ -59,7 +58,7 @@ def architecture(networks: Mapping[str, Shapes], told: list[Told]) -> tuple[Arch
         if said:
             first, value = said[0], said[0].facts[field]
             for other in said[1:]:
-                if other.facts[field] != value and FLAG in (first.where, other.where):
+                if other.facts[field] != value and (first.asked or other.asked):
                     raise ValueError(f"{field} is {value} by {first.where} and "
                                      f"{other.facts[field]} by {other.where}; leave one out")
             whence = f"from {first.where}"
@@ -72,7 +71,7 @@ def architecture(networks: Mapping[str, Shapes], told: list[Told]) -> tuple[Arch
         lines.append(f"{field} = {value}, {whence}")
         return value
 
-    if told and told[-1].where == FLAG and "heads" in told[-1].facts:
+    if any(place.asked and "heads" in place.facts for place in told):
         known["head_channels"] = 0  # heads by number, then
     fields = {name: shown[name] for name in ("base", "mult", "blocks", "learned_variance")}
     fields |= {name: learn(name) for name in DEFAULTS if name != "encoder_heads"}
@@ -109,8 +108,7 @@ def _unet(shapes: Shapes) -> dict:
     ups = sorted(int(found[1]) for found in (
         re.fullmatch(r"output_blocks\.(\d+)\.[12]\.in_layers\.0\.weight", key) for key in shapes)
         if found)
-    outs = 1 + max((int(key.split(".")[1]) for key in shapes if key.startswith("output_blocks.")),
-                   default=0)
+    outs = _count("output_blocks.", shapes)
     blocks = ups[0] if ups else outs - 1
     levels = len(ups) + 1
     starts = [1 + level * (blocks + 1) for level in range(levels)]
@@ -129,8 +127,18 @@ def _unet(shapes: Shapes) -> dict:
     return {"base": base, "channels": channels, "blocks": blocks,
             "mult": tuple(width // base for width in widths),
             "attention_levels": tuple(level for level, k in enumerate(starts)
-                                      if f"input_blocks.{k}.1.qkv.weight" in shapes),
+                                      if any(key.startswith(f"input_blocks.{k}.1.")
+                                             for key in shapes)),
             "learned_variance": out == 2 * channels}
+
+
+def _count(prefix: str, shapes: Shapes) -> int:
+    """How many layers "PREFIXk.*" there are; ValueError where they are not numbered 0, 1, 2 ..."""
+    numbers = {key.split(".")[1] for key in shapes if key.startswith(prefix)}
+    for k in range(len(numbers)):
+        if str(k) not in numbers:
+            raise ValueError(f"{prefix}{k} is missing, though there are {len(numbers)} of {prefix}*")
+    return len(numbers)
 
 
 def _decoder(shapes: Shapes) -> dict:
@@ -152,7 +160,7 @@ def _encoder(shapes: Shapes) -> dict:
 
 
 def _latent(shapes: Shapes) -> dict:
-    layers = 1 + max(int(key.split(".")[1]) for key in shapes if key.startswith("layers."))
+    layers = _count("layers.", shapes)
     return {"z_size": shapes["layers.0.linear.weight"][1], "latent_layers": layers,
             "latent_hidden": shapes["layers.0.linear.weight"][0],
             "latent_time": shapes["time_embed.0.weight"][1]}
@@ -163,6 +171,9 @@ READERS = {"unet": _unet, "decoder": _decoder, "encoder": _encoder, "latent": _l
            "statistics": lambda shapes: {"z_size": shapes["mean"][0]}}
 
 
+OWN = "the file's own architecture"
+
+
 def from_architecture(values: dict) -> Told:
     """A file written by `to_torch` carries its whole architecture."""
     names = {field.name for field in dataclasses.fields(Architecture)}
@@ -170,16 +181,20 @@ def from_architecture(values: dict) -> Told:
               if name in names}
     height, width, channels = values.pop("image_shape")
     levels = [int(math.log2(min(height, width) // size)) for size in values.pop("attention")]
-    return Told("the file's own architecture", values | {
+    return Told(OWN, values | {
         "image_size": height if height == width else (height, width), "channels": channels,
         "attention_levels": tuple(sorted(levels))})
+
+
+class NotAConfig(ValueError):
+    """A readable file that is of something else."""
 
 
 def from_config(config: Any) -> Told:
     """The PDAE authors' config.yml: the UNet's settings, wherever in it they stand."""
     found = _find(config, "base_channel")
     if found is None:
-        raise ValueError("the config file has no base_channel: it is not a UNet's config.yml")
+        raise NotAConfig("it has no base_channel: not a UNet's config.yml")
     facts = _renamed(found, {"base_channel": "base", "input_channel": "channels",
                              "channel_multiplier": "mult", "dropout": "dropout",
                              "num_residual_blocks_of_a_block": "blocks"})
@@ -216,12 +231,13 @@ def _renamed(values: Mapping, names: dict[str, str]) -> dict:
 
 
 def _find(tree: Any, key: str) -> Mapping | None:
-    """The first mapping in a nested one that has `key`."""
-    if isinstance(tree, Mapping):
-        if key in tree:
-            return tree
-        for value in tree.values():
-            found = _find(value, key)
-            if found is not None:
-                return found
+    """The first mapping in a nested one, which may contain itself, that has `key`."""
+    seen, waiting = set(), [tree]
+    while waiting:
+        tree = waiting.pop(0)
+        if isinstance(tree, Mapping) and id(tree) not in seen:
+            seen.add(id(tree))
+            if key in tree:
+                return tree
+            waiting += tree.values()
     return None

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pdae_jax.models.architecture import Architecture
+from pdae_jax.names import listed
 
 
 class Layout(NamedTuple):
@@ -206,16 +207,17 @@ def fit(what: str, wanted: Mapping, state_dict: Mapping[str, np.ndarray], shapes
     odd = [f"{key} is {list(state_dict[key].shape)}, not {list(shape)}"
            for key, shape in sorted((shapes or {}).items())
            if key in state_dict and state_dict[key].shape != tuple(shape)]
-    near = difflib.get_close_matches(missing[0], extra, 1) if missing else []
-    problems = [f"{words} {_some(keys)}{hint}" for words, keys, hint in (
-        ("missing", missing, f" (nearest there: {near[0]})" if near else ""),
-        ("left over", extra, ""), ("misshapen:", odd, "")) if keys]
+    # Nearest names first: what was renamed stands beside what it was renamed to.
+    near = {key: difflib.get_close_matches(key, extra, 1, 0.8) for key in missing[:MOST_COMPARED]}
+    missing = sorted(missing, key=lambda key: (not near.get(key), key))
+    missing = [f"{key} (nearest there: {near[key][0]})" if near.get(key) else key for key in missing]
+    problems = [f"{words} {listed(keys)}" for words, keys in (
+        ("missing", missing), ("left over", extra), ("misshapen:", odd)) if keys]
     if problems:
         raise ValueError(f"the {what} does not fit: {'; '.join(problems)}")
 
 
-def _some(keys: list[str], most: int = 3) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+MOST_COMPARED = 40
 
 
 def to_params(names: Names, state_dict: Mapping[str, np.ndarray]) -> dict:
@@ -238,7 +240,10 @@ def to_params(names: Names, state_dict: Mapping[str, np.ndarray]) -> dict:
             node = node.setdefault(name, {})
         parts = [parts[start] for start in sorted(parts)]
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
-        node[path[-1]] = np.ascontiguousarray(joined, np.float32)
+        with np.errstate(over="ignore"):  # a float64 may be beyond float32
+            node[path[-1]] = np.ascontiguousarray(joined, np.float32)
+        if not np.isfinite(node[path[-1]]).all():
+            raise ValueError(f"{'/'.join(path)} has numbers that are not finite in float32")
     return params
 
 

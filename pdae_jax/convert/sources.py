@@ -8,6 +8,7 @@ import numpy as np
 
 from pdae_jax.convert import infer, torch_file
 from pdae_jax.convert.infer import Told
+from pdae_jax.names import listed
 
 StateDict = dict[str, np.ndarray]
 
@@ -56,14 +57,14 @@ def _recognised(path, contents, weights: str, class_label: int | None) -> Source
     value, ignored = contents.value, []
     if contents.placeholders:
         ignored.append(f"objects of {len(contents.placeholders)} classes that were not loaded: "
-                       + _some(contents.placeholders))
+                       + listed(contents.placeholders))
     if not isinstance(value, Mapping):
         raise ValueError(f"{path}: holds a {type(value).__name__}, not a dict of tensors")
     value = {key: entry for key, entry in value.items() if isinstance(key, str)}
     read = next((reader for recognises, reader in KINDS if recognises(value)), None)
     if read is None:
         raise ValueError(f"{path}: no checkpoint of a known kind: its keys are "
-                         f"{_some(sorted(value)) or 'none'}")
+                         f"{listed(sorted(value)) or 'none'}")
     found = read(path, value, weights, ignored)
     networks = {name: _tensors(path, name, state) for name, state in found.networks.items()}
     if "unet" in networks and "label_emb.weight" in networks["unet"]:
@@ -83,8 +84,8 @@ def _lightning(path, value, weights, ignored) -> Source:
         raise ValueError(f"{path}: its state_dict has no {chosen}*")
     for key in state:
         if not key.startswith(("model.", "ema_model.", "x_T")):
-            raise ValueError(f"{path}: {key} in its state_dict belongs to no diffusion model; only "
-                             f"Diff-AE's *_ddpm files are read, not its autoencoders")
+            raise ValueError(f"{path}: {listed([key])} in its state_dict belongs to no diffusion "
+                             f"model; only Diff-AE's *_ddpm files are read, not its autoencoders")
     ignored.append({"ema": "model.*: its average, ema_model.*, is taken",
                     "raw": "ema_model.*: the raw model.* is taken"}[weights])
     if "x_T" in state:
@@ -94,9 +95,9 @@ def _lightning(path, value, weights, ignored) -> Source:
     given = value.get("hyper_parameters")
     given = given.entries if isinstance(given, torch_file.Placeholder) else given
     told = [infer.from_hyper_parameters(given)] if isinstance(given, Mapping) and given else []
-    return Source(Path(path), f"Diff-AE's diffusion model, PyTorch-Lightning "
-                  f"{value['pytorch-lightning_version']}", {"unet": network}, {"unet": weights},
-                  ignored, _whole(value.get("global_step")), told)
+    version = listed([value["pytorch-lightning_version"]])
+    return Source(Path(path), f"Diff-AE's diffusion model, PyTorch-Lightning {version}",
+                  {"unet": network}, {"unet": weights}, ignored, _whole(value.get("global_step")), told)
 
 
 def _pdae(path, value, weights, ignored) -> Source:
@@ -108,9 +109,9 @@ def _pdae(path, value, weights, ignored) -> Source:
             continue
         kind = weights
         if not there[weights]:
-            if weights == "raw":
+            if weights == "raw" and not value.keys() & PDAE_KEYS.keys():
                 raise ValueError(f"{path}: has ema_{key} alone, no raw {key}; use --weights=ema")
-            kind = "raw"
+            kind = "ema" if there["ema"] else "raw"
         networks[name] = value[f"ema_{key}" if kind == "ema" else key]
         taken[name] = kind if there["ema"] else "as stored"
         if all(there.values()):
@@ -133,15 +134,14 @@ def _pdae(path, value, weights, ignored) -> Source:
 
 def _bare(path, value, weights, ignored) -> Source:
     """A state dict by itself, of the network that its names show."""
-    if all(key.startswith("module.") for key in value):  # torch's DataParallel
-        value = {key.removeprefix("module."): tensor for key, tensor in value.items()}
+    value = _without_module(value)
     kind, name, unused = next(row[1:] for row in BARE if row[0] in value)
     if name == "unet" and any(key.startswith("shift_") for key in value):
         kind, name = "PDAE's decoder, a bare state dict", "decoder"
     dropped = [key for key in value if unused and key.startswith(unused)
                or key.endswith("num_batches_tracked")]
     if dropped:
-        ignored.append(f"{_some(dropped)}: not part of what is computed")
+        ignored.append(f"{listed(dropped)}: not part of what is computed")
     network = {key: tensor for key, tensor in value.items() if key not in dropped}
     return Source(Path(path), kind, {name: network}, {name: "as stored"}, ignored, None, [])
 
@@ -175,9 +175,9 @@ def _training(path, value: Mapping, used: set[str]) -> list[str]:
     rest = [key for key in value if key not in used]
     strange = [key for key in rest if key not in TRAINING and _holds_tensors(value[key])]
     if strange:
-        raise ValueError(f"{path}: {_some(strange)} hold tensors of no known use; known are "
+        raise ValueError(f"{path}: {listed(strange)} hold tensors of no known use; known are "
                          f"{', '.join(sorted(used))}")
-    return [f"{_some(rest)}: of its training"] if rest else []
+    return [f"{listed(rest)}: of its training"] if rest else []
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -199,8 +199,15 @@ def _tensors(path, name: str, state) -> StateDict:
         raise ValueError(f"{path}: its {name} is no state dict but a {type(state).__name__}")
     for key, tensor in state.items():
         if not isinstance(key, str) or not isinstance(tensor, np.ndarray):
-            raise ValueError(f"{path}: {key!r} of its {name} is no tensor that can be read, but a "
-                             f"{type(tensor).__name__}")
+            raise ValueError(f"{path}: {listed([key])} of its {name} is no tensor that can be read, "
+                             f"but a {type(tensor).__name__}")
+    return _without_module(state)
+
+
+def _without_module(state: Mapping) -> dict:
+    """Without the prefix that torch's DataParallel gives to every key."""
+    if all(isinstance(key, str) and key.startswith("module.") for key in state):
+        return {key.removeprefix("module."): tensor for key, tensor in state.items()}
     return dict(state)
 
 
@@ -223,9 +230,3 @@ def _whole(step) -> int | None:
         step = step.item()
     return step if isinstance(step, int) and not isinstance(step, bool) else None
 
-
-def _some(names, most: int = 6) -> str:
-    names = [str(name) for name in names]
-    shown = [name if name.isprintable() and len(name) < 80 else f"{name[:60]!r}..."
-             for name in names[:most]]
-    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -8,8 +8,11 @@ os.system, refuses the file. Tensors are read-only views of the memory-mapped fi
 import collections
 import io
 import math
+import mmap
 import os
 import pickle
+import pickletools
+import shlex
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,6 +20,8 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+
+from pdae_jax.names import listed
 
 
 class TorchFileError(ValueError):
@@ -74,7 +79,8 @@ class Placeholder:
 def read(path: str | os.PathLike) -> Contents:
     """The object that `torch.save` wrote to `path`; each tensor a read-only NumPy array.
 
-    Nothing is read from the disk but the pickle until an array is used. Raises TorchFileError for
+    Each storage's checksum is proved as the pickle names it, and its memory given back: what is not
+    used afterwards takes none. Raises TorchFileError for
     what is not such a file, is damaged, or tries to run code.
     """
     archive = _Archive(Path(path))
@@ -87,6 +93,9 @@ def read(path: str | os.PathLike) -> Contents:
         raise TorchFileError(f"{path}: its pickle cannot be read ({type(error).__name__}: {error});"
                              f" the file is damaged or not PyTorch's") from error
     return Contents(value, tuple(sorted(unpickler.placeholders)))
+
+
+CHUNK = 1 << 24
 
 
 class _Archive:
@@ -103,7 +112,9 @@ class _Archive:
                 entries = file.infolist()
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise TorchFileError(f"{path}: damaged or cut short ({error}); fetch it again") from error
-        self.map = np.memmap(path, np.uint8, "r")
+        with path.open("rb") as file:
+            self._mmap = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.map = np.frombuffer(self._mmap, np.uint8)
         self.entries = {}
         for entry in entries:
             parts = entry.filename.replace("\\", "/").split("/")
@@ -138,10 +149,18 @@ class _Archive:
             raise TorchFileError(f"{self.path}: {name} is said to take {entry.file_size:,} bytes, "
                                  f"more than the file has there; damaged or cut short")
         data = self.map[start:start + entry.file_size]
-        if zlib.crc32(data) != entry.CRC:
+        if self._crc32(data) != entry.CRC:
             raise TorchFileError(f"{self.path}: the checksum of {name} is wrong: the file is "
                                  f"damaged; fetch it again")
         return data
+
+    def _crc32(self, data: np.ndarray) -> int:
+        crc = 0
+        for at in range(0, len(data), CHUNK):
+            crc = zlib.crc32(data[at:at + CHUNK], crc)
+            if hasattr(mmap, "MADV_DONTNEED"):
+                self._mmap.madvise(mmap.MADV_DONTNEED)
+        return crc
 
     def storage(self, key: str, dtype, numel: int) -> np.ndarray:
         data = self.bytes(f"data/{key}")
@@ -161,15 +180,18 @@ def _not_a_zip(path: Path) -> str:
     # A pickle, or the tar of the very first versions: what torch.save wrote before 1.6.
     if start[:1] == b"\x80" or b"\0" * 8 in start and start[:1].isalnum():
         return (f"{path}: in PyTorch's format of before 1.6; save it anew with: python -c \"import "
-                f"torch; torch.save(torch.load('{path.name}', 'cpu', weights_only=True), "
-                f"'new-{path.name}')\"")
+                f"sys, torch; torch.save(torch.load(sys.argv[1], 'cpu', weights_only=True), "
+                f"sys.argv[2])\" {shlex.quote(str(path))} "
+                f"{shlex.quote(str(path.with_name(f'new-{path.name}')))}")
     return (f"{path}: not a PyTorch file (it begins with {start[:8]!r}); give a .pt or .ckpt that "
             f"torch.save wrote")
 
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, archive: _Archive):
-        super().__init__(io.BytesIO(archive.bytes("data.pkl").tobytes()))
+        data = archive.bytes("data.pkl").tobytes()
+        _check_memo(archive.path, data)
+        super().__init__(io.BytesIO(data))
         self.archive, self.storages, self.placeholders = archive, {}, {}
 
     def find_class(self, module: str, name: str):
@@ -185,13 +207,13 @@ class _Unpickler(pickle.Unpickler):
             return _Function(lambda data, *more: data)
         if module in ("torch", "torch.storage") and name in STORAGES:
             return _Storage(name)
+        full = f"{module}.{name}"
         hostile = module.split(".")[0] in HOSTILE_MODULES or (
             module in ("builtins", "__builtin__") and name in HOSTILE_BUILTINS)
         if hostile:
-            raise TorchFileError(f"{self.archive.path}: it asks for {module}.{name}, which no "
+            raise TorchFileError(f"{self.archive.path}: it asks for {listed([full])}, which no "
                                  f"checkpoint needs and which could run code; refused, and nothing "
                                  f"of it was run")
-        full = f"{module}.{name}"
         return self.placeholders.setdefault(full, type(name, (Placeholder,), {"__module__": module}))
 
     def persistent_load(self, key):
@@ -221,6 +243,21 @@ class _Unpickler(pickle.Unpickler):
         itemsize = storage.itemsize
         return np.lib.stride_tricks.as_strided(
             storage[offset:], tuple(size), tuple(n * itemsize for n in stride), writeable=False)
+
+
+def _check_memo(path: Path, data: bytes) -> None:
+    """Refuses a pickle that stores at a place no pickle of its length has: memory is set aside for
+    all places below."""
+    try:
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(data):
+                raise TorchFileError(f"{path}: its pickle asks for memory for {argument:,} objects, "
+                                     f"more than it can hold; refused")
+    except TorchFileError:
+        raise
+    except Exception as error:
+        raise TorchFileError(f"{path}: its pickle cannot be read ({type(error).__name__}: {error}); "
+                             f"the file is damaged or not PyTorch's") from error
 
 
 def _short(value: Any) -> str:

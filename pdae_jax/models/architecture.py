@@ -18,6 +18,8 @@ class Block(NamedTuple):
     upsample: bool = False  # up path: followed by an up-sampling residual block
 
 
+MOST_TIMES = 100_000  # tables of them are kept
+
 # What each group of parameters depends on: the fields that its arrays were trained for.
 GROUP_FIELDS = {
     "dpm": ("image_shape", "base", "mult", "blocks", "attention", "heads", "head_channels",
@@ -96,6 +98,8 @@ class Architecture:
             if not _counts(getattr(self, name)):
                 raise ValueError(f"{name} must be a whole number of at least 1, "
                                  f"got {getattr(self, name)!r}")
+        if self.T > MOST_TIMES:
+            raise ValueError(f"T must be at most {MOST_TIMES:,}, got {self.T:,}")
         for name in ("base", "latent_time"):
             if getattr(self, name) % 2:
                 raise ValueError(f"{name} must be even, half cosines and half sines of t, got "
