@@ -2,9 +2,9 @@
 
     python -m pdae_jax.main --config=configs/digits.py
 
-scikit-learn's 1,797 digits, 8 x 8, one channel. Trains a small diffusion model, then PDAE on it,
-then writes runs/digits/report/report.html.
-Hardware: two CPU cores, 8 to 9 minutes. Score: MSE 0.012 from z alone, 7e-5 with inferred x_T, on
+scikit-learn's 1,797 digits, 8 x 8, one channel. Trains a small diffusion model, PDAE on it, a latent
+model and a classifier on its codes, then writes runs/digits/report/index.html.
+Hardware: two CPU cores, 11 to 13 minutes. Score: MSE 0.0135 from z alone, 7e-5 with inferred x_T, on
 held-out digits in [0, 1], 100 DDIM steps.
 """
 from pdae_jax import config as config_lib
@@ -12,21 +12,15 @@ from pdae_jax import config as config_lib
 
 def get_config(variant: str = ""):
     config = config_lib.base(variant, name="digits", data="digits", flip=False,
-                             stages=("dpm", "pdae", "latent",
-                                                                    "classifier", "report"), model=dict(
+                             stages=config_lib.EVERYTHING, model=dict(
         image_shape=(8, 8, 1), base=32, mult=(1, 2), blocks=1, attention=(4,), heads=4,
-        dropout=0.0, z_size=32, encoder_widths=(64, 128), latent_layers=6,
-        latent_hidden=256))
+        dropout=0.0, z_size=32, encoder_widths=(64, 128), latent_layers=6, latent_hidden=256))
     for stage in (config.dpm, config.pdae):
         stage.update(batch_size=128, learning_rate=1e-3, decay="cosine", warmup=100, ema=0.995,
                      log_every=100, health_every=250, pictures_every=2000, save_every=1000)
-    for stage in (config.latent, config.classifier):
-        stage.update(batch_size=256, learning_rate=1e-3, decay="cosine", warmup=100, ema=0.998,
-                     log_every=500, health_every=0, save_every=5000)
+    config_lib.few_pictures(config)
     config.dpm.steps = 800
     config.pdae.steps = 1200
-    config.latent.steps = 5000
-    config.classifier.steps = 2000
     config.report.attribute = "3"
     config.report.stop = 0.0  # so small a diffusion model makes no digit without z
     config.report.strengths = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)

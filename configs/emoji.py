@@ -3,9 +3,9 @@
     python -m pdae_jax.main --config=configs/emoji.py
     python -m pdae_jax.main --config=configs/emoji.py:64
 
-Trains a small diffusion model, then PDAE on it, then writes runs/emoji/report/report.html.
-Stages alone: :dpm, :pdae, :report, and :64:dpm and so on. Held-out pictures are of base characters
-that were not trained on.
+Trains a small diffusion model, PDAE on it, a latent model and a classifier (skin tone, gender, hair,
+age) on its codes, then writes runs/emoji/report/index.html. Stages alone: :dpm, :pdae, :report, and
+:64:dpm and so on. Held-out pictures are of base characters that were not trained on.
 Hardware: an accelerator (two cores train 30 to 40 images a second: 15 hours for the full length).
 Score: README has a shorter run's; the full length has not been run.
 """
@@ -21,12 +21,13 @@ def get_config(variant: str = ""):
     size = 64 if large else 32
     config = config_lib.base(variant.removeprefix("64").removeprefix(":"),
                              name="emoji64" if large else "emoji", data="emoji",
-                             stages=("dpm", "pdae", "report"), model=dict(
+                             stages=config_lib.EVERYTHING, model=dict(
         image_shape=(size, size, 3), base=32, mult=(1, 2, 4, 4) if large else (1, 2, 4),
-        blocks=1, attention=(8,), heads=4, dropout=0.0, z_size=128))
+        blocks=1, attention=(8,), heads=4, dropout=0.0, z_size=128, latent_layers=6, latent_hidden=512))
     for stage in (config.dpm, config.pdae):
         stage.update(batch_size=64, learning_rate=1e-3, decay="cosine", warmup=200, ema=0.998,
                      log_every=50, health_every=500, pictures_every=1000, save_every=500)
+    config_lib.few_pictures(config)
     config.dpm.steps = 15_000
     config.pdae.steps = 15_000
     config.report.scored = 126

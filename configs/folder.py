@@ -3,7 +3,7 @@
     python -m pdae_jax.main --config=configs/folder.py --workdir=DIR \\
         --config.data.name=folder:PATH
 
-Trains a diffusion model on the pictures, then PDAE on it, then writes DIR/report/report.html.
+Trains a diffusion model on the pictures, then PDAE on it, then writes DIR/report/index.html.
 Pictures of any size and format are cut to squares of 64 pixels; for others set
 --config.model.image_shape="(128,128,3)", for grey ones "(64,64,1)"; .npy arrays may have more
 channels. Attributes: --config.data.attributes=table.csv.

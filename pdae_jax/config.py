@@ -16,6 +16,8 @@ from pdae_jax.training.state import Settings
 VARIANTS = {"": (), "pdae": ("pdae",), "dpm": ("dpm",), "latent": ("latent",),
             "classifier": ("classifier",), "fewshot": ("fewshot",), "report": ("report",)}
 
+EVERYTHING = ("dpm", "pdae", "latent", "classifier", "report")
+
 # What of `modes.Options` says which labels a few-shot classifier sees.
 FEW_SHOT = ("attribute", "images", "labels", "positives", "negatives", "unlabelled", "seed")
 
@@ -53,6 +55,15 @@ def base(variant: str, *, name: str, data: str, model: dict, flip: bool = True,
     config.fewshot = ConfigDict({name: options[name] for name in FEW_SHOT})
     config.report = ConfigDict(options | {"n": 8})
     return config
+
+
+def few_pictures(config: ConfigDict) -> None:
+    """Sets what is trained on codes for a data set of about a thousand pictures: half a minute."""
+    for stage in (config.latent, config.classifier):
+        stage.update(batch_size=256, learning_rate=1e-3, decay="cosine", warmup=100, ema=0.998,
+                     log_every=500, health_every=0, save_every=5000)
+    config.latent.steps = 5000
+    config.classifier.steps = 2000
 
 
 def defaults(cls) -> dict:

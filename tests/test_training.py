@@ -266,6 +266,7 @@ def test_images_a_second_are_shown_from_the_first_line(tmp_path, capfd):
     assert train(tmp_path, "dpm", arch=ARCH, data=DIGITS, settings=settings)
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("dpm 2/")]
     assert len(lines) == 1 and "images/s ?" not in lines[0] and "ETA ?" not in lines[0]
+    assert re.search(r"waiting \d+%", lines[0])
 
 
 def test_clipping_bounds_the_update():

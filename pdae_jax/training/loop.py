@@ -85,7 +85,8 @@ class Loop:
         window, first, saved = [], step, step
         with Stop() as stop:
             while step < settings.steps and not (stop.asked or processes.stop_asked(step)):
-                batch = next(batches)
+                with watch.waiting():
+                    batch = next(batches)
                 batch = sharding.to_mesh(self.mesh, {k: batch[k] for k in self.objective.reads})
                 if step == first:
                     with watch.aside(step + 1, state):  # compiles

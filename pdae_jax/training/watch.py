@@ -47,7 +47,7 @@ class Watch:
         self.bar = tqdm(total=steps, initial=start, desc=name, unit="step", dynamic_ncols=True,
                         disable=not (self.main and sys.stderr.isatty()), file=sys.stderr)
         self.name, self.step, self.steps, self.rate = name, start, steps, 0.0
-        self._tick, self._tick_step = None, start
+        self._tick, self._tick_step, self.waited = None, start, 0.0
 
     def _forget_after(self, step: int) -> None:
         """A resumed run repeats the steps after its checkpoint: their records go."""
@@ -69,16 +69,24 @@ class Watch:
         yield
         now = time.perf_counter()
         if self._tick is None:
-            self._tick, self._tick_step = now, step
+            self._tick, self._tick_step, self.waited = now, step, 0.0
         else:
             self._tick += now - began
+
+    @contextlib.contextmanager
+    def waiting(self):
+        """Counts what is done within as time that training waited for its data."""
+        began = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - began
 
     def progress(self, step: int, loss: float, **more) -> None:
         """Moves the progress on to `step`; called where the device has finished it."""
         now = time.perf_counter()
         if step > self._tick_step and now > self._tick:
             self.rate = (step - self._tick_step) * self.batch_size / (now - self._tick)
-        self._tick, self._tick_step = now, step
+            more = {"waiting": f"{min(1.0, self.waited / (now - self._tick)):.0%}", **more}
+        self._tick, self._tick_step, self.waited = now, step, 0.0
         shown = {"loss": f"{loss:.4f}", "images/s": f"{self.rate:.0f}" if self.rate else "?",
                  **more}
         self.bar.set_postfix(shown, refresh=False)
