@@ -18,6 +18,7 @@ from pdae_jax.names import nearest
 
 FLAGS = flags.FLAGS
 MODES = {"train": "do the config's stages",
+         "compile": "what a step would cost on --topology, without running it",
          "verify": "compare a converted workdir with its PyTorch files",
          "encode": "a table of z of all pictures", "reconstruct": "Figures 5 to 7",
          "interpolate": "Figures 8 to 10", "manipulate": "attributes, Figure 11",
@@ -62,6 +63,9 @@ def main(argv: list[str]) -> None:
     command = "python -m pdae_jax.main " + shlex.join(argv[1:])
     if FLAGS.mode == "train":
         run(config, workdir, command)
+        return
+    if FLAGS.mode == "compile":
+        forecast(config, FLAGS.topology)
         return
     from pdae_jax import modes
 
@@ -110,6 +114,20 @@ def run(config, workdir: str | os.PathLike, command: str) -> bool:
     return True
 
 
+def forecast(config, topology: str) -> None:
+    """Says what the config's last stage on pictures would cost on a topology."""
+    from pdae_jax.models import Architecture
+    from pdae_jax.training import forecast as forecast_lib
+    from pdae_jax.training.state import Settings
+
+    stage = [stage for stage in config.stages if stage in ("dpm", "pdae")][-1:]
+    if not stage:
+        raise ValueError(f"the stages {', '.join(config.stages)} train on no pictures; forecast a "
+                         f"config of dpm or pdae")
+    forecast_lib.forecast(stage[0], Architecture(**config.model), Settings(**config[stage[0]]),
+                          topology, precision=config.precision, fsdp=config.mesh.fsdp)
+
+
 def parse(argv: list[str]):
     """argv -> (config, workdir, compilation cache); None where only help was asked for."""
     if any(arg.lstrip("-") in ("help", "helpfull", "h") for arg in argv[1:]):
@@ -140,6 +158,7 @@ OWN_FLAGS = {
     "mode": "what to do, train or one of those below",
     "source": "verify: the PyTorch files, if not where they were; several with commas between",
     "out": "where a mode other than train writes; default WORKDIR/MODE",
+    "topology": "compile: for what, as v5e:4x8 or cpu",
     "coordinator": "several processes: HOST:PORT of the first; found by itself on Cloud TPU, SLURM, MPI",
     "processes": "several processes: how many",
     "process": "several processes: which one this is, from 0",
@@ -184,6 +203,7 @@ def define_flags() -> None:
         flags.DEFINE_string("mode", "train", OWN_FLAGS["mode"])
         flags.DEFINE_list("source", [], OWN_FLAGS["source"])
         flags.DEFINE_string("out", None, OWN_FLAGS["out"])
+        flags.DEFINE_string("topology", "cpu", OWN_FLAGS["topology"])
         flags.DEFINE_string("coordinator", None, OWN_FLAGS["coordinator"])
         flags.DEFINE_integer("processes", None, OWN_FLAGS["processes"])
         flags.DEFINE_integer("process", None, OWN_FLAGS["process"])
@@ -204,7 +224,7 @@ def flag_value(argv: list[str], flag: str) -> str | None:
 
 def needs_config(argv: list[str]) -> bool:
     """Whether the mode asked for works by a config."""
-    return nearest(flag_value(argv, "mode") or "train", MODES, "mode") == "train"
+    return nearest(flag_value(argv, "mode") or "train", MODES, "mode") in ("train", "compile")
 
 
 def config_path(argv: list[str]) -> str:

@@ -322,7 +322,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(workdir, tmp_path):
 
 def test_options_and_modes_are_the_commands():
     assert OPTIONS.keys() == {f.name for f in dataclasses.fields(modes.Options)}
-    assert MODES.keys() == {"train", "verify", *modes.MODES}
+    assert MODES.keys() == {"train", "verify", "compile", *modes.MODES}
 
 
 @pytest.mark.parametrize("args, says", [

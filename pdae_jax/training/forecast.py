@@ -1,0 +1,188 @@
+"""What the train step and the decoding loop cost on devices that need not be here.
+
+XLA compiles for a TPU on any machine that has libtpu: the compiled programs tell floating-point
+operations, bytes moved, memory and collectives, and from the chip's published peaks follows the
+fastest step that it allows (the roofline). Nothing is run.
+"""
+import os
+import re
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pdae_jax import pdae, samplers, sharding
+from pdae_jax.models import DTYPES, Architecture, Networks
+from pdae_jax.names import nearest
+from pdae_jax.schedule import SCHEDULES
+from pdae_jax.training.loop import Loop
+from pdae_jax.training.objectives import OBJECTIVES
+from pdae_jax.training.state import Settings, TrainState
+
+
+class Chip(NamedTuple):
+    """Published peaks of one device: bfloat16 FLOP/s, bytes/s and bytes of memory."""
+
+    flops: float
+    bandwidth: float
+    memory: float
+
+
+# By jax.Device.device_kind, per device as JAX counts them (half a chip before v4).
+CHIPS = {"TPU v3": Chip(61.5e12, 450e9, 16e9), "TPU v4": Chip(275e12, 1228e9, 32e9),
+         "TPU v5 lite": Chip(197e12, 819e9, 16e9), "TPU v5": Chip(459e12, 2765e9, 95e9),
+         "TPU v6 lite": Chip(918e12, 1640e9, 32e9), "TPU v6e": Chip(918e12, 1640e9, 32e9)}
+
+# Without these libtpu asks the cloud's metadata server, which is not there, who it is.
+ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+         "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+class Cost(NamedTuple):
+    """Of one compiled program, on each device. collectives: kind -> (how many, bytes of results)."""
+
+    flops: float
+    moved: float
+    arguments: int
+    temporary: int
+    collectives: dict[str, tuple[int, int]]
+    compile_seconds: float
+
+    @property
+    def memory(self) -> int:
+        return self.arguments + self.temporary
+
+    def fastest(self, chip: Chip) -> float:
+        """Seconds that the chip's peaks allow: the longer of computing and moving."""
+        return max(self.flops / chip.flops, self.moved / chip.bandwidth)
+
+
+def devices_of(topology: str) -> list:
+    """The devices of a topology such as "v5e:4x8", or of this machine for "cpu".
+
+    Raises ValueError for a name that JAX does not know, ImportError where libtpu is missing.
+    """
+    if topology == "cpu":
+        return jax.devices("cpu")
+    try:
+        import libtpu  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"--topology={topology} needs libtpu, which needs no TPU: pip install "
+                          f"'pdae_jax[tpu]'") from error
+    from jax.experimental import topologies
+
+    for name, value in ALONE.items():
+        os.environ.setdefault(name, value)
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except Exception as error:  # libtpu's own kinds
+        raise ValueError(f"no topology {topology!r}: give one as v5e:4x8, v5p:2x2x2, v6e:2x4 or cpu "
+                         f"({str(error).splitlines()[0][:120]})") from error
+
+
+def train_step(objective: str, arch: Architecture, settings: Settings, devices, *,
+               precision: str = "float32", fsdp: int = 1) -> Cost:
+    """The cost of one step of an objective on pictures, of the whole batch over all devices."""
+    row = OBJECTIVES[nearest(objective, OBJECTIVES, "objective")]
+    if "image" not in row.reads:
+        raise ValueError(f"{objective} is trained on codes and costs next to nothing; forecast dpm "
+                         f"or pdae")
+    mesh, net = sharding.make_mesh(fsdp, devices), Networks(arch, DTYPES[precision])
+    if settings.batch_size % (settings.accumulate * mesh.size):
+        raise ValueError(f"batch_size = {settings.batch_size} must be a multiple of the {mesh.size} "
+                         f"devices times accumulate = {settings.accumulate}")
+    loop = Loop(row, net, SCHEDULES[arch.schedule](arch.T), settings, mesh,
+                dropout=arch.dropout > 0)
+    state = jax.eval_shape(lambda: TrainState.create(net.init(jax.random.key(0), row.trains),
+                                                     settings.optimizer()))
+    frozen = jax.eval_shape(lambda: net.init(jax.random.key(0), row.needs)) if row.needs else {}
+    batch = {"image": jax.ShapeDtypeStruct((settings.batch_size, *arch.image_shape), jnp.uint8)}
+    return compiled(loop.step_fn(state, frozen), state, frozen, batch,
+                    jax.eval_shape(lambda: jax.random.key(0)))
+
+
+def decode_step(arch: Architecture, batch_size: int, devices, *,
+                precision: str = "float32") -> Cost:
+    """The cost of one DDIM step with z, parameters on every device; of S steps, S times this."""
+    mesh, net = sharding.make_mesh(1, devices), Networks(arch, DTYPES[precision])
+    schedule, path = SCHEDULES[arch.schedule](arch.T), samplers.ddim_times(arch.T, 2)[::-1]
+
+    def step(params, x, z):
+        eps = pdae.noise_fn(net, params, schedule, z, path)
+        return samplers.ddim_step(eps, x, path[0], path[1], schedule)
+
+    over_batch, everywhere = sharding.over_batch(mesh), sharding.replicated(mesh)
+    params = jax.eval_shape(lambda: net.init(jax.random.key(0), ("dpm", "gradient")))
+    x = jax.ShapeDtypeStruct((batch_size, *arch.image_shape), jnp.float32)
+    z = jax.ShapeDtypeStruct((batch_size, arch.z_size), jnp.float32)
+    return compiled(jax.jit(step, in_shardings=(everywhere, over_batch, over_batch),
+                            out_shardings=over_batch), params, x, z)
+
+
+def compiled(function, *shapes) -> Cost:
+    """Lowers and compiles a jitted function for shapes, and reads its cost off."""
+    began = time.perf_counter()
+    program = function.lower(*shapes).compile()
+    seconds = time.perf_counter() - began
+    cost, memory = program.cost_analysis(), program.memory_analysis()
+    return Cost(cost.get("flops", np.nan), cost.get("bytes accessed", np.nan),
+                memory.argument_size_in_bytes, memory.temp_size_in_bytes,
+                collectives(program.as_text()), seconds)
+
+
+def collectives(text: str) -> dict[str, tuple[int, int]]:
+    """How many collectives of each kind an HLO program has, and the bytes of their results."""
+    found: dict[str, tuple[int, int]] = {}
+    for shape, kind in re.findall(rf" = (\S.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", text):
+        count, size = found.get(kind, (0, 0))
+        found[kind] = count + 1, size + sum(
+            int(np.prod([int(n) for n in dims.split(",") if n])) * BYTES.get(dtype, 4)
+            for dtype, dims in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shape))
+    return found
+
+
+BYTES = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "u8": 1, "s8": 1, "pred": 1}
+
+
+def forecast(objective: str, arch: Architecture, settings: Settings, topology: str, *,
+             precision: str = "float32", fsdp: int = 1, say=print) -> tuple[Cost, Cost | None]:
+    """Compiles and says the cost of training and, of PDAE, of decoding."""
+    devices = devices_of(topology)
+    kind, local = devices[0].device_kind, settings.batch_size // len(devices)
+    say(f"{objective} on {topology}: {len(devices)} x {kind}, batch {settings.batch_size} "
+        f"({local} a device), {precision}, fsdp {fsdp}")
+    train = train_step(objective, arch, settings, devices, precision=precision, fsdp=fsdp)
+    costs = {"train step": train}
+    decode = None
+    if objective == "pdae":
+        decode = decode_step(arch, settings.batch_size, devices, precision=precision)
+        costs["one step of decoding"] = decode
+    for name, cost in costs.items():
+        say(f"\n{name}, on each device:")
+        for line in lines(cost, CHIPS.get(kind), local):
+            say(f"  {line}")
+    return train, decode
+
+
+def lines(cost: Cost, chip: Chip | None, local: int) -> list[str]:
+    """A cost in words."""
+    found = [f"{cost.flops / 1e9:,.1f} GFLOP, {cost.flops / local / 1e9:,.1f} an image",
+             f"{cost.moved / 1e9:,.2f} GB moved, {cost.moved / local / 1e9:,.2f} an image",
+             f"{cost.memory / 1e9:,.2f} GB of memory: {cost.arguments / 1e9:,.2f} of arguments, "
+             f"{cost.temporary / 1e9:,.2f} of temporaries"]
+    for kind, (count, size) in sorted(cost.collectives.items()):
+        found.append(f"{count} {kind}, {size / 1e6:,.1f} MB of results")
+    found.append(f"compiled in {cost.compile_seconds:.0f} s")
+    if chip:
+        seconds, computing = cost.fastest(chip), cost.flops / chip.flops
+        found.append(f"at best {seconds * 1e3:.1f} ms, {local / seconds:,.0f} images/s a device "
+                     f"(computing {computing * 1e3:.1f} ms, moving "
+                     f"{cost.moved / chip.bandwidth * 1e3:.1f} ms)")
+        if cost.memory > chip.memory:
+            found.append(f"DOES NOT FIT: the device has {chip.memory / 1e9:.0f} GB; raise accumulate, "
+                         f"lower batch_size, or set mesh.fsdp")
+    return found

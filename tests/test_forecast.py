@@ -1,0 +1,77 @@
+"""What a step would cost on devices that are not here."""
+import dataclasses
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import DIGITS_ARCH as ARCH
+
+from pdae_jax.training import forecast
+from pdae_jax.training.state import Settings
+
+ROOT = Path(__file__).parent.parent
+SMALL = Settings(batch_size=16)
+
+
+def test_on_this_machine():
+    train = forecast.train_step("pdae", ARCH, SMALL, jax.devices())
+    twice = forecast.train_step("pdae", ARCH, dataclasses.replace(SMALL, batch_size=32),
+                                jax.devices())
+    assert 1.8 < twice.flops / train.flops < 2.1 and train.moved > 0
+    # Arguments: parameters with average and two moments, frozen ones, and the pictures.
+    params = jax.eval_shape(lambda: forecast.Networks(ARCH).init(jax.random.key(0)))
+    size = {group: 4 * sum(leaf.size for leaf in jax.tree.leaves(params[group]))
+            for group in ("dpm", "encoder", "gradient")}
+    expected = 4 * (size["encoder"] + size["gradient"]) + size["dpm"] + 16 * 8 * 8
+    assert abs(train.arguments - expected) < 0.02 * expected
+    decode = forecast.decode_step(ARCH, 16, jax.devices())
+    assert 0 < decode.flops < train.flops
+    assert "images/s" not in "".join(forecast.lines(train, None, 16))
+
+
+def test_the_roofline_is_the_longer_of_computing_and_moving():
+    cost = forecast.Cost(2e12, 1e9, 10**9, 10**9, {"all-reduce": (2, 10**6)}, 1.0)
+    assert cost.fastest(forecast.Chip(1e12, 1e12, 16e9)) == 2.0
+    assert cost.fastest(forecast.Chip(1e15, 1e9, 16e9)) == 1.0
+    said = "\n".join(forecast.lines(cost, forecast.Chip(1e12, 1e12, 1e9), 4))
+    assert "2 images/s" in said and "DOES NOT FIT" in said and "2 all-reduce, 1.0 MB" in said
+
+
+def test_collectives_are_read_off_the_program():
+    text = """  %a = f32[128,4]{1,0} all-reduce(f32[128,4]{1,0} %x), channel_id=1
+  %b = (f32[8]{0}, bf16[16]{0}) all-reduce-start(f32[8]{0} %y, bf16[16]{0} %z)
+  %c = bf16[64]{0:T(256)} all-gather(bf16[16]{0} %w), dimensions={0}
+  %d = f32[4]{0} add(f32[4] %all-reduce.3, f32[4] %e)"""
+    assert forecast.collectives(text) == {"all-reduce": (2, 4 * 512 + 32 + 32),
+                                          "all-gather": (1, 128)}
+
+
+@pytest.mark.parametrize("args, says", [
+    (["--config=configs/digits.py:latent"], "train on no pictures"),
+    (["--config=configs/digits.py", "--config.pdae.batch_size=9", "--config.pdae.accumulate=2"],
+     "multiple of"),
+])
+def test_bad_forecasts_are_one_line(args, says):
+    done = subprocess.run([sys.executable, "-m", "pdae_jax.main", "--mode=compile", *args],
+                          capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_without_libtpu_the_remedy_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    with pytest.raises(ImportError, match=r"pip install 'pdae_jax\[tpu\]'"):
+        forecast.devices_of("v5e:2x2")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
+                    reason="libtpu is not installed (pip install 'pdae_jax[tpu]')")
+def test_for_a_tpu_that_is_not_here():
+    devices = forecast.devices_of("v5e:2x2")
+    cost = forecast.train_step("pdae", ARCH, SMALL, devices, fsdp=2, precision="bfloat16")
+    assert len(devices) == 4 and cost.collectives and np.isfinite(cost.flops)
+    with pytest.raises(ValueError, match="no topology 'v5e:nonsense'"):
+        forecast.devices_of("v5e:nonsense")
