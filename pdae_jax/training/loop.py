@@ -81,7 +81,8 @@ class Loop:
         """
         settings, step = self.settings, int(state.step)
         train_step, health = self.step_fn(state, frozen), self.health_fn()
-        rng = jax.device_put(jax.random.key(self.seed), sharding.replicated(self.mesh))
+        rng = jax.jit(lambda: jax.random.key(self.seed),  # on the devices of every process
+                      out_shardings=sharding.replicated(self.mesh))()
         window, first, saved = [], step, step
         with Stop() as stop:
             while step < settings.steps and not (stop.asked or processes.stop_asked(step)):
