@@ -187,6 +187,7 @@ OPTIONS = {
     "stop": ("float", "generate, fewshot: share of the last steps that go without z (0.3)"),
     "clamp": ("boolean", "generate, fewshot: cut the latent model's first noise to [-1, 1] (true)"),
     "clip": ("boolean", "generate, fewshot: cut normalised z at every step, as the original (false)"),
+    "uniform": ("boolean", "gap: noise from [0, 1) instead of Gaussian, as the original (false)"),
     "save": ("string", "generate: pictures as npz, or as a folder of PNGs (npz)"),
     "metrics": ("string", "evaluate: directory of the converted weights of LPIPS and FID"),
     "reference": ("string", "evaluate: FID against this .npz of ADM, not the training pictures"),

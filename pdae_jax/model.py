@@ -118,11 +118,15 @@ class Model:
         return self._batched(self._predict, x_t, self._times(t, len(x_t)),
                              self._codes(z, len(x_t)))
 
-    def posterior_gap(self, images, t: int, z=None, rng=None):
-        """|mu~ - mu_theta|^2 of noised images at time t, without and with the shift: [B] twice."""
+    def posterior_gap(self, images, t: int, z=None, rng=None, uniform: bool = False):
+        """|mu~ - mu_theta|^2 of noised images at time t, without and with the shift: [B] twice.
+
+        uniform: noises from [0, 1), as the original's measure did by mistake.
+        """
         x_0 = self._images(images)
         z = self.encode(images) if z is None else self._codes(z, len(x_0))
         eps = self._noise(self._rngs(rng, len(x_0)))
+        eps = jax.scipy.stats.norm.cdf(eps) if uniform else eps
         return self._batched(self._gap, x_0, self._times(t, len(x_0)), eps, z)
 
     def denoise(self, images, t: int, z=None, rng=None):

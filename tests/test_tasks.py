@@ -99,6 +99,8 @@ def test_gap_and_denoise_by_the_model(model, images):
     again = one_step.gap(model, images, [500])
     np.testing.assert_allclose(found.bare[1], again.bare[0], rtol=1e-5)
     assert (found.bare > 0).all() and found.closed < 1
+    odd = one_step.gap(model, images, [500], uniform=True)  # the original's noise: not centred
+    assert not np.isclose(odd.bare[0], again.bare[0], rtol=0.05)
     rows = one_step.denoise(model, images, [0, 999])
     assert rows.x_t.shape == rows.gradient.shape == (2, 6, 8, 8, 1)
     np.testing.assert_allclose(rows.x_t[0], images / 127.5 - 1, atol=0.06)

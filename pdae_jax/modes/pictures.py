@@ -73,7 +73,8 @@ def gap(context: Context) -> Result:
     """Figure 4: how far mu_theta is from the true posterior mean, and what G makes up."""
     images = context.pictures(64)
     times = np.unique(np.linspace(0, context.model.arch.T - 1, GAP_TIMES).astype(int))
-    found = one_step.gap(context.model, images, times, seed=context.options.seed)
+    found = one_step.gap(context.model, images, times, seed=context.options.seed,
+                         uniform=context.options.uniform)
     lines = "\n".join(f"{t},{a:.8g},{b:.8g}" for t, a, b in zip(*found))
     (context.out / "gap.csv").write_text("t,without_G,with_G\n" + lines + "\n")
     return Result([Section("Posterior-mean gap", [Curves(

@@ -28,9 +28,9 @@ class Options:
     animation. attribute, keep: the one to change and those to hold still, by name. direction: a
     .npy of [d] in normalised z instead. strengths: of edits. positives, negatives, unlabelled:
     few-shot labels. stop: the share of generation's last steps without z. clamp, clip: the
-    original's oddities, see `Model.generate_codes`. save: generated pictures as "npz" or a
-    "folder" of PNGs. metrics: directory of the weights of LPIPS and FID. reference: ADM's .npz.
-    scored: pictures that the report's numbers are means over.
+    original's oddities, see `Model.generate_codes`; uniform: of the gap, another. save: generated
+    pictures as "npz" or a "folder" of PNGs. metrics: directory of the weights of LPIPS and FID.
+    reference: ADM's .npz. scored: pictures that the report's numbers are means over.
     """
 
     images: str = ""
@@ -53,6 +53,7 @@ class Options:
     stop: float = 0.3
     clamp: bool = True
     clip: bool = False
+    uniform: bool = False
     save: str = "npz"
     metrics: str = ""
     reference: str = ""

@@ -19,12 +19,16 @@ class Gap(NamedTuple):
         return float(1 - self.shifted.sum() / self.bare.sum())
 
 
-def gap(model, images, times, *, seed: int = 0) -> Gap:
-    """The posterior-mean gap of images [B, H, W, C] at each of the times, Gaussian noise."""
+def gap(model, images, times, *, seed: int = 0, uniform: bool = False) -> Gap:
+    """The posterior-mean gap of images [B, H, W, C] at each of the times.
+
+    uniform: see `Model.posterior_gap`; else Gaussian noise.
+    """
     z = model.encode(images)
     means = []
     for t in bar("gap", times):
-        both = model.posterior_gap(images, int(t), z, rng=seed * 100_003 + int(t))
+        both = model.posterior_gap(images, int(t), z, rng=seed * 100_003 + int(t),
+                                   uniform=uniform)
         means.append([float(np.asarray(one, np.float64).mean()) for one in both])
     bare, shifted = np.array(means).T
     return Gap(np.asarray(times), bare, shifted)
