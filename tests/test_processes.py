@@ -1,6 +1,7 @@
 """Several processes on loopback against one: training, recovery, and work in parts."""
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 TRAIN = """
 import sys
 sys.path.insert(0, "tests")
-coordinator, n, i, workdir, steps, fsdp = sys.argv[1:]
+coordinator, n, i, workdir, objective, steps, fsdp = sys.argv[1:]
 from pdae_jax import processes
 if n != "1":
     processes.start(coordinator, int(n), int(i))
@@ -25,7 +26,7 @@ from pdae_jax.training.run import Data, train
 from pdae_jax.training.state import Settings
 settings = Settings(steps=int(steps), batch_size=16, pictures_every=4, health_every=3, log_every=1,
                     save_every=2, ema=0.5, learning_rate=1e-3)
-sys.exit(not train(workdir, "dpm", arch=DIGITS_ARCH, data=Data("digits", flip=False),
+sys.exit(not train(workdir, objective, arch=DIGITS_ARCH, data=Data("digits", flip=False),
                    settings=settings, fsdp=int(fsdp)))
 """
 MODES = """
@@ -59,8 +60,8 @@ def finish(started: list[subprocess.Popen]) -> None:
         assert process.returncode == 0, errors
 
 
-def losses(workdir: Path) -> dict[int, float]:
-    lines = (workdir / "dpm" / "metrics.jsonl").read_text().splitlines()
+def losses(workdir: Path, objective: str = "dpm") -> dict[int, float]:
+    lines = (workdir / objective / "metrics.jsonl").read_text().splitlines()
     return {line["step"]: line["loss"] for line in map(json.loads, lines) if "loss" in line}
 
 
@@ -68,13 +69,13 @@ def losses(workdir: Path) -> dict[int, float]:
 def one(tmp_path_factory):
     """The losses of one process with eight devices."""
     workdir = tmp_path_factory.mktemp("one")
-    finish(start(TRAIN, 1, workdir, 8, 2))
+    finish(start(TRAIN, 1, workdir, "dpm", 8, 2))
     return losses(workdir)
 
 
 def test_two_processes_train_as_one_and_recover(one, tmp_path):
     """Killed in the midst, it goes on; the rest on another number of processes and devices."""
-    first = start(TRAIN, 2, tmp_path, 8, 2)
+    first = start(TRAIN, 2, tmp_path, "dpm", 8, 2)
     deadline = time.time() + 300
     while not (tmp_path / "dpm" / "4").exists() and time.time() < deadline:
         assert all(process.poll() is None for process in first), first[0].stderr.read()
@@ -83,12 +84,25 @@ def test_two_processes_train_as_one_and_recover(one, tmp_path):
     first[0].kill()
     for process in first:
         process.communicate()
-    finish(start(TRAIN, 2, tmp_path, 6, 2))
-    finish(start(TRAIN, 1, tmp_path, 8, 1, devices=4))
+    finish(start(TRAIN, 2, tmp_path, "dpm", 6, 2))
+    finish(start(TRAIN, 1, tmp_path, "dpm", 8, 1, devices=4))
     found = losses(tmp_path)
     assert found.keys() == one.keys() == set(range(1, 9))
     np.testing.assert_allclose(list(found.values()), list(one.values()), rtol=2e-4)
     assert len(list((tmp_path / "dpm" / "pictures").glob("*.png"))) == 2
+
+
+def test_two_processes_train_over_frozen_groups_as_one(workdir, tmp_path):
+    """PDAE over a diffusion model, whose parameters are sharded too."""
+    found = []
+    for n in (1, 2):
+        home = tmp_path / str(n)
+        shutil.copytree(workdir / "dpm", home / "dpm")
+        shutil.copy(workdir / "model.json", home)
+        finish(start(TRAIN, n, home, "pdae", 4, 2))
+        found.append(losses(home, "pdae"))
+    assert found[0].keys() == found[1].keys() == {1, 2, 3, 4}
+    np.testing.assert_allclose(list(found[0].values()), list(found[1].values()), rtol=2e-4)
 
 
 def test_two_processes_encode_and_generate_as_one(workdir, tmp_path):
