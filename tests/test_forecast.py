@@ -53,7 +53,7 @@ def test_collectives_are_read_off_the_program():
 @pytest.mark.parametrize("args, says", [
     (["--config=configs/digits.py:latent"], "train on no pictures"),
     (["--config=configs/digits.py", "--config.pdae.batch_size=9", "--config.pdae.accumulate=2"],
-     "multiple of"),
+     "does not divide batch_size = 9"),
 ])
 def test_bad_forecasts_are_one_line(args, says):
     done = subprocess.run([sys.executable, "-m", "pdae_jax.main", "--mode=compile", *args],
