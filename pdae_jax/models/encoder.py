@@ -23,6 +23,6 @@ class Encoder(nn.Module):
             h = Conv3x3(width, strides=(2, 2), dtype=self.dtype, name=f"conv_{k}")(h)
             if arch.encoder_attends(*h.shape[1:3]):
                 h = Attention(arch.encoder_heads, self.dtype, name="attention")(h)
-            h = GroupNorm(self.dtype, activate=True, name=f"norm_{k}")(h)
+            h = nn.silu(GroupNorm(self.dtype, name=f"norm_{k}")(h))
         h = Dense(arch.z_size, dtype=self.dtype, name="out")(h.reshape(len(h), -1))
         return h.astype(jnp.float32)

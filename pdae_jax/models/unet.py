@@ -84,7 +84,7 @@ class Decoder(nn.Module):
                 h = attend(h, f"attention_{k}")
             if block.upsample:
                 h = res(h, f"upsample_{k}", block.channels, "up")
-        h = GroupNorm(self.dtype, activate=True, name="norm")(h)
+        h = nn.silu(GroupNorm(self.dtype, name="norm")(h))
         h = Conv3x3(self.out_channels, dtype=self.dtype, kernel_init=zeros, name="out")(h)
         return h.astype(jnp.float32)
 
