@@ -40,6 +40,12 @@ def over_fsdp(mesh: Mesh, tree):
     return jax.tree.map(one, tree)
 
 
+def shapes(mesh: Mesh, tree):
+    """The shapes of arrays not yet there, each with the sharding that `over_fsdp` gives it."""
+    return jax.tree.map(lambda a, where: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where),
+                        tree, over_fsdp(mesh, tree))
+
+
 def to_mesh(mesh: Mesh, batch):
     """This process's share of a global batch, as global arrays over the mesh."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(over_batch(mesh), x),

@@ -16,6 +16,7 @@ class GradientEstimator(nn.Module):
 
     arch: Architecture
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     def setup(self):
         arch = self.arch
@@ -23,7 +24,7 @@ class GradientEstimator(nn.Module):
         self.z_embedding = Dense(arch.embedding, dtype=self.dtype)
         self.time_projection = Projection(self.widths, self.dtype)
         self.z_projection = Projection(self.widths, self.dtype)
-        self.up = Decoder(arch, arch.image_shape[2], self.dtype)
+        self.up = Decoder(arch, arch.image_shape[2], self.dtype, self.remat)
 
     def time(self, embedding):
         """eps_theta's time embedding [N, 4 base] -> projection [N, *]."""

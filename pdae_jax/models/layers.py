@@ -116,23 +116,26 @@ class ResBlock(nn.Module):
     channels: int
     dtype: jnp.dtype
     resample: str = ""
-    dropout: float = 0.0
+    dropout: float = 0.0         # 0 in evaluation
 
     @nn.compact
-    def __call__(self, x, *conditions, deterministic: bool = True):
+    def __call__(self, x, *conditions):
         resample = RESAMPLE[self.resample]
         h = nn.silu(GroupNorm(self.dtype, name="norm_in")(x))
         h = Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(resample(h))
         h = GroupNorm(self.dtype, name="norm_out")(h)
         for scale, shift in conditions:
             h = h * (1 + scale) + shift
-        h = nn.Dropout(self.dropout)(nn.silu(h), deterministic=deterministic)
+        h = nn.Dropout(self.dropout, deterministic=False)(nn.silu(h))
         h = Conv3x3(self.channels, dtype=self.dtype, kernel_init=zeros, name="conv_out")(h)
         x = resample(x)
         if x.shape[-1] != self.channels:
             x = Conv1x1(self.channels, dtype=self.dtype, name="skip")(x)
         return x + h
 
+
+# The same block, of which the backward pass is given the inputs alone and computes the rest again.
+RematBlock = nn.remat(ResBlock)
 
 QKV_ORDERS = {"legacy": "B N (heads qkv c) -> qkv B N heads c",
               "new": "B N (qkv heads c) -> qkv B N heads c"}

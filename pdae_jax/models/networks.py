@@ -45,19 +45,22 @@ class Prediction(NamedTuple):
 class Networks:
     """eps_theta, G, E and the latent model of one architecture, computing in `dtype`.
 
-    Parameters, outputs, norm statistics and softmax are float32 whatever `dtype` is.
+    Parameters, outputs, norm statistics and softmax are float32 whatever `dtype` is. remat: a
+    gradient keeps the input of each residual block and computes the rest of it again, which takes
+    a third more time and a fraction of the memory; values are the same.
     """
 
     arch: Architecture
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @functools.cached_property
     def unet(self):
-        return UNet(self.arch, self.dtype)
+        return UNet(self.arch, self.dtype, self.remat)
 
     @functools.cached_property
     def estimator(self):
-        return GradientEstimator(self.arch, self.dtype)
+        return GradientEstimator(self.arch, self.dtype, self.remat)
 
     @functools.cached_property
     def encoder(self):
@@ -93,6 +96,13 @@ class Networks:
                                         "std": jnp.ones(arch.z_size)}}
         return {group: zeros[group]() if group in zeros else inits[group](rngs[group])["params"]
                 for group in groups}
+
+    def frozen(self, params: Params) -> Params:
+        """Parameters as they may be kept while nothing trains them: kernels in `dtype`.
+
+        The layers round a kernel to `dtype` wherever they use it, so that no value changes.
+        """
+        return jax.tree.map(lambda a: a.astype(self.dtype) if a.ndim > 1 else a, params)
 
     def encode(self, params: Params, x_0):
         """z = E(x_0): [B, H, W, C] in [-1, 1] -> [B, z_size]."""

@@ -16,6 +16,7 @@ from pdae_jax.models.layers import (
     EmbeddingMLP,
     GroupNorm,
     Projection,
+    RematBlock,
     ResBlock,
     split_conditions,
     zeros,
@@ -34,18 +35,20 @@ class Down(nn.Module):
 
     arch: Architecture
     dtype: jnp.dtype
+    remat: bool
 
     @nn.compact
     def __call__(self, x, conditions, deterministic: bool = True) -> Features:
         arch, conditions, skips = self.arch, iter(conditions), []
+        block_type = RematBlock if self.remat else ResBlock
+        dropout = 0.0 if deterministic else arch.dropout
         h = x.astype(self.dtype)
         for k, block in enumerate(arch.down_path()):
             if block.kind == "conv":
                 h = Conv3x3(block.channels, dtype=self.dtype, name=f"block_{k}")(h)
             else:
-                h = ResBlock(block.channels, self.dtype, "down" if block.kind == "down" else "",
-                             arch.dropout, name=f"block_{k}")(
-                    h, next(conditions), deterministic=deterministic)
+                h = block_type(block.channels, self.dtype, "down" if block.kind == "down" else "",
+                               dropout, name=f"block_{k}")(h, next(conditions))
             if block.attention:
                 h = Attention(arch.heads_of(block.channels), self.dtype, arch.qkv_order,
                               name=f"attention_{k}")(h)
@@ -62,14 +65,17 @@ class Decoder(nn.Module):
     arch: Architecture
     out_channels: int
     dtype: jnp.dtype
+    remat: bool
 
     @nn.compact
     def __call__(self, features: Features, conditions, deterministic: bool = True):
         arch, conditions, skips = self.arch, iter(conditions), list(features.skips)
+        block_type = RematBlock if self.remat else ResBlock
+        dropout = 0.0 if deterministic else arch.dropout
 
         def res(h, name, channels, resample=""):
-            return ResBlock(channels, self.dtype, resample, arch.dropout, name=name)(
-                h, *next(conditions), deterministic=deterministic)
+            return block_type(channels, self.dtype, resample, dropout, name=name)(
+                h, *next(conditions))
 
         def attend(h, name):
             return Attention(arch.heads_of(h.shape[-1]), self.dtype, arch.qkv_order, name=name)(h)
@@ -97,14 +103,15 @@ class UNet(nn.Module):
 
     arch: Architecture
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     def setup(self):
         arch = self.arch
         self.time_embedding = EmbeddingMLP(arch.base, arch.embedding, self.dtype)
         self.widths = (*arch.down_conditions(), *arch.up_conditions())
         self.time_projection = Projection(self.widths, self.dtype)
-        self.down = Down(arch, self.dtype)
-        self.up = Decoder(arch, arch.out_channels, self.dtype)
+        self.down = Down(arch, self.dtype, self.remat)
+        self.up = Decoder(arch, arch.out_channels, self.dtype, self.remat)
 
     def time(self, t):
         embedding = self.time_embedding(t)

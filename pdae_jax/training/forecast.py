@@ -17,6 +17,7 @@ from pdae_jax import pdae, samplers, sharding
 from pdae_jax.models import DTYPES, Architecture, Networks
 from pdae_jax.names import nearest
 from pdae_jax.schedule import SCHEDULES
+from pdae_jax.training import memory
 from pdae_jax.training.loop import Loop
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.state import Settings, TrainState
@@ -85,13 +86,14 @@ def devices_of(topology: str) -> list:
 
 
 def train_step(objective: str, arch: Architecture, settings: Settings, devices, *,
-               precision: str = "float32", fsdp: int = 1) -> Cost:
+               precision: str = "float32", fsdp: int = 1, say=lambda line: None) -> Cost:
     """The cost of one step of an objective on pictures, of the whole batch over all devices."""
     row = OBJECTIVES[nearest(objective, OBJECTIVES, "objective")]
     if "image" not in row.reads:
         raise ValueError(f"{objective} is trained on codes and costs next to nothing; forecast dpm "
                          f"or pdae")
-    mesh, net = sharding.make_mesh(fsdp, devices), Networks(arch, DTYPES[precision])
+    mesh = sharding.make_mesh(fsdp, devices)
+    net = Networks(arch, DTYPES[precision], settings.remat)
     if settings.batch_size % (settings.accumulate * mesh.size):
         raise ValueError(f"batch_size = {settings.batch_size} must be a multiple of the {mesh.size} "
                          f"devices times accumulate = {settings.accumulate}")
@@ -99,27 +101,33 @@ def train_step(objective: str, arch: Architecture, settings: Settings, devices, 
                 dropout=arch.dropout > 0)
     state = jax.eval_shape(lambda: TrainState.create(net.init(jax.random.key(0), row.trains),
                                                      settings.optimizer()))
-    frozen = jax.eval_shape(lambda: net.init(jax.random.key(0), row.needs)) if row.needs else {}
+    frozen = jax.eval_shape(lambda: net.frozen(net.init(jax.random.key(0), row.needs)))
+    say(memory.table(sharding.shapes(mesh, state), sharding.shapes(mesh, frozen)))
     batch = {"image": jax.ShapeDtypeStruct((settings.batch_size, *arch.image_shape), jnp.uint8)}
     return compiled(loop.step_fn(state, frozen), state, frozen, batch,
                     jax.eval_shape(lambda: jax.random.key(0)))
 
 
-def decode_step(arch: Architecture, batch_size: int, devices, *,
+def decode_loop(arch: Architecture, batch_size: int, devices, *, steps: int = 100,
                 precision: str = "float32") -> Cost:
-    """The cost of one DDIM step with z, parameters on every device; of S steps, S times this."""
-    mesh, net = sharding.make_mesh(1, devices), Networks(arch, DTYPES[precision])
-    schedule, path = SCHEDULES[arch.schedule](arch.T), samplers.ddim_times(arch.T, 2)[::-1]
+    """The cost of decoding from z by DDIM in `steps` steps, parameters on every device.
 
-    def step(params, x, z):
-        eps = pdae.noise_fn(net, params, schedule, z, path)
-        return samplers.ddim_step(eps, x, path[0], path[1], schedule)
+    FLOPs and bytes are those of one step: XLA counts a loop's body once.
+    """
+    mesh, net = sharding.make_mesh(1, devices), Networks(arch, DTYPES[precision])
+    schedule = SCHEDULES[arch.schedule](arch.T)
+    path = samplers.ddim_times(arch.T, min(steps, arch.T))[::-1]
+
+    def decode(params, x, z):
+        noise_fn = pdae.noise_fn(net, params, schedule, z, path)
+        return samplers.ddim(noise_fn, x, path, schedule)
 
     over_batch, everywhere = sharding.over_batch(mesh), sharding.replicated(mesh)
-    params = jax.eval_shape(lambda: net.init(jax.random.key(0), ("dpm", "gradient")))
+    params = jax.eval_shape(lambda: net.frozen(
+        net.init(jax.random.key(0), ("dpm", "gradient"))))
     x = jax.ShapeDtypeStruct((batch_size, *arch.image_shape), jnp.float32)
     z = jax.ShapeDtypeStruct((batch_size, arch.z_size), jnp.float32)
-    return compiled(jax.jit(step, in_shardings=(everywhere, over_batch, over_batch),
+    return compiled(jax.jit(decode, in_shardings=(everywhere, over_batch, over_batch),
                             out_shardings=over_batch), params, x, z)
 
 
@@ -155,16 +163,20 @@ def forecast(objective: str, arch: Architecture, settings: Settings, topology: s
     kind, local = devices[0].device_kind, settings.batch_size // len(devices)
     say(f"{objective} on {topology}: {len(devices)} x {kind}, batch {settings.batch_size} "
         f"({local} a device), {precision}, fsdp {fsdp}")
-    train = train_step(objective, arch, settings, devices, precision=precision, fsdp=fsdp)
+    train = train_step(objective, arch, settings, devices, precision=precision, fsdp=fsdp,
+                       say=say)
     costs = {"train step": train}
     decode = None
     if objective == "pdae":
-        decode = decode_step(arch, settings.batch_size, devices, precision=precision)
-        costs["one step of decoding"] = decode
+        decode = decode_loop(arch, settings.batch_size, devices, precision=precision)
+        costs["decoding, a step of 100"] = decode
     for name, cost in costs.items():
         say(f"\n{name}, on each device:")
         for line in lines(cost, CHIPS.get(kind), local):
             say(f"  {line}")
+        if kind in CHIPS and cost.memory > CHIPS[kind].memory:
+            say(f"  DOES NOT FIT into {CHIPS[kind].memory / 1e9:.0f} GB: "
+                + memory.advice(objective, settings, sharding.make_mesh(fsdp, devices), precision))
     return train, decode
 
 
@@ -182,7 +194,4 @@ def lines(cost: Cost, chip: Chip | None, local: int) -> list[str]:
         found.append(f"at best {seconds * 1e3:.1f} ms, {local / seconds:,.0f} images/s a device "
                      f"(computing {computing * 1e3:.1f} ms, moving "
                      f"{cost.moved / chip.bandwidth * 1e3:.1f} ms)")
-        if cost.memory > chip.memory:
-            found.append(f"DOES NOT FIT: the device has {chip.memory / 1e9:.0f} GB; raise accumulate, "
-                         f"lower batch_size, or set mesh.fsdp")
     return found

@@ -37,9 +37,6 @@ class Loop:
     dropout: bool = False
     pictures: Callable | None = None
 
-    def shardings(self, state: TrainState) -> TrainState:
-        return sharding.over_fsdp(self.mesh, state)
-
     def step_fn(self, state, frozen):
         """The jitted step: (state, frozen, batch, rng) -> (state, metrics); state is donated."""
         update = make_update(self.objective, self.net, self.schedule, self.settings)
@@ -52,7 +49,7 @@ class Loop:
             drawn = jax.lax.with_sharding_constraint(drawn, over_batch)
             return update(state, frozen, drawn, dropout if self.dropout else None)
 
-        placed = self.shardings(state)
+        placed = sharding.over_fsdp(self.mesh, state)
         return jax.jit(step, donate_argnums=0,
                        in_shardings=(placed, sharding.over_fsdp(self.mesh, frozen), over_batch,
                                      sharding.replicated(self.mesh)),

@@ -1,8 +1,10 @@
 """One training run in a workdir, from plain arguments: what main and a notebook both call."""
 import dataclasses
+import functools
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -17,10 +19,11 @@ from pdae_jax.models import DTYPES, GROUP_FIELDS, Architecture, Networks
 from pdae_jax.names import nearest
 from pdae_jax.schedule import SCHEDULES
 from pdae_jax.tasks import pictures
+from pdae_jax.training import memory
 from pdae_jax.training.loop import Loop, restore
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.state import Settings, TrainState
-from pdae_jax.training.watch import Watch, parameter_table
+from pdae_jax.training.watch import Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,7 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
     row = OBJECTIVES[nearest(objective, OBJECTIVES, "objective")]
     dtype = DTYPES[nearest(precision, DTYPES, "precision")]
     schedule = SCHEDULES[nearest(arch.schedule, SCHEDULES, "schedule")](arch.T)
-    workdir, net = make_workdir(workdir), Networks(arch, dtype)
+    workdir, net = make_workdir(workdir), Networks(arch, dtype, settings.remat)
     mesh = sharding.make_mesh(fsdp)
     if settings.batch_size % (settings.accumulate * mesh.size):
         raise ValueError(f"batch_size = {settings.batch_size} must be a multiple of the "
@@ -75,8 +78,7 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
     whence = bring_in(workdir, row.rests_on, net, objective, pretrained)
     checkpoint.write_architecture(workdir, arch)
     codes = None if "image" in row.reads else training_codes(workdir, data, source, precision)
-    frozen = checkpoint.read_weights(workdir, row.needs) if row.needs else {}
-    frozen = jax.device_put(frozen, sharding.over_fsdp(mesh, frozen))
+    frozen = net.frozen(checkpoint.read_weights(workdir, row.needs)) if row.needs else {}
     labels = 0
     if "label" in row.reads:
         codes = binary_attributes(codes, data)
@@ -85,8 +87,7 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
     loop = Loop(row, net, row.schedule() if row.schedule else schedule, settings, mesh, seed=seed,
                 dropout=arch.dropout > 0)
     with Checkpoints(workdir / objective, settings.keep) as checkpoints:
-        state = start(loop, net, row, checkpoints, seed, labels)
-        step = int(state.step)
+        step = first_step(checkpoints, row)
         if step >= settings.steps:
             return True
         check_nothing_rests_on(row.trains, step, workdir)
@@ -95,6 +96,22 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
             checkpoint.write_attributes(workdir, codes.attributes)
         order = {"batch_size": settings.batch_size, "seed": data.seed, "start_step": step,
                  "process_index": jax.process_index(), "process_count": jax.process_count()}
+        watch = Watch(workdir / objective, objective, step, settings.steps, settings.batch_size)
+        what = f"codes of {codes.z.shape[1]} numbers" if codes else \
+            f"pictures of {' x '.join(map(str, arch.image_shape))}"
+        fresh = functools.partial(fresh_state, net, row, settings, seed, labels)
+        shapes = sharding.shapes(mesh, jax.eval_shape(fresh))
+        watch.say(f"{objective} in {workdir / objective}: {len(codes.z if codes else source):,} "
+                  f"{what}, {mesh.size} {jax.devices()[0].platform} device(s), {precision}{whence}\n"
+                  + memory.table(shapes, sharding.shapes(mesh, frozen)))
+        untrained = settings.ema**settings.steps
+        if untrained > 0.05:  # such a model's samples are noise, whatever its loss
+            watch.say(f"ema = {settings.ema} over {settings.steps} steps leaves {untrained:.0%} of "
+                      f"the untrained weights in the average that is used; for a run this short "
+                      f"set --config.{objective}.ema={0.01 ** (1 / settings.steps):.4g} or less")
+        if step:
+            watch.say(f"going on from step {step}")
+        enough = memory.shortage(memory.advice(objective, settings, mesh, precision))
         if codes:
             batches = data_lib.code_batches(codes.z, codes.labels, **order)
         else:
@@ -105,22 +122,12 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
             watched = first_pictures(source if data.test_fraction == 0 else data.open("test"), arch,
                                      8, data.max_broken)
             loop.pictures = Pictures(arch, precision, watched)
-        watch = Watch(workdir / objective, objective, step, settings.steps, settings.batch_size)
-        what = f"codes of {codes.z.shape[1]} numbers" if codes else \
-            f"pictures of {' x '.join(map(str, arch.image_shape))}"
-        watch.say(f"{objective} in {workdir / objective}: {len(codes.z if codes else source):,} "
-                  f"{what}, {mesh.size} {jax.devices()[0].platform} device(s), {precision}{whence}\n"
-                  + parameter_table(state.params, frozen))
-        untrained = settings.ema**settings.steps
-        if untrained > 0.05:  # such a model's samples are noise, whatever its loss
-            watch.say(f"ema = {settings.ema} over {settings.steps} steps leaves {untrained:.0%} of "
-                      f"the untrained weights in the average that is used; for a run this short "
-                      f"set --config.{objective}.ema={0.01 ** (1 / settings.steps):.4g} or less")
-        if step:
-            watch.say(f"going on from step {step}")
         began = time.perf_counter()
         try:
-            state, done = loop.run(state, frozen, batches, checkpoints, watch)
+            with enough:
+                frozen = jax.device_put(frozen, sharding.over_fsdp(mesh, frozen))
+                state = start(fresh, shapes, checkpoints, step)
+                state, done = loop.run(state, frozen, batches, checkpoints, watch)
         finally:
             watch.close()
             batches.close()
@@ -152,25 +159,25 @@ def binary_attributes(codes: codes_lib.Codes, data: Data) -> codes_lib.Codes:
                           attributes=tuple(codes.attributes[k] for k in binary))
 
 
-def start(loop: Loop, net: Networks, row, checkpoints: Checkpoints, seed: int,
-          labels: int) -> TrainState:
-    """The latest checkpoint's state, or a fresh one, placed on the mesh."""
-    optimizer = loop.settings.optimizer()
-
-    def fresh():
-        return TrainState.create(net.init(jax.random.key(seed), row.trains, labels), optimizer)
-
-    shapes = jax.eval_shape(fresh)
-    placed = loop.shardings(shapes)
+def first_step(checkpoints: Checkpoints, row) -> int:
+    """The step that training goes on from; ValueError where the weights were brought in."""
     step = checkpoints.latest()
-    if step is None:
-        return jax.jit(fresh, out_shardings=placed)()
-    if not checkpoints.resumable(step):
+    if step is not None and not checkpoints.resumable(step):
         raise ValueError(f"{' and '.join(row.trains)} in this workdir was brought in, not trained "
                          f"here: there is no training to go on with; choose another --workdir")
-    shapes = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
-                          shapes, placed)
-    return restore(checkpoints, step, shapes)
+    return step or 0
+
+
+def fresh_state(net: Networks, row, settings: Settings, seed: int, labels: int) -> TrainState:
+    return TrainState.create(net.init(jax.random.key(seed), row.trains, labels),
+                             settings.optimizer())
+
+
+def start(fresh: Callable, shapes: TrainState, checkpoints: Checkpoints, step: int) -> TrainState:
+    """The state saved at `step`, or a fresh one, where the shapes' shardings say."""
+    if checkpoints.latest() is not None:
+        return restore(checkpoints, step, shapes)
+    return jax.jit(fresh, out_shardings=jax.tree.map(lambda s: s.sharding, shapes))()
 
 
 def bring_in(workdir: Path, needs, net: Networks, objective: str, pretrained) -> str:

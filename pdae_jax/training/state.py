@@ -16,7 +16,8 @@ class Settings:
     """How to train; the defaults are the paper's (Appendix B.2).
 
     steps: of the optimiser. batch_size: global. accumulate: micro-batches that one step's batch
-    is cut into. learning_rate with betas (b1, b2) is Adam's; warmup steps rise to it linearly;
+    is cut into. remat: keep less for the backward pass and compute it again (see `Networks`).
+    learning_rate with betas (b1, b2) is Adam's; warmup steps rise to it linearly;
     decay "constant" or "cosine" (to 0 at `steps`). clip: largest gradient norm, 0 for none.
     ema: decay a step. gamma: of lambda_t. max_skipped: non-finite steps in a row that end it.
     *_every: steps between log lines, health lines, picture grids (0: none) and checkpoints; the
@@ -26,6 +27,7 @@ class Settings:
     steps: int = 550_000
     batch_size: int = 128
     accumulate: int = 1
+    remat: bool = False
     learning_rate: float = 1e-4
     b1: float = 0.9
     b2: float = 0.999

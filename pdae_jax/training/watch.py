@@ -1,4 +1,4 @@
-"""What a person watches: the parameter table, the progress line, scalars and picture grids."""
+"""What a person watches: the progress line, scalars and picture grids."""
 import contextlib
 import json
 import sys
@@ -13,22 +13,6 @@ from tqdm import tqdm
 from pdae_jax import processes
 
 NAMED_AT_ONCE = 5
-
-
-def parameter_table(trained: dict, frozen: dict) -> str:
-    """Arrays, parameters and MB of each group, and whether it is trained or frozen."""
-    rows = [("group", "arrays", "parameters", "MB", "")]
-    groups = [(name, tree, "trained") for name, tree in trained.items()]
-    groups += [(name, tree, "frozen") for name, tree in frozen.items()]
-    for name, tree, fate in groups:
-        leaves = jax.tree.leaves(tree)
-        size = sum(leaf.size for leaf in leaves)
-        nbytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-        rows.append((name, str(len(leaves)), f"{size:,}", f"{nbytes / 1e6:.1f}", fate))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) if 0 < i < 4 else cell.ljust(width)
-                  for i, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows)
 
 
 class Watch:
