@@ -28,8 +28,9 @@ def test_on_this_machine():
             for group in ("dpm", "encoder", "gradient")}
     expected = 4 * (size["encoder"] + size["gradient"]) + size["dpm"] + 16 * 8 * 8
     assert abs(train.arguments - expected) < 0.02 * expected
-    decode = forecast.decode_step(ARCH, 16, jax.devices())
-    assert 0 < decode.flops < train.flops
+    # A decoding loop's cost is one step's, however many it has, but for the table of its times.
+    decode, longer = (forecast.decode_loop(ARCH, 16, jax.devices(), steps=n) for n in (10, 40))
+    assert decode.flops <= longer.flops < 1.2 * decode.flops < train.flops
     assert "images/s" not in "".join(forecast.lines(train, None, 16))
 
 
@@ -38,7 +39,17 @@ def test_the_roofline_is_the_longer_of_computing_and_moving():
     assert cost.fastest(forecast.Chip(1e12, 1e12, 16e9)) == 2.0
     assert cost.fastest(forecast.Chip(1e15, 1e9, 16e9)) == 1.0
     said = "\n".join(forecast.lines(cost, forecast.Chip(1e12, 1e12, 1e9), 4))
-    assert "2 images/s" in said and "DOES NOT FIT" in said and "2 all-reduce, 1.0 MB" in said
+    assert "2 images/s" in said and "2 all-reduce, 1.0 MB" in said
+
+
+def test_what_does_not_fit_is_told_what_to_set(monkeypatch):
+    monkeypatch.setitem(forecast.CHIPS, "cpu", forecast.Chip(1e12, 1e11, 1e6))
+    said = []
+    forecast.forecast("pdae", ARCH, SMALL, "cpu", say=said.append)
+    said = "\n".join(said)
+    assert "DOES NOT FIT into" in said and "--config.pdae.remat=True" in said
+    table = [line.split() for line in said.splitlines() if line.startswith(("encoder", "on each"))]
+    assert [row[0] for row in table] == ["encoder", "on"]
 
 
 def test_collectives_are_read_off_the_program():

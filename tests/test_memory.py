@@ -1,0 +1,145 @@
+"""What a run keeps on a device, what makes it less, and what is said where it is too much."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import DIGITS_ARCH as ARCH
+
+from pdae_jax import sharding
+from pdae_jax.models import Networks
+from pdae_jax.schedule import SCHEDULES
+from pdae_jax.training import memory
+from pdae_jax.training.objectives import OBJECTIVES
+from pdae_jax.training.state import Settings, TrainState
+
+ROOT = Path(__file__).parent.parent
+ROW = OBJECTIVES["pdae"]
+
+
+def as_trained(net):
+    """Parameters where nothing is zero, and what a step draws."""
+    params = net.init(jax.random.key(0), ("dpm", "encoder", "gradient"))
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    params = treedef.unflatten([p + 0.05 * jax.random.normal(k, p.shape)
+                                for p, k in zip(leaves, keys)])
+    images = jax.random.randint(jax.random.key(2), (4, *ARCH.image_shape), 0, 256).astype(jnp.uint8)
+    return params, ROW.draw(jax.random.key(3), {"image": images}, ARCH.T)
+
+
+def loss_and_gradients(net, frozen, trained, drawn):
+    def loss(trained):
+        return ROW.loss(net, SCHEDULES["linear"](ARCH.T), {**frozen, **trained}, drawn, 0.1,
+                        None).mean()
+    return jax.jit(jax.value_and_grad(loss))(trained)
+
+
+def kept_for_backward(net, frozen, trained, drawn) -> int:
+    """Bytes of what a forward pass leaves for the backward one, without the parameters."""
+    def backward(trained):
+        return jax.vjp(lambda trained: ROW.loss(net, SCHEDULES["linear"](ARCH.T),
+                                                {**frozen, **trained}, drawn, 0.1, None).mean(),
+                       trained)[1]
+    return sum(leaf.size * leaf.dtype.itemsize
+               for leaf in jax.tree.leaves(jax.eval_shape(backward, trained)))
+
+
+def split(params):
+    return {"dpm": params["dpm"]}, {name: params[name] for name in ROW.trains}
+
+
+def test_rematerialisation_keeps_less_and_changes_nothing():
+    params, drawn = as_trained(Networks(ARCH))
+    frozen, trained = split(params)
+    plain, remat = (loss_and_gradients(Networks(ARCH, remat=flag), frozen, trained, drawn)
+                    for flag in (False, True))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(remat)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max()))
+    assert (kept_for_backward(Networks(ARCH, remat=True), frozen, trained, drawn)
+            < 0.6 * kept_for_backward(Networks(ARCH), frozen, trained, drawn))
+
+
+def test_frozen_kernels_in_bfloat16_change_no_number():
+    net = Networks(ARCH, jnp.bfloat16)
+    params, drawn = as_trained(net)
+    frozen, trained = split(params)
+    rounded = net.frozen(frozen)
+    kernels = [leaf for leaf in jax.tree.leaves(rounded) if leaf.ndim > 1]
+    assert kernels and all(leaf.dtype == jnp.bfloat16 for leaf in kernels)
+    full, half = (loss_and_gradients(net, tree, trained, drawn) for tree in (frozen, rounded))
+    jax.tree.map(np.testing.assert_array_equal, full, half)
+
+
+def test_float32_keeps_frozen_parameters_as_they_are():
+    frozen, _ = split(as_trained(Networks(ARCH))[0])
+    jax.tree.map(np.testing.assert_array_equal, Networks(ARCH).frozen(frozen), frozen)
+
+
+EIGHT = """
+import jax
+from conftest import DIGITS_ARCH as ARCH
+from pdae_jax import sharding
+from pdae_jax.models import Networks
+from pdae_jax.training import memory
+from pdae_jax.training.state import Settings, TrainState
+
+mesh, net = sharding.make_mesh(4), Networks(ARCH)
+make = lambda: TrainState.create(net.init(jax.random.key(0), ("encoder", "gradient")),
+                                 Settings().optimizer())
+shapes = sharding.shapes(mesh, jax.eval_shape(make))
+state = jax.device_put(make(), jax.tree.map(lambda a: a.sharding, shapes))
+first = jax.devices()[0]
+there = sum(shard.data.nbytes for leaf in jax.tree.leaves(state)
+            for shard in leaf.addressable_shards if shard.device == first)
+print(memory.per_device(shapes), there, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+"""
+
+
+def test_the_bytes_told_are_the_bytes_there():
+    done = subprocess.run(
+        [sys.executable, "-c", EIGHT], capture_output=True, text=True, cwd=ROOT, check=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+             "XLA_FLAGS": "--xla_force_host_platform_device_count=8"})
+    told, there, whole = map(int, done.stdout.split())
+    assert told == there and 0.25 * whole < there < 0.35 * whole
+
+
+def test_the_table_adds_up():
+    mesh, net = sharding.make_mesh(), Networks(ARCH)
+    state = jax.eval_shape(lambda: TrainState.create(
+        net.init(jax.random.key(0), ("encoder", "gradient")), Settings().optimizer()))
+    frozen = jax.eval_shape(lambda: net.init(jax.random.key(0), ("dpm",)))
+    lines = memory.table(sharding.shapes(mesh, state), sharding.shapes(mesh, frozen)).splitlines()
+    rows = {line.split()[0]: line.split() for line in lines[1:-1]}
+    size = sum(leaf.size for leaf in jax.tree.leaves(state.params["encoder"])) * 4 / 1e6
+    name, arrays, count, weights, average, moments, gradients, total, fate = rows["encoder"]
+    assert float(weights) == float(average) == float(gradients) == pytest.approx(size, abs=0.06)
+    assert float(moments) == pytest.approx(2 * size, abs=0.06) and fate == "trained"
+    assert float(total) == pytest.approx(5 * size, abs=0.06)
+    assert rows["dpm"][-1] == "frozen" and len(rows["dpm"]) == 6
+    assert float(lines[-1].split()[-1]) == pytest.approx(
+        sum(float(row[-2]) for row in rows.values()), abs=0.2)
+
+
+def test_running_out_of_memory_is_one_line_with_what_to_set():
+    advice = memory.advice("pdae", Settings(batch_size=8), sharding.make_mesh(), "float32")
+    with pytest.raises(ValueError) as caught, memory.shortage(advice):
+        jax.block_until_ready(jnp.zeros(2**45, jnp.uint8))
+    said = str(caught.value)
+    assert "\n" not in said and said.startswith("out of memory (")
+    for flag in ("precision=bfloat16", "pdae.accumulate=2", "pdae.remat=True", "pdae.batch_size"):
+        assert f"--config.{flag}" in said
+    # What is set already, or cannot be, is not advised.
+    again = memory.advice("pdae", Settings(batch_size=3, remat=True), sharding.make_mesh(),
+                          "bfloat16")
+    assert again == "set a smaller --config.pdae.batch_size"
+
+
+def test_other_errors_pass():
+    with pytest.raises(TypeError), memory.shortage(""):
+        jnp.zeros(3) + "x"
