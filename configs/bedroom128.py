@@ -11,9 +11,10 @@ Hardware: one accelerator or more; --config.pdae.accumulate=N cuts the memory. T
 Score to expect, the paper's: FID 5.47 with T = 100, 10.05 with T = 10.
 """
 from pdae_jax import config as config_lib
+from pdae_jax.models import ADM_128
 
 
 def get_config(variant: str = ""):
     config = config_lib.base(variant, name="bedroom128", data="lmdb:datasets/bedroom256.lmdb",
-                             model=config_lib.ADM_128)
+                             model=ADM_128)
     return config_lib.images(config, dpm=120, pdae=70)

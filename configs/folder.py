@@ -13,11 +13,12 @@ Hardware: an accelerator. Time, estimated: 15 hours at 39 TFLOP/s, what the pape
 Score: depends on the pictures.
 """
 from pdae_jax import config as config_lib
+from pdae_jax.models import ADM_64
 
 
 def get_config(variant: str = ""):
     config = config_lib.base(variant, name="folder", data="folder:pictures",
-                             stages=("dpm", "pdae", "report"), model=config_lib.ADM_64)
+                             stages=("dpm", "pdae", "report"), model=ADM_64)
     for stage in (config.dpm, config.pdae):
         stage.update(ema=0.9995, save_every=2000, pictures_every=2000, steps=100_000)
     return config

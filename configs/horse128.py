@@ -11,9 +11,10 @@ Hardware: one accelerator or more; --config.pdae.accumulate=N cuts the memory. T
 Score to expect, the paper's: FID 5.09 with T = 100, 11.94 with T = 10.
 """
 from pdae_jax import config as config_lib
+from pdae_jax.models import ADM_128
 
 
 def get_config(variant: str = ""):
     config = config_lib.base(variant, name="horse128", data="lmdb:datasets/horse256.lmdb",
-                             model=config_lib.ADM_128)
+                             model=ADM_128)
     return config_lib.images(config, dpm=130, pdae=64)

@@ -21,11 +21,6 @@ EVERYTHING = ("dpm", "pdae", "latent", "classifier", "report")
 # What of `modes.Options` says which labels a few-shot classifier sees.
 FEW_SHOT = ("attribute", "images", "labels", "positives", "negatives", "unlabelled", "seed")
 
-# The paper's diffusion models (Table 1).
-ADM_64 = dict(image_shape=(64, 64, 3), base=64, mult=(1, 2, 4, 8), heads=4)
-ADM_128 = dict(image_shape=(128, 128, 3), base=128, mult=(1, 1, 2, 3, 4), heads=1)
-
-
 def base(variant: str, *, name: str, data: str, model: dict, flip: bool = True,
          stages: tuple[str, ...] = ("pdae",)) -> ConfigDict:
     """A config of `variant` for data set `name`; `stages` are what no variant means.

@@ -169,8 +169,7 @@ class Model:
     @functools.cached_property
     def _ddim(self):
         def run(params, x, z, path, stop=0.0):
-            eps = pdae.noise_fn(self.net, params, self.schedule, z, path, stop=stop)
-            return samplers.ddim(eps, x, path, self.schedule)
+            return pdae.decode(self.net, params, self.schedule, x, z, path, stop=stop)
         return jax.jit(run, static_argnames=("path", "stop"))
 
     @functools.cached_property

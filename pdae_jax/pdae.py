@@ -129,6 +129,11 @@ def noise_fn(net, params, schedule: Schedule, z, times, *, stop: float = 0.0):
     return eps
 
 
+def decode(net, params, schedule: Schedule, x_T, z, times, *, stop: float = 0.0):
+    """Algorithm 3: DDIM from x_T under z along descending `times`; ascending ones infer x_T."""
+    return samplers.ddim(noise_fn(net, params, schedule, z, times, stop=stop), x_T, times, schedule)
+
+
 def trajectory_noise_fn(net, params, schedule: Schedule, z_1, z_2, weight, times):
     """Interpolation (b): as `noise_fn`, with G = lerp(G(x_t, z_1, t), G(x_t, z_2, t), weight).
 

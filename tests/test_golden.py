@@ -23,7 +23,8 @@ from pdae_jax.convert import names
 from pdae_jax.models import Architecture, Networks
 from pdae_jax.schedule import constant, linear
 from pdae_jax.training.objectives import OBJECTIVES
-from pdae_jax.training.state import Settings, TrainState, make_update
+from pdae_jax.training.state import Settings, TrainState
+from pdae_jax.training.step import make_update
 
 FORWARD, LOOP = 1e-5, 1e-4
 

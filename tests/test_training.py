@@ -22,7 +22,8 @@ from pdae_jax.schedule import linear
 from pdae_jax.training.loop import TrainingError
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.run import Data, train
-from pdae_jax.training.state import Settings, TrainState, make_update
+from pdae_jax.training.state import Settings, TrainState
+from pdae_jax.training.step import make_update
 
 ARCH = Architecture(image_shape=(8, 8, 1), base=32, mult=(1,), blocks=1, attention=(), heads=1,
                     dropout=0.1, z_size=8, encoder_widths=(32,))

@@ -189,3 +189,8 @@ class Architecture:
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
+
+
+# The paper's diffusion models (Table 1).
+ADM_64 = dict(image_shape=(64, 64, 3), base=64, mult=(1, 2, 4, 8), heads=4)
+ADM_128 = dict(image_shape=(128, 128, 3), base=128, mult=(1, 1, 2, 3, 4), heads=1)

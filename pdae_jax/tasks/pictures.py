@@ -1,4 +1,5 @@
 """Arrays as pictures: to uint8, and many in one grid."""
+import einops
 import numpy as np
 
 
@@ -19,10 +20,7 @@ def grid(rows, gap: int = 2) -> np.ndarray:
     """
     columns = max(len(row) for row in rows)
     rows = [visible(row) for row in rows]
-    _, H, W, shown = rows[0].shape
-    sheet = np.full((len(rows) * (H + gap) - gap, columns * (W + gap) - gap, shown), 255, np.uint8)
-    for r, row in enumerate(rows):
-        for c, picture in enumerate(row):
-            sheet[r * (H + gap):r * (H + gap) + H, c * (W + gap):c * (W + gap) + W] = \
-                picture
-    return sheet
+    padding = ((0, gap), (0, gap), (0, 0))
+    rows = [np.pad(row, ((0, columns - len(row)), *padding), constant_values=255) for row in rows]
+    sheet = einops.rearrange(rows, "rows columns H W C -> (rows H) (columns W) C")
+    return sheet[:len(sheet) - gap, :sheet.shape[1] - gap]

@@ -18,9 +18,9 @@ from pdae_jax.models import DTYPES, Architecture, Networks
 from pdae_jax.names import nearest
 from pdae_jax.schedule import SCHEDULES
 from pdae_jax.training import memory
-from pdae_jax.training.loop import Loop
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.state import Settings, TrainState
+from pdae_jax.training.step import compiled_step
 
 
 class Chip(NamedTuple):
@@ -31,10 +31,14 @@ class Chip(NamedTuple):
     memory: float
 
 
-# By jax.Device.device_kind, per device as JAX counts them (half a chip before v4).
+# By jax.Device.device_kind, per device as JAX counts them (half a chip before v4); of GPUs without
+# sparsity, and their float32 (TF32) is half of it.
 CHIPS = {"TPU v3": Chip(61.5e12, 450e9, 16e9), "TPU v4": Chip(275e12, 1228e9, 32e9),
          "TPU v5 lite": Chip(197e12, 819e9, 16e9), "TPU v5": Chip(459e12, 2765e9, 95e9),
-         "TPU v6 lite": Chip(918e12, 1640e9, 32e9), "TPU v6e": Chip(918e12, 1640e9, 32e9)}
+         "TPU v6 lite": Chip(918e12, 1640e9, 32e9), "TPU v6e": Chip(918e12, 1640e9, 32e9),
+         "NVIDIA A100-SXM4-80GB": Chip(312e12, 2039e9, 80e9),
+         "NVIDIA H100 80GB HBM3": Chip(989e12, 3350e9, 80e9),
+         "NVIDIA H200": Chip(989e12, 4800e9, 141e9)}
 
 # Without these libtpu asks the cloud's metadata server, which is not there, who it is.
 ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -97,15 +101,14 @@ def train_step(objective: str, arch: Architecture, settings: Settings, devices, 
     if settings.batch_size % (settings.accumulate * mesh.size):
         raise ValueError(f"batch_size = {settings.batch_size} must be a multiple of the {mesh.size} "
                          f"devices times accumulate = {settings.accumulate}")
-    loop = Loop(row, net, SCHEDULES[arch.schedule](arch.T), settings, mesh,
-                dropout=arch.dropout > 0)
     state = jax.eval_shape(lambda: TrainState.create(net.init(jax.random.key(0), row.trains),
                                                      settings.optimizer()))
     frozen = jax.eval_shape(lambda: net.frozen(net.init(jax.random.key(0), row.needs)))
     say(memory.table(sharding.shapes(mesh, state), sharding.shapes(mesh, frozen)))
     batch = {"image": jax.ShapeDtypeStruct((settings.batch_size, *arch.image_shape), jnp.uint8)}
-    return compiled(loop.step_fn(state, frozen), state, frozen, batch,
-                    jax.eval_shape(lambda: jax.random.key(0)))
+    step = compiled_step(row, net, SCHEDULES[arch.schedule](arch.T), settings, mesh, state, frozen,
+                         dropout=arch.dropout > 0)
+    return compiled(step, state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0)))
 
 
 def decode_loop(arch: Architecture, batch_size: int, devices, *, steps: int = 100,
@@ -119,8 +122,7 @@ def decode_loop(arch: Architecture, batch_size: int, devices, *, steps: int = 10
     path = samplers.ddim_times(arch.T, min(steps, arch.T))[::-1]
 
     def decode(params, x, z):
-        noise_fn = pdae.noise_fn(net, params, schedule, z, path)
-        return samplers.ddim(noise_fn, x, path, schedule)
+        return pdae.decode(net, params, schedule, x, z, path)
 
     over_batch, everywhere = sharding.over_batch(mesh), sharding.replicated(mesh)
     params = jax.eval_shape(lambda: net.frozen(
@@ -129,6 +131,40 @@ def decode_loop(arch: Architecture, batch_size: int, devices, *, steps: int = 10
     z = jax.ShapeDtypeStruct((batch_size, arch.z_size), jnp.float32)
     return compiled(jax.jit(decode, in_shardings=(everywhere, over_batch, over_batch),
                             out_shardings=over_batch), params, x, z)
+
+
+def training_flops(arch: Architecture, objective: str, batch: int = 8) -> float:
+    """FLOP of one image's loss and gradients (multiply-adds x 2), before any compiler sees them."""
+    net, row, schedule = Networks(arch), OBJECTIVES[objective], SCHEDULES[arch.schedule](arch.T)
+
+    def gradients(trained, frozen, images, rng):
+        drawn = row.draw(rng, {"image": images}, schedule.T)
+
+        def loss(trained):
+            return row.loss(net, schedule, {**frozen, **trained}, drawn, 0.1, None).sum()
+
+        return jax.grad(loss)(trained)
+
+    params = jax.eval_shape(lambda: net.init(jax.random.key(0)))
+    trained, frozen = ({group: params[group] for group in groups}
+                       for groups in (row.trains, row.needs))
+    images = jax.ShapeDtypeStruct((batch, *arch.image_shape), jnp.uint8)
+    return _flops(gradients, trained, frozen, images, jax.random.key(0)) / batch
+
+
+def decoding_flops(arch: Architecture, batch: int = 8) -> float:
+    """FLOP of one step of decoding one image: a pass down and two up, t and z projected before."""
+    net = Networks(arch)
+    params = jax.eval_shape(lambda: net.init(jax.random.key(0), ("dpm", "gradient")))
+    x = jax.ShapeDtypeStruct((batch, *arch.image_shape), jnp.float32)
+    z = jax.ShapeDtypeStruct((batch, arch.z_size), jnp.float32)
+    t = jax.ShapeDtypeStruct((1,), jnp.int32)
+    shares = jax.eval_shape(net.time, params, t), jax.eval_shape(net.code, params, z)
+    return _flops(net.predict, params, x, *shares) / batch
+
+
+def _flops(function, *shapes) -> float:
+    return jax.jit(function).lower(*shapes).cost_analysis()["flops"]
 
 
 def compiled(function, *shapes) -> Cost:

@@ -11,7 +11,8 @@ import numpy as np
 from pdae_jax import processes, sharding
 from pdae_jax.checkpoint import Checkpoints
 from pdae_jax.training.objectives import Objective
-from pdae_jax.training.state import TIME_RANGES, Settings, TrainState, make_update
+from pdae_jax.training.state import Settings, TrainState
+from pdae_jax.training.step import TIME_RANGES, compiled_step
 from pdae_jax.training.watch import Watch
 
 
@@ -37,24 +38,6 @@ class Loop:
     dropout: bool = False
     pictures: Callable | None = None
 
-    def step_fn(self, state, frozen):
-        """The jitted step: (state, frozen, batch, rng) -> (state, metrics); state is donated."""
-        update = make_update(self.objective, self.net, self.schedule, self.settings)
-        over_batch = sharding.over_batch(self.mesh)
-
-        def step(state, frozen, batch, rng):
-            rng = jax.random.fold_in(rng, state.step)
-            draw, dropout = jax.random.split(rng)
-            drawn = self.objective.draw(draw, batch, self.schedule.T)
-            drawn = jax.lax.with_sharding_constraint(drawn, over_batch)
-            return update(state, frozen, drawn, dropout if self.dropout else None)
-
-        placed = sharding.over_fsdp(self.mesh, state)
-        return jax.jit(step, donate_argnums=0,
-                       in_shardings=(placed, sharding.over_fsdp(self.mesh, frozen), over_batch,
-                                     sharding.replicated(self.mesh)),
-                       out_shardings=(placed, sharding.replicated(self.mesh)))
-
     def health_fn(self):
         """The jitted health lines: (ema, frozen, batch, rng) -> scalars; None if it has none."""
         if self.objective.health is None or not self.settings.health_every:
@@ -77,7 +60,9 @@ class Loop:
         `max_skipped` non-finite steps in a row.
         """
         settings, step = self.settings, int(state.step)
-        train_step, health = self.step_fn(state, frozen), self.health_fn()
+        train_step = compiled_step(self.objective, self.net, self.schedule, settings, self.mesh,
+                                   state, frozen, dropout=self.dropout)
+        health = self.health_fn()
         rng = jax.jit(lambda: jax.random.key(self.seed),  # on the devices of every process
                       out_shardings=sharding.replicated(self.mesh))()
         window, first, saved = [], step, step

@@ -1,14 +1,10 @@
-"""The state of a training run, and the one step that changes it."""
+"""How a run trains, and all that changes while it does."""
 import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-
-from pdae_jax.training.objectives import Objective
-
-TIME_RANGES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,68 +89,3 @@ class TrainState(NamedTuple):
         step, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))
         return cls(step, params, jax.tree.map(jnp.copy, params), optimizer.init(params), skipped,
                    in_a_row)
-
-
-def make_update(objective: Objective, net, schedule, settings: Settings):
-    """update(state, frozen, drawn, dropout) -> (state, metrics), pure.
-
-    drawn: `Objective.draw`'s; dropout: a key or None. A step whose loss or gradient is not finite
-    changes nothing but the counters. The EMA follows every step that was not, from the first.
-    """
-    optimizer = settings.optimizer()
-
-    def mean_loss(params, frozen, drawn, dropout):
-        losses = objective.loss(net, schedule, {**frozen, **params}, drawn, settings.gamma,
-                                dropout)
-        return losses.mean(), losses
-
-    def gradient(params, frozen, drawn, dropout):
-        (_, losses), grads = jax.value_and_grad(mean_loss, has_aux=True)(
-            params, frozen, drawn, dropout)
-        return losses, grads
-
-    def accumulated(params, frozen, drawn, dropout):
-        """The same over micro-batches, every n-th example each: one in memory at a time."""
-        n = settings.accumulate
-        split = jax.tree.map(lambda x: x.reshape(-1, n, *x.shape[1:]).swapaxes(0, 1), drawn)
-
-        def one(grads, item):
-            i, drawn = item
-            rng = None if dropout is None else jax.random.fold_in(dropout, i)
-            losses, more = gradient(params, frozen, drawn, rng)
-            return jax.tree.map(lambda a, b: a + b / n, grads, more), losses
-
-        grads, losses = jax.lax.scan(one, jax.tree.map(jnp.zeros_like, params),
-                                     (jnp.arange(n), split))
-        return losses.T.reshape(-1), grads
-
-    def update(state: TrainState, frozen, drawn, dropout):
-        compute = gradient if settings.accumulate == 1 else accumulated
-        losses, grads = compute(state.params, frozen, drawn, dropout)
-        loss, norm = losses.mean(), optax.tree.norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = jax.tree.map(lambda e, p: settings.ema * e + (1 - settings.ema) * p, state.ema,
-                           params)
-        changed = jax.tree.map(lambda new, old: jnp.where(finite, new, old),
-                               (params, ema, opt_state),
-                               (state.params, state.ema, state.opt_state))
-        bad = (~finite).astype(jnp.int32)
-        state = TrainState(state.step + 1, *changed, state.skipped + bad,
-                           (state.skipped_in_a_row + 1) * bad)
-        metrics = {"loss": loss, "grad_norm": norm, "skipped": state.skipped,
-                   "skipped_in_a_row": state.skipped_in_a_row}
-        if "t" in drawn:
-            metrics["time_sums"], metrics["time_counts"] = by_time(losses, drawn["t"], schedule.T)
-        return state, metrics
-
-    return update
-
-
-def by_time(losses, t, T: int):
-    """Sum of the losses, and number of examples, in each of TIME_RANGES equal ranges of t."""
-    finite = jnp.isfinite(losses)  # one bad example must not hide the others
-    member = jax.nn.one_hot(t * TIME_RANGES // T, TIME_RANGES) * finite[:, None]
-    return jnp.where(finite, losses, 0) @ member, member.sum(0)

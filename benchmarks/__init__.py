@@ -1,0 +1,4 @@
+"""Measurements: `speed` beside PyTorch, `growth` of cost with size, `input` of the loader alone.
+
+Each runs from a bare checkout: python -m benchmarks.speed --help
+"""

@@ -1,0 +1,100 @@
+"""What `speed` measures of this package: the real training step and the real decoding loop.
+
+Needs jax, flax and optax alone.
+"""
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pdae_jax import pdae, samplers, sharding
+from pdae_jax.models import DTYPES, Networks
+from pdae_jax.schedule import SCHEDULES
+from pdae_jax.training.objectives import OBJECTIVES
+from pdae_jax.training.state import Settings, TrainState
+from pdae_jax.training.step import compiled_step
+
+
+def versions() -> str:
+    return f"jax {jax.__version__}"
+
+
+def device() -> str:
+    return jax.devices()[0].device_kind
+
+
+def peak_bytes() -> int | None:
+    """Most bytes of the device's memory in use so far; None where the device does not say."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def prepare(task: str, arch, batch: int, precision: str, steps: int):
+    """(run, compile seconds): run(n) trains n steps, or decodes n batches in `steps` DDIM steps."""
+    net, schedule = Networks(arch, DTYPES[precision]), SCHEDULES[arch.schedule](arch.T)
+    return {"train": train, "encode": encode, "decode": decode}[task](net, arch, schedule, batch,
+                                                                      steps)
+
+
+def parameters(net, groups):
+    """Fresh ones with nothing at zero, as training leaves it: zeros may be faster than numbers."""
+    leaves, treedef = jax.tree.flatten(jax.jit(lambda: net.init(jax.random.key(0), groups))())
+    rng = np.random.default_rng(0)
+    return treedef.unflatten([leaf + 0.02 * rng.standard_normal(leaf.shape, np.float32)
+                              for leaf in leaves])
+
+
+def train(net, arch, schedule, batch, steps):
+    row, settings, mesh = OBJECTIVES["pdae"], Settings(batch_size=batch), sharding.make_mesh()
+    params = parameters(net, (*row.trains, *row.needs))
+    frozen = jax.device_put(net.frozen({name: params[name] for name in row.needs}),
+                            sharding.replicated(mesh))
+    state = TrainState.create({name: params[name] for name in row.trains}, settings.optimizer())
+    images = np.random.default_rng(1).integers(0, 256, (batch, *arch.image_shape), np.uint8)
+    images = sharding.to_mesh(mesh, {"image": images})
+    rng = jax.random.key(0)
+    step = compiled_step(row, net, schedule, settings, mesh, state, frozen,
+                         dropout=arch.dropout > 0)
+    began = time.perf_counter()
+    step = step.lower(state, frozen, images, rng).compile()
+    seconds = time.perf_counter() - began
+
+    def run(n: int) -> None:
+        nonlocal state
+        for _ in range(n):
+            state, metrics = step(state, frozen, images, rng)
+        loss = float(metrics["loss"])
+        if not np.isfinite(loss) or int(metrics["skipped"]):
+            raise ValueError(f"the measured steps do not train: loss {loss}")
+
+    return run, seconds
+
+
+def encode(net, arch, schedule, batch, steps):
+    return repeated(net, ("encoder",), net.encode, (batch, *arch.image_shape))
+
+
+def decode(net, arch, schedule, batch, steps):
+    path = tuple(samplers.ddim_times(arch.T, steps)[::-1].tolist())
+    return repeated(net, ("dpm", "gradient"),
+                    lambda params, x_T, z: pdae.decode(net, params, schedule, x_T, z, path),
+                    (batch, *arch.image_shape), (batch, arch.z_size))
+
+
+def repeated(net, groups, function, *shapes):
+    """(run, compile seconds) of a function of frozen parameters and normal arrays."""
+    mesh, rng = sharding.make_mesh(), np.random.default_rng(1)
+    params = jax.device_put(net.frozen(parameters(net, groups)), sharding.replicated(mesh))
+    arrays = [jax.device_put(rng.standard_normal(shape, np.float32), sharding.over_batch(mesh))
+              for shape in shapes]
+    began = time.perf_counter()
+    compiled = jax.jit(function).lower(params, *arrays).compile()
+    seconds = time.perf_counter() - began
+
+    def run(n: int) -> None:
+        for _ in range(n):
+            out = compiled(params, *arrays)
+        if not bool(jnp.isfinite(out).all()):
+            raise ValueError("what is measured gives no numbers")
+
+    return run, seconds

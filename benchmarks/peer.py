@@ -1,0 +1,149 @@
+"""The same work in PyTorch, as well as PyTorch is known to do it: what `speed` compares with.
+
+The networks are `pdae_jax.convert.twin`'s. "float32" and "bfloat16" have channels_last, TF32
+where there is any, fused Adam and torch.compile where it works; bfloat16 adds autocast. "plain" is
+float32 as the authors released it: none of these.
+"""
+import time
+
+import numpy as np
+import torch
+
+from pdae_jax import samplers
+from pdae_jax.convert import twin
+from pdae_jax.schedule import SCHEDULES
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def versions() -> str:
+    return f"torch {torch.__version__}"
+
+
+def device() -> str:
+    return torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"
+
+
+def peak_bytes() -> int | None:
+    """Most bytes of the device's memory in use so far; None on a CPU."""
+    return torch.cuda.max_memory_allocated() if DEVICE.type == "cuda" else None
+
+
+def synchronise() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def prepare(task: str, arch, batch: int, precision: str, steps: int):
+    """(run, compile seconds): run(n) trains n steps, or decodes n batches in `steps` DDIM steps."""
+    torch.manual_seed(0)
+    strong = precision != "plain"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = strong
+    torch.backends.cudnn.benchmark = True
+    work = {"train": Training, "decode": Decoding}[task](arch, batch, precision, steps)
+    began = time.perf_counter()
+    if strong:
+        eager = work.compute
+        try:
+            work.compute = torch.compile(eager)
+            work.run(1)
+        except Exception as error:  # torch.compile raises kinds of its own, and compilers' errors
+            print(f"torch.compile does not work here: {str(error).splitlines()[0][:150]}")
+            work.compute = eager
+    work.run(1)
+    return work.run, time.perf_counter() - began
+
+
+class Work:
+    """Networks with nothing at zero and fixed inputs, in the memory format of the precision."""
+
+    def __init__(self, arch, batch: int, precision: str):
+        self.arch, self.batch, self.precision = arch, batch, precision
+        self.format = torch.contiguous_format if precision == "plain" else torch.channels_last
+        self.schedule = SCHEDULES[arch.schedule](arch.T)
+        self.unet = self.place(twin.UNet(arch, with_z=True))
+        height, width, channels = arch.image_shape
+        self.shape = batch, channels, height, width
+
+    def place(self, network: torch.nn.Module) -> torch.nn.Module:
+        return network.to(DEVICE).to(memory_format=self.format).eval()
+
+    def precise(self):
+        return torch.autocast(DEVICE.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def noise(self) -> torch.Tensor:
+        return torch.randn(self.shape, device=DEVICE).contiguous(memory_format=self.format)
+
+
+class Training(Work):
+    """Algorithm 1 with Adam and the average of the weights."""
+
+    def __init__(self, arch, batch, precision, steps):
+        super().__init__(arch, batch, precision)
+        self.encoder = self.place(twin.Encoder(arch)).train()
+        self.unet.requires_grad_(False)
+        trained = [self.unet.label_emb, self.unet.shift_middle_block, self.unet.shift_output_blocks,
+                   self.unet.shift_out]
+        for module in trained:  # dropout in what is trained, none in what is frozen
+            module.train().requires_grad_(True)
+        self.params = [p for module in (self.encoder, *trained) for p in module.parameters()]
+        self.ema = [p.detach().clone() for p in self.params]
+        self.adam = torch.optim.Adam(self.params, 1e-4, fused=precision != "plain")
+        images = torch.randint(0, 256, self.shape, dtype=torch.uint8, device=DEVICE)
+        self.images = images.contiguous(memory_format=self.format)
+        schedule = self.schedule
+        self.tables = [torch.as_tensor(np.asarray(values, np.float32), device=DEVICE) for values in (
+            np.sqrt(schedule.alpha_bar), np.sqrt(1 - schedule.alpha_bar),
+            schedule.mean_shift * schedule.posterior_variance, schedule.loss_weight())]
+
+    def compute(self, images, t, eps):
+        a, b, k_t, lambda_t = (table[t][:, None, None, None] for table in self.tables)
+        x_0 = images.float() / 127.5 - 1
+        with self.precise():
+            z = self.encoder(x_0)
+            eps_theta, gradient = self.unet(a * x_0 + b * eps, t, z)
+        return (lambda_t * (eps - (eps_theta.float() - k_t * gradient.float())) ** 2).mean()
+
+    def run(self, n: int) -> None:
+        for _ in range(n):
+            t = torch.randint(0, self.arch.T, (self.batch,), device=DEVICE)
+            loss = self.compute(self.images, t, self.noise())
+            self.adam.zero_grad(set_to_none=True)
+            loss.backward()
+            self.adam.step()
+            with torch.no_grad():
+                torch._foreach_lerp_(self.ema, self.params, 1 - 0.9999)
+        synchronise()
+        if not bool(torch.isfinite(loss)):
+            raise ValueError(f"the measured steps do not train: loss {float(loss)}")
+
+
+class Decoding(Work):
+    """Algorithm 3 from z."""
+
+    def __init__(self, arch, batch, precision, steps):
+        super().__init__(arch, batch, precision)
+        self.unet.requires_grad_(False)
+        self.z = torch.randn(batch, arch.z_size, device=DEVICE)
+        times = samplers.ddim_times(arch.T, steps)[::-1]
+        self.t = torch.as_tensor(times.copy(), device=DEVICE)[:, None].expand(-1, batch).contiguous()
+        alpha_bar = np.asarray(self.schedule.alpha_bar[times], np.float32)
+        self.alpha_bar = torch.as_tensor(alpha_bar, device=DEVICE)
+
+    def compute(self, x, t, a, a_next):
+        with self.precise():
+            eps, gradient = self.unet(x, t, self.z)
+        eps = eps.float() - (1 - a).sqrt() * gradient.float()
+        x_0 = ((x - (1 - a).sqrt() * eps) / a.sqrt()).clamp(-1, 1)
+        eps = (x - a.sqrt() * x_0) / (1 - a).sqrt()
+        return a_next.sqrt() * x_0 + (1 - a_next).sqrt() * eps
+
+    @torch.inference_mode()
+    def run(self, n: int) -> None:
+        for _ in range(n):
+            x = self.noise()
+            for t, a, a_next in zip(self.t, self.alpha_bar, self.alpha_bar[1:]):
+                x = self.compute(x, t, a, a_next)
+        synchronise()
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError("the measured decoding gives no numbers")

@@ -1,0 +1,145 @@
+"""Our training step and decoding loop beside a strong PyTorch peer, in one run on one machine.
+
+    python -m benchmarks.speed                     # 64 px, float32 and bfloat16, what is here
+    python -m benchmarks.speed --sizes 64 128 --batch 32 --json speed.json
+
+Each contender is a process of its own that has compiled and warmed up before the clock starts;
+then all take turns, round after round, and a ratio is the median of the rounds' ratios, so that a
+machine whose speed drifts does not favour anybody. Needs jax, flax and optax, and torch for the
+peer (--contenders ours leaves it out); runs from a bare checkout on a CPU or a GPU.
+"""
+import argparse
+import contextlib
+import datetime
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.worker import Worker
+from pdae_jax.models.architecture import ADM_64, ADM_128
+
+# The smallest of everything, to see that it runs.
+TINY = dict(image_shape=(16, 16, 3), base=32, mult=(1, 2), blocks=1, attention=(8,), heads=2,
+            z_size=16)
+MODELS = {16: TINY, 64: ADM_64, 128: ADM_128}
+CONTENDERS = {"ours": ("float32", "bfloat16"), "peer": ("float32", "bfloat16", "plain")}
+NAMES = {"ours": "pdae_jax", "peer": "PyTorch"}
+
+
+def measure(task: str, size: int, batch: int, steps: int, chosen: list[tuple[str, str]],
+            rounds: int, seconds: float, say=print) -> list[dict]:
+    """One row a contender: images/s of every round, compile seconds, peak memory, versions.
+
+    chosen: (contender, precision). A round runs each for about `seconds`.
+    """
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for contender, precision in chosen:
+            worker = stack.enter_context(Worker(contender, task=task, arch=MODELS[size],
+                                                batch=batch, precision=precision, steps=steps))
+            worker.seconds(1)
+            n = max(1, math.ceil(seconds / worker.seconds(1)))
+            say(f"{task} {size} px: {NAMES[contender]} {precision} is ready after "
+                f"{worker.compile_seconds:.0f} s, {n} steps a round")
+            workers.append((worker, n))
+        rates = [[n * batch / worker.seconds(n) for worker, n in workers] for _ in range(rounds)]
+        return [dict(task=task, size=size, batch=batch, steps=steps, contender=contender,
+                     precision=precision, images_per_second=list(rate),
+                     compile_seconds=worker.compile_seconds, **worker.facts())
+                for (contender, precision), (worker, _), rate in zip(chosen, workers, zip(*rates))]
+
+
+def work_of(task: str, size: int, steps: int) -> float:
+    """FLOP that one image takes, by the networks' definition, however they are computed."""
+    from pdae_jax.models import Architecture
+    from pdae_jax.training import forecast
+
+    arch = Architecture(**MODELS[size])
+    if task == "train":
+        return forecast.training_flops(arch, "pdae")
+    return forecast.decoding_flops(arch) * steps
+
+
+def peak_flops(device: str, precision: str) -> float:
+    """FLOP/s of a device: by the data sheet, or of a CPU what one float32 matmul reaches here."""
+    from pdae_jax.training.forecast import CHIPS
+
+    if device in CHIPS:
+        return CHIPS[device].flops / (1 if precision == "bfloat16" else 2)
+    a = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - began)
+    return 2 * 2048**3 / min(seconds)
+
+
+def summarise(rows: list[dict], flop: float) -> None:
+    """Adds to each row its median, its use of the device's peak, and its ratio to the first peer."""
+    first = next((row for row in rows if row["contender"] == "peer"), rows[0])
+    for row in rows:
+        rates = row["images_per_second"]
+        row["median"] = statistics.median(rates)
+        row["utilisation"] = row["median"] * flop / row["peak_flops"]
+        row["ratio"] = statistics.median(a / b for a, b in zip(rates, first["images_per_second"]))
+
+
+def table(rows: list[dict]) -> str:
+    """Rows as a Markdown table."""
+    lines = ["| task | px | batch | | images/s (of rounds) | to the peer | of peak FLOP/s | memory | "
+             "compiled in |", "|---|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        rates, what = row["images_per_second"], row["task"]
+        what += f", {row['steps']} steps" if what == "decode" else ""
+        lines.append(
+            f"| {what} | {row['size']} | {row['batch']} | {NAMES[row['contender']]} "
+            f"{row['precision']} | {row['median']:.4g} ({min(rates):.4g} to {max(rates):.4g}) | "
+            f"{row['ratio']:.2f} | {row['utilisation']:.0%} | {row['peak_bytes'] / 1e9:.2f} GB | "
+            f"{row['compile_seconds']:.0f} s |")
+    return "\n".join(lines)
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=("train", "decode"), default=["train", "decode"])
+    parser.add_argument("--sizes", nargs="+", type=int, choices=MODELS, default=[64])
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--precisions", nargs="+", choices=("float32", "bfloat16", "plain"),
+                        default=["float32", "bfloat16", "plain"])
+    parser.add_argument("--batch", type=int, default=4, help="images at a time (4)")
+    parser.add_argument("--steps", type=int, default=4, help="of DDIM in decoding (4)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each contender (7)")
+    parser.add_argument("--seconds", type=float, default=5, help="about, of each turn (5)")
+    parser.add_argument("--json", type=Path, help="where every number goes")
+    given = parser.parse_args(argv)
+    chosen = [(contender, precision) for precision in given.precisions
+              for contender in given.contenders if precision in CONTENDERS[contender]]
+    if not chosen:
+        parser.error("no contender has such a precision")
+    rows = []
+    for size in given.sizes:
+        for task in given.tasks:
+            some = measure(task, size, given.batch, given.steps, chosen, given.rounds, given.seconds)
+            for row in some:
+                row["peak_flops"] = peak_flops(row["device"], row["precision"])
+            summarise(some, work_of(task, size, given.steps))
+            rows += some
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    print(f"\n{datetime.date.today()}, {machine}; "
+          + "; ".join(sorted({f"{row['versions']} on {row['device']}" for row in rows})) + "\n")
+    print(table(rows))
+    if given.json:
+        given.json.write_text(json.dumps({"date": str(datetime.date.today()), "machine": machine,
+                                          "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
