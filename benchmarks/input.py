@@ -121,7 +121,8 @@ def main(argv=None) -> None:
                     rows.append(dict(data=name, size=size, workers=workers, rates=rates(
                         source, size, given.batch, workers, given.seconds, given.rounds)))
     print(f"{datetime.date.today()}, {os.cpu_count()} cores; {given.pictures} JPEGs of "
-          f"{given.stored} px\n\n| data | loaded at | workers | images/s (of rounds) |\n|---|---|---|---|")
+          f"{given.stored} px\n\n| data | loaded at | workers | images/s (of rounds) |\n"
+          f"|---|---|---|---|")
     for row in rows:
         print(f"| {row['data']} | {row['size']} px | {row['workers'] or 'threads'} | "
               f"{statistics.median(row['rates']):,.0f} ({min(row['rates']):,.0f} to "

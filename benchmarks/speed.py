@@ -82,26 +82,33 @@ def peak_flops(device: str, precision: str) -> float:
 
 
 def summarise(rows: list[dict], flop: float) -> None:
-    """Adds to each row its median, its use of the device's peak, and its ratio to the first peer."""
-    first = next((row for row in rows if row["contender"] == "peer"), rows[0])
+    """Adds to each row its median, its use of the device's peak, and ratios to the peer's rows.
+
+    ratio: to the peer of the same precision; to_plain: to the peer as the authors released it.
+    """
+    peers = {row["precision"]: row["images_per_second"] for row in rows
+             if row["contender"] == "peer"}
     for row in rows:
         rates = row["images_per_second"]
         row["median"] = statistics.median(rates)
         row["utilisation"] = row["median"] * flop / row["peak_flops"]
-        row["ratio"] = statistics.median(a / b for a, b in zip(rates, first["images_per_second"]))
+        for name, precision in (("ratio", row["precision"]), ("to_plain", "plain")):
+            row[name] = precision in peers and statistics.median(
+                a / b for a, b in zip(rates, peers[precision]))
 
 
 def table(rows: list[dict]) -> str:
     """Rows as a Markdown table."""
-    lines = ["| task | px | batch | | images/s (of rounds) | to the peer | of peak FLOP/s | memory | "
-             "compiled in |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| task | px | batch | | images/s (of rounds) | to PyTorch of this precision | to plain "
+             "PyTorch | of peak FLOP/s | memory | compiled in |", "|" + "---|" * 10]
     for row in rows:
         rates, what = row["images_per_second"], row["task"]
         what += f", {row['steps']} steps" if what == "decode" else ""
         lines.append(
             f"| {what} | {row['size']} | {row['batch']} | {NAMES[row['contender']]} "
             f"{row['precision']} | {row['median']:.4g} ({min(rates):.4g} to {max(rates):.4g}) | "
-            f"{row['ratio']:.2f} | {row['utilisation']:.0%} | {row['peak_bytes'] / 1e9:.2f} GB | "
+            + " | ".join(f"{row[name]:.2f}" if row[name] else "" for name in ("ratio", "to_plain"))
+            + f" | {row['utilisation']:.0%} | {row['peak_bytes'] / 1e9:.2f} GB | "
             f"{row['compile_seconds']:.0f} s |")
     return "\n".join(lines)
 

@@ -7,11 +7,13 @@ from jax.experimental import multihost_utils
 
 
 def start(coordinator: str | None = None, processes: int | None = None,
-          process: int | None = None) -> None:
+          process: int | None = None, patience: int = 100) -> None:
     """Starts `jax.distributed`, where arguments or the environment show that there are several.
 
     coordinator: HOST:PORT of process 0; processes: how many; process: which one this is. Without
-    them Cloud TPU, SLURM and Open MPI are known by what they set. Must run before JAX is used.
+    them Cloud TPU, SLURM and Open MPI are known by what they set. patience: seconds without a sign
+    of life after which a process is taken for dead and all others end too, so that the command can
+    be started again and goes on from the last checkpoint. Must run before JAX is used.
     Raises ValueError where some of the three are missing.
     """
     given = (coordinator, processes, process)
@@ -21,9 +23,10 @@ def start(coordinator: str | None = None, processes: int | None = None,
                              f"{coordinator}, {processes}, {process}")
         if not 0 <= process < processes:
             raise ValueError(f"--process must be from 0 to {processes - 1}, got {process}")
-        jax.distributed.initialize(coordinator, processes, process)
+        jax.distributed.initialize(coordinator, processes, process,
+                                   heartbeat_timeout_seconds=patience)
     elif in_cluster(os.environ):
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=patience)
 
 
 def in_cluster(environment) -> bool:

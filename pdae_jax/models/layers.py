@@ -127,8 +127,7 @@ def split_conditions(projected, widths) -> list:
 
 def average_pool(x):
     """Mean of every 2 x 2 pixels: [B, H, W, C] -> [B, H/2, W/2, C]."""
-    B, H, W, C = x.shape
-    return x.reshape(B, H // 2, 2, W // 2, 2, C).mean((2, 4))
+    return nn.avg_pool(x.astype(jnp.float32), (2, 2), (2, 2)).astype(x.dtype)
 
 
 def repeat(x):
@@ -140,8 +139,8 @@ class UpConv3x3(nn.Module):
     """`Conv3x3` of `repeat(x)`, computed on x: [B, H, W, C] -> [B, 2H, 2W, features].
 
     Of the nine pixels under the kernel only four differ, so that taps on the same one are summed
-    first: 16 multiplications where there were 36. Even and odd rows and columns are four kernels of
-    2 x 2, put side by side as channels. The parameters are `Conv3x3`'s.
+    first: 16 multiplications where there were 36, and nothing repeated is written. The parameters
+    are `Conv3x3`'s.
     """
 
     features: int
@@ -149,24 +148,36 @@ class UpConv3x3(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        B, H, W, C = x.shape
-        kernel = self.param("kernel", torch_init, (3, 3, C, self.features))
+        kernel = self.param("kernel", torch_init, (3, 3, x.shape[-1], self.features))
         bias = self.param("bias", zeros, (self.features,)).astype(self.dtype)
+        # A pixel and its copy under two neighbouring taps: [a, b, c] -> [a, a + b, b + c, c].
         kernel = kernel.astype(self.dtype).astype(jnp.float32)
-        kernels = [columns for rows in taps(kernel, 0) for columns in taps(rows, 1)]
-        kernel = jnp.concatenate(kernels, axis=-1).astype(self.dtype)
-        h = convolution(x.astype(self.dtype), kernel, (1, 1), ((1, 1), (1, 1)),
-                        dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        h = h.reshape(B, H + 1, W + 1, 2, 2, self.features)
-        rows = [jnp.stack([h[:, p:p + H, q:q + W, p, q] for q in (0, 1)], axis=3) for p in (0, 1)]
-        return jnp.stack(rows, axis=2).reshape(B, 2 * H, 2 * W, self.features) + bias
+        for axis in (0, 1):
+            one, other = [(0, 0)] * 4, [(0, 0)] * 4
+            one[axis], other[axis] = (0, 1), (1, 0)
+            kernel = jnp.pad(kernel, one) + jnp.pad(kernel, other)
+        return jax.lax.platform_dependent(x.astype(self.dtype), kernel.astype(self.dtype),
+                                          cpu=up_by_parts, default=up_by_zeros) + bias
 
 
-def taps(kernel, axis: int):
-    """Three taps over pixels that are there twice -> two over each once, for even and odd outputs."""
-    first, middle, last = jnp.split(kernel, 3, axis)
-    return (jnp.concatenate([first, middle + last], axis),
-            jnp.concatenate([first + middle, last], axis))
+def up_by_zeros(x, kernel):
+    """`UpConv3x3` as a transposed convolution, by a kernel of 4 x 4: zeros between x's pixels."""
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2),
+                                        dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def up_by_parts(x, kernel):
+    """The same where zeros would be multiplied (a CPU): even and odd rows and columns apart.
+
+    Each is a convolution by every other tap; the four stand side by side as channels of one.
+    """
+    B, H, W, C = x.shape
+    kernel = jnp.concatenate([kernel[p::2, q::2] for p in (0, 1) for q in (0, 1)], axis=-1)
+    h = convolution(x, kernel, (1, 1), ((1, 1), (1, 1)),
+                    dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    h = h.reshape(B, H + 1, W + 1, 2, 2, -1)
+    rows = [jnp.stack([h[:, p:p + H, q:q + W, p, q] for q in (0, 1)], axis=3) for p in (0, 1)]
+    return jnp.stack(rows, axis=2).reshape(B, 2 * H, 2 * W, -1)
 
 
 RESAMPLE = {"": lambda x: x, "down": average_pool, "up": repeat}

@@ -5,7 +5,6 @@ operations, bytes moved, memory and collectives, and from the chip's published p
 fastest step that it allows (the roofline). Nothing is run.
 """
 import os
-import re
 import time
 from typing import NamedTuple
 
@@ -17,41 +16,48 @@ from pdae_jax import pdae, samplers, sharding
 from pdae_jax.models import DTYPES, Architecture, Networks
 from pdae_jax.names import nearest
 from pdae_jax.schedule import SCHEDULES
-from pdae_jax.training import memory
+from pdae_jax.training import hlo, memory
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.state import Settings, TrainState
 from pdae_jax.training.step import compiled_step
 
 
 class Chip(NamedTuple):
-    """Published peaks of one device: bfloat16 FLOP/s, bytes/s and bytes of memory."""
+    """Published peaks of one device: bfloat16 FLOP/s, bytes/s and bytes of memory, clock in Hz."""
 
     flops: float
     bandwidth: float
     memory: float
+    clock: float | None = None
 
 
 # By jax.Device.device_kind, per device as JAX counts them (half a chip before v4); of GPUs without
 # sparsity, and their float32 (TF32) is half of it.
 CHIPS = {"TPU v3": Chip(61.5e12, 450e9, 16e9), "TPU v4": Chip(275e12, 1228e9, 32e9),
-         "TPU v5 lite": Chip(197e12, 819e9, 16e9), "TPU v5": Chip(459e12, 2765e9, 95e9),
-         "TPU v6 lite": Chip(918e12, 1640e9, 32e9), "TPU v6e": Chip(918e12, 1640e9, 32e9),
+         "TPU v5 lite": Chip(197e12, 819e9, 16e9, 1.5e9), "TPU v5": Chip(459e12, 2765e9, 95e9, 1.75e9),
+         "TPU v6 lite": Chip(918e12, 1640e9, 32e9, 1.75e9),
          "NVIDIA A100-SXM4-80GB": Chip(312e12, 2039e9, 80e9),
          "NVIDIA H100 80GB HBM3": Chip(989e12, 3350e9, 80e9),
          "NVIDIA H200": Chip(989e12, 4800e9, 141e9)}
 
 # Without these libtpu asks the cloud's metadata server, which is not there, who it is.
 ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-         "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
-
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+         "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0",
+         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # and it holds no chip that two could want
 
 
 class Cost(NamedTuple):
-    """Of one compiled program, on each device. collectives: kind -> (how many, bytes of results)."""
+    """Of one compiled program, on each device.
+
+    moved: bytes to and from main memory; accessed: XLA's count, which takes what stays in the chip
+    for moved too. collectives: kind -> (how many, bytes of results). cycles: of the clock, by the
+    compiler's own model; None where it tells none.
+    """
 
     flops: float
     moved: float
+    accessed: float
+    cycles: int | None
     arguments: int
     temporary: int
     collectives: dict[str, tuple[int, int]]
@@ -172,24 +178,10 @@ def compiled(function, *shapes) -> Cost:
     began = time.perf_counter()
     program = function.lower(*shapes).compile()
     seconds = time.perf_counter() - began
-    cost, memory = program.cost_analysis(), program.memory_analysis()
-    return Cost(cost.get("flops", np.nan), cost.get("bytes accessed", np.nan),
-                memory.argument_size_in_bytes, memory.temp_size_in_bytes,
-                collectives(program.as_text()), seconds)
-
-
-def collectives(text: str) -> dict[str, tuple[int, int]]:
-    """How many collectives of each kind an HLO program has, and the bytes of their results."""
-    found: dict[str, tuple[int, int]] = {}
-    for shape, kind in re.findall(rf" = (\S.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", text):
-        count, size = found.get(kind, (0, 0))
-        found[kind] = count + 1, size + sum(
-            int(np.prod([int(n) for n in dims.split(",") if n])) * BYTES.get(dtype, 4)
-            for dtype, dims in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shape))
-    return found
-
-
-BYTES = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "u8": 1, "s8": 1, "pred": 1}
+    cost, memory, text = program.cost_analysis(), program.memory_analysis(), program.as_text()
+    return Cost(cost.get("flops", np.nan), hlo.traffic(text), cost.get("bytes accessed", np.nan),
+                hlo.cycles(text), memory.argument_size_in_bytes, memory.temp_size_in_bytes,
+                hlo.collectives(text), seconds)
 
 
 def forecast(objective: str, arch: Architecture, settings: Settings, topology: str, *,
@@ -219,7 +211,8 @@ def forecast(objective: str, arch: Architecture, settings: Settings, topology: s
 def lines(cost: Cost, chip: Chip | None, local: int) -> list[str]:
     """A cost in words."""
     found = [f"{cost.flops / 1e9:,.1f} GFLOP, {cost.flops / local / 1e9:,.1f} an image",
-             f"{cost.moved / 1e9:,.2f} GB moved, {cost.moved / local / 1e9:,.2f} an image",
+             f"{cost.moved / 1e9:,.2f} GB moved, {cost.moved / local / 1e9:,.3f} an image "
+             f"({cost.accessed / local / 1e9:,.2f} with what stays on the chip)",
              f"{cost.memory / 1e9:,.2f} GB of memory: {cost.arguments / 1e9:,.2f} of arguments, "
              f"{cost.temporary / 1e9:,.2f} of temporaries"]
     for kind, (count, size) in sorted(cost.collectives.items()):
@@ -230,4 +223,8 @@ def lines(cost: Cost, chip: Chip | None, local: int) -> list[str]:
         found.append(f"at best {seconds * 1e3:.1f} ms, {local / seconds:,.0f} images/s a device "
                      f"(computing {computing * 1e3:.1f} ms, moving "
                      f"{cost.moved / chip.bandwidth * 1e3:.1f} ms)")
+    if chip and chip.clock and cost.cycles:
+        seconds = cost.cycles / chip.clock
+        found.append(f"by the compiler's model {cost.cycles / 1e6:,.1f} M cycles, "
+                     f"{seconds * 1e3:.1f} ms, {local / seconds:,.0f} images/s a device")
     return found

@@ -1,0 +1,74 @@
+"""What is read off the text of compiled programs: written by hand, and of a real one."""
+import jax
+import jax.numpy as jnp
+import pytest
+
+from pdae_jax.training import hlo
+
+PROGRAM = """HloModule step
+
+%fused (x: bf16[16,64]) -> bf16[16,64] {
+  %x = bf16[16,64]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %y = bf16[16,64]{1,0:T(8,128)(2,1)} exponential(%x)
+}
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[]{:T(128)} parameter(0)
+  %b = f32[]{:T(128)} parameter(1)
+  ROOT %c = f32[]{:T(128)} add(%a, %b)
+}
+
+ENTRY %main (p: bf16[16,64], w: bf16[3,256]) -> f32[128,4] {
+  %p = bf16[16,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %w = bf16[3,256]{1,0:T(8,128)(2,1)} parameter(1)
+  %f = bf16[16,64]{1,0:T(8,128)(2,1)S(1)} fusion(%p), kind=kLoop, calls=%fused, backend_config={"estimated_cycles":"700"}
+  %g = f32[64]{0:T(128)S(1)} fusion(%f, %f), kind=kInput, calls=%fused, backend_config={"estimated_cycles":"300"}
+  %s = ((bf16[3,256]{1,0:T(8,128)(2,1)}), bf16[1,256]{1,0:T(2,128)(2,1)S(1)}, s32[]{:S(2)}) slice-start(%w), slice={[0:1], [0:256]}
+  %d = bf16[1,256]{1,0:T(2,128)(2,1)S(1)} slice-done(%s)
+  %c = (bf16[16,64]{1,0:T(8,128)(2,1)S(1)}, bf16[16,64]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) copy-start(%p)
+  %cd = bf16[16,64]{1,0:T(8,128)(2,1)S(1)} copy-done(%c)
+  %r = f32[128,4]{1,0} all-reduce(f32[128,4]{1,0} %x), channel_id=1, to_apply=%sum
+  %q = (f32[8]{0}, bf16[16]{0}) all-reduce-start(f32[8]{0} %y, bf16[16]{0} %z)
+  ROOT %t = bf16[64]{0:T(256)} all-gather(bf16[16]{0} %w2), dimensions={0}
+}
+"""
+
+
+def test_shapes_are_padded_to_their_tiles():
+    assert hlo.arrays("bf16[16,64]{1,0:T(8,128)(2,1)S(1)}") == [(16 * 128 * 2, True)]
+    assert hlo.arrays("f32[16,60,4]{1,0,2:T(8,128)}") == [(16 * 128 * 4 * 4, False)]
+    assert hlo.arrays("(f32[3]{0:T(128)}, pred[])") == [(512, False), (1, False)]
+
+
+def test_traffic_is_what_main_memory_sees():
+    fusion, one_slice, copy = 16 * 128 * 2, 2 * 256 * 2, 16 * 128 * 2
+    collectives = 128 * 4 * 4 + (32 + 32) + 256 * 2
+    assert hlo.traffic(PROGRAM) == fusion + one_slice + copy + collectives
+
+
+def test_cycles_are_those_of_what_runs():
+    assert hlo.cycles(PROGRAM) == 1000
+    assert hlo.cycles("ENTRY %main () -> f32[] {\n}\n") is None
+
+
+def test_collectives_by_kind():
+    assert hlo.collectives(PROGRAM) == {"all-reduce": (2, 4 * 512 + 32 + 32),
+                                        "all-gather": (1, 256 * 2)}
+
+
+def test_a_real_program():
+    n = 512
+    text = jax.jit(lambda a, b: jnp.tanh(a @ b)).lower(
+        *[jax.ShapeDtypeStruct((n, n), jnp.float32)] * 2).compile().as_text()
+    matmul, tanh = 3 * n * n * 4, 2 * n * n * 4
+    assert hlo.traffic(text) in (matmul, matmul + tanh)  # fused or not
+    assert hlo.cycles(text) is None and not hlo.collectives(text)
+
+
+@pytest.mark.parametrize("n", [2, 20])
+def test_a_loops_body_counts_once(n):
+    def loop(x):
+        return jax.lax.fori_loop(0, n, lambda i, x: jnp.sin(x), x)
+
+    text = jax.jit(loop).lower(jax.ShapeDtypeStruct((1 << 16,), jnp.float32)).compile().as_text()
+    assert 2 * 4 << 16 <= hlo.traffic(text) < 3 * (2 * 4 << 16)
