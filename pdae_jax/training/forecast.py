@@ -23,19 +23,22 @@ from pdae_jax.training.step import compiled_step
 
 
 class Chip(NamedTuple):
-    """Published peaks of one device: bfloat16 FLOP/s, bytes/s and bytes of memory, clock in Hz."""
+    """Published peaks of one device: bfloat16 FLOP/s, bytes/s and bytes of memory, clock in Hz, and
+    bytes/s of all its links to other chips."""
 
     flops: float
     bandwidth: float
     memory: float
     clock: float | None = None
+    links: float | None = None
 
 
 # By jax.Device.device_kind, per device as JAX counts them (half a chip before v4); of GPUs without
 # sparsity, and their float32 (TF32) is half of it.
 CHIPS = {"TPU v3": Chip(61.5e12, 450e9, 16e9), "TPU v4": Chip(275e12, 1228e9, 32e9),
-         "TPU v5 lite": Chip(197e12, 819e9, 16e9, 1.5e9), "TPU v5": Chip(459e12, 2765e9, 95e9, 1.75e9),
-         "TPU v6 lite": Chip(918e12, 1640e9, 32e9, 1.75e9),
+         "TPU v5 lite": Chip(197e12, 819e9, 16e9, 1.5e9, 200e9),
+         "TPU v5": Chip(459e12, 2765e9, 95e9, 1.75e9, 600e9),
+         "TPU v6 lite": Chip(918e12, 1640e9, 32e9, 1.75e9, 448e9),
          "NVIDIA A100-SXM4-80GB": Chip(312e12, 2039e9, 80e9),
          "NVIDIA H100 80GB HBM3": Chip(989e12, 3350e9, 80e9),
          "NVIDIA H200": Chip(989e12, 4800e9, 141e9)}

@@ -1,0 +1,80 @@
+"""The benchmarks run, end to end, at a tiny size. No number of theirs is judged."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--rounds", "2", "--seconds", "0.01"]
+
+
+def run(name: str, *args) -> str:
+    environment = os.environ | {"PDAE_JAX_BENCHMARK_EAGER": "1", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *map(str, args)],
+                          capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_side_by_side(tmp_path):
+    pytest.importorskip("torch")
+    out = run("speed", "--sizes", 16, "--batch", 2, "--steps", 2, "--json", tmp_path / "speed.json",
+              "--precisions", "bfloat16", *TINY)
+    rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    assert [(row["task"], row["contender"], row["precision"]) for row in rows] == [
+        (task, *who) for task in ("train", "decode")
+        for who in (("ours", "bfloat16"), ("peer", "bfloat16"))]
+    for row in rows:
+        assert len(row["images_per_second"]) == 2 and min(row["images_per_second"]) > 0
+        assert row["peak_bytes"] > 0 and row["utilisation"] > 0 and row["ratio"] > 0
+        assert row["versions"].startswith({"ours": "jax", "peer": "torch"}[row["contender"]])
+    assert rows[1]["ratio"] == 1
+    assert "| train | 16 | 2 | pdae_jax bfloat16 |" in out and "decode, 2 steps" in out
+
+
+def test_growth(tmp_path):
+    run("growth", "--out", tmp_path, "--size", 16, "--batches", 1, "--sizes", 16, "--steps", 2, *TINY)
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["batch"].keys() == {"train", "encode", "decode"}
+    # The same work is measured once.
+    assert numbers["size"]["decode"][0][1] == numbers["steps"]["decode"][0][1] > 0
+    assert "Over DDIM steps" in (tmp_path / "index.html").read_text()
+
+
+def test_the_loader_alone(tmp_path):
+    out = run("input", "--pictures", 12, "--stored", 24, "--sizes", 8, "--batch", 4,
+              "--json", tmp_path / "input.json", *TINY)
+    rows = json.loads((tmp_path / "input.json").read_text())
+    assert [row["data"] for row in rows] == ["folder", "lmdb", "tfds"] and "| tfds | 8 px |" in out
+    assert all(rate > 0 for row in rows for rate in row["rates"])
+
+
+WITHOUT = """
+import sys
+for name in ("einops", "clu", "ml_collections", "tqdm", "grain", "tensorflow_datasets", "sklearn",
+             "PIL", "torch"):
+    sys.modules[name] = None
+from benchmarks import ours
+from benchmarks.speed import TINY, summarise, work_of
+from pdae_jax.models import Architecture
+run, _ = ours.prepare("decode", Architecture(**TINY), 2, "float32", 2)
+run(1)
+print(work_of("train", 16, 2) > work_of("decode", 16, 1) > 0)
+"""
+
+
+def test_jax_flax_and_optax_are_enough():
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, cwd=ROOT,
+                          env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    assert done.returncode == 0 and done.stdout.strip() == "True", done.stderr
+
+
+def test_a_contender_that_dies_is_one_line():
+    from benchmarks.worker import Worker
+
+    with pytest.raises(ValueError, match="ours ended .exit code 1. at"):
+        Worker("ours", task="nothing", arch={"image_shape": (8, 8, 1)}, batch=1,
+               precision="float32", steps=1)

@@ -1,0 +1,107 @@
+"""Costs of configs on TPUs that are not here, and from them what every size of a run would do.
+
+    python tools/scale_table.py compile configs/bedroom128.py v5e:2x2 --json=costs.json
+    python tools/scale_table.py table costs.json
+
+`compile` (needs libtpu) compiles PDAE's training step and decoding loop in bfloat16 for a topology,
+16 images a device, and adds what they cost on each device to a JSON file. `table` prints those
+costs, and from them images/s for global batches and numbers of chips:
+
+    seconds = max(FLOP / peak, bytes / bandwidth) + all-reduce
+    FLOP = those an image x images a chip
+    bytes = 2 x arguments (parameters, average and moments are read and written once a step)
+            + the rest an image x images a chip
+    all-reduce = 2 (n - 1) / n x bytes of gradients / bandwidth of a chip's links
+
+the fastest that the published peaks allow; nothing here has been run on a TPU.
+"""
+import argparse
+import json
+from pathlib import Path
+
+from pdae_jax.main import load_config
+from pdae_jax.models import Architecture
+from pdae_jax.training import forecast
+from pdae_jax.training.state import Settings
+
+BATCHES = (128, 256, 512, 1024, 2048, 4096)
+CHIPS = (8, 16, 32, 64, 128, 256)
+
+
+def compile_costs(config: str, topology: str, local: int) -> dict:
+    """What training and decoding cost on each device with `local` images."""
+    arch = Architecture(**load_config(config).model)
+    devices = forecast.devices_of(topology)
+    settings = Settings(batch_size=local * len(devices))
+    train = forecast.train_step("pdae", arch, settings, devices, precision="bfloat16")
+    decode = forecast.decode_loop(arch, settings.batch_size, devices, precision="bfloat16")
+    return {"config": Path(config).stem, "topology": topology, "kind": devices[0].device_kind,
+            "local": local, "train": train._asdict(), "decode": decode._asdict()}
+
+
+def seconds(row: dict, local: float, chips: int) -> float:
+    """Of one training step at best; see this file's head."""
+    chip, cost = forecast.CHIPS[row["kind"]], row["train"]
+    still = 2 * cost["arguments"]
+    moved = still + (cost["moved"] - still) * local / row["local"]
+    computing = cost["flops"] * local / row["local"] / chip.flops
+    gradients = sum(size for _, size in cost["collectives"].values())
+    return (max(computing, moved / chip.bandwidth)
+            + 2 * (chips - 1) / chips * gradients / chip.links)
+
+
+def costs_table(rows: list[dict]) -> str:
+    lines = ["| config | chip | | GFLOP an image | GB moved an image (with what stays on the chip) | "
+             "memory | computing | moving | at best, images/s a chip | by the compiler's model | "
+             "compiled in |", "|" + "---|" * 11]
+    for row in rows:
+        chip, local = forecast.CHIPS[row["kind"]], row["local"]
+        for name in ("train", "decode"):
+            cost = forecast.Cost(**row[name])
+            lines.append(
+                f"| {row['config']} | {row['topology'].partition(':')[0]} | "
+                f"{'training step' if name == 'train' else 'decoding, a step'} | "
+                f"{cost.flops / local / 1e9:.1f} | {cost.moved / local / 1e9:.3f} "
+                f"({cost.accessed / local / 1e9:.2f}) | {cost.memory / 1e9:.2f} GB | "
+                f"{cost.flops / chip.flops * 1e3:.1f} ms | {cost.moved / chip.bandwidth * 1e3:.1f} ms | "
+                f"{local / cost.fastest(chip):,.0f} | {local / (cost.cycles / chip.clock):,.0f} | "
+                f"{cost.compile_seconds:.0f} s |")
+    return "\n".join(lines)
+
+
+def size_table(row: dict) -> str:
+    """images/s at best of every global batch on every number of chips, and hours of 70M images."""
+    chip = row["topology"].partition(":")[0]
+    lines = [f"{row['config']} on {chip}: images/s at best (hours of 70M images)", "",
+             "| chips | " + " | ".join(f"batch {batch:,}" for batch in BATCHES) + " |",
+             "|" + "---|" * (len(BATCHES) + 1)]
+    for chips in CHIPS:
+        cells = []
+        for batch in BATCHES:
+            rate = batch / seconds(row, batch / chips, chips)
+            cells.append(f"{rate:,.0f} ({70e6 / rate / 3600:.1f} h)" if batch >= chips else "")
+        lines.append(f"| {chips} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    compiling = commands.add_parser("compile")
+    compiling.add_argument("config")
+    compiling.add_argument("topology")
+    compiling.add_argument("--local", type=int, default=16, help="images a device (16)")
+    compiling.add_argument("--json", type=Path, required=True)
+    commands.add_parser("table").add_argument("json", type=Path)
+    given = parser.parse_args()
+    rows = json.loads(given.json.read_text()) if given.json.exists() else []
+    if given.command == "compile":
+        row = compile_costs(given.config, given.topology, given.local)
+        given.json.write_text(json.dumps([*rows, row], indent=1) + "\n")
+    print("\n\n".join([costs_table(rows), *map(size_table, rows)])
+          if given.command == "table" else json.dumps(row, indent=1))
+
+
+if __name__ == "__main__":
+    main()
