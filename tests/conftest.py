@@ -7,6 +7,11 @@ from pathlib import Path
 # Tests that compare one device with several start processes of their own; here there is one.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from pdae_jax import cpu
+
+if not cpu.accelerator():
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu, for forecasts, would look for a TPU
+
 import jax
 import numpy as np
 import pytest

@@ -264,8 +264,12 @@ def test_cpu_settings_are_made_once_and_never_over_the_users_own(monkeypatch):
     assert added.get("XLA_FLAGS", "--xla_a=1").startswith("--xla_a=1")
     own = f"{cpu._CONVOLUTION.partition('=')[0]}=x"
     assert "XLA_FLAGS" not in cpu.environment({"JAX_PLATFORMS": "cpu", "XLA_FLAGS": own})
-    monkeypatch.setattr(cpu.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(cpu, "_PLUGINS", ("jax",))
     assert cpu.environment({}) == {}, "an accelerator's plugin is there"
+    monkeypatch.setattr(cpu, "_PLUGINS", ())
+    assert cpu.environment({})["JAX_PLATFORMS"] == "cpu"
+    monkeypatch.setattr(cpu, "_TPU", (__file__,))
+    assert cpu.environment({}) == {}, "a TPU is there"
 
 
 def test_help_names_the_flags_and_the_configs_fields(capsys):
