@@ -44,7 +44,9 @@ FORBIDDEN = {
     "modes": ["flax", "optax", "ml_collections", "pdae_jax.config", "pdae_jax.main"],
     "training/loop": ["flax", "pdae_jax.pdae", "pdae_jax.latent", "pdae_jax.data",
                       "pdae_jax.config", "ml_collections"],
-    "training/state": ["flax", "pdae_jax.pdae", "pdae_jax.models", "pdae_jax.data"],
+    **{f"training/{name}": ["flax", "pdae_jax.pdae", "pdae_jax.models", "pdae_jax.data"]
+       for name in ("state", "step")},
+    "training/hlo": ["jax", "flax", "pdae_jax"],
 }
 
 

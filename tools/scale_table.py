@@ -5,7 +5,8 @@
 
 `compile` (needs libtpu) compiles PDAE's training step and decoding loop in bfloat16 for a topology,
 16 images a device, and adds what they cost on each device to a JSON file. `table` prints those
-costs, and from them images/s for global batches and numbers of chips:
+costs, and from them images/s for global batches and numbers of v5e, v5p and v6e chips, by each
+config's first program where a chip has none of its own:
 
     seconds = max(FLOP / peak, bytes / bandwidth) + all-reduce
     FLOP = those an image x images a chip
@@ -24,6 +25,7 @@ from pdae_jax.models import Architecture
 from pdae_jax.training import forecast
 from pdae_jax.training.state import Settings
 
+KINDS = {"v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
 BATCHES = (128, 256, 512, 1024, 2048, 4096)
 CHIPS = (8, 16, 32, 64, 128, 256)
 
@@ -39,9 +41,9 @@ def compile_costs(config: str, topology: str, local: int) -> dict:
             "local": local, "train": train._asdict(), "decode": decode._asdict()}
 
 
-def seconds(row: dict, local: float, chips: int) -> float:
+def seconds(row: dict, chip: forecast.Chip, local: float, chips: int) -> float:
     """Of one training step at best; see this file's head."""
-    chip, cost = forecast.CHIPS[row["kind"]], row["train"]
+    cost = row["train"]
     still = 2 * cost["arguments"]
     moved = still + (cost["moved"] - still) * local / row["local"]
     computing = cost["flops"] * local / row["local"] / chip.flops
@@ -69,17 +71,19 @@ def costs_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def size_table(row: dict) -> str:
-    """images/s at best of every global batch on every number of chips, and hours of 70M images."""
-    chip = row["topology"].partition(":")[0]
-    lines = [f"{row['config']} on {chip}: images/s at best (hours of 70M images)", "",
+def size_table(rows: list[dict], name: str) -> str:
+    """images/s at best of every global batch on every number of chips, and what 70M images cost."""
+    row = next((row for row in rows if row["kind"] == KINDS[name]), rows[0])
+    own = row["kind"] == KINDS[name]
+    lines = [f"{row['config']} on {name}: images/s at best (chip-hours of 70M images)"
+             + ("" if own else f", by the program of {row['topology'].partition(':')[0]}"), "",
              "| chips | " + " | ".join(f"batch {batch:,}" for batch in BATCHES) + " |",
              "|" + "---|" * (len(BATCHES) + 1)]
     for chips in CHIPS:
         cells = []
         for batch in BATCHES:
-            rate = batch / seconds(row, batch / chips, chips)
-            cells.append(f"{rate:,.0f} ({70e6 / rate / 3600:.1f} h)" if batch >= chips else "")
+            rate = batch / seconds(row, forecast.CHIPS[KINDS[name]], batch / chips, chips)
+            cells.append(f"{rate:,.0f} ({chips * 70e6 / rate / 3600:,.0f})" if batch >= chips else "")
         lines.append(f"| {chips} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -99,8 +103,12 @@ def main() -> None:
     if given.command == "compile":
         row = compile_costs(given.config, given.topology, given.local)
         given.json.write_text(json.dumps([*rows, row], indent=1) + "\n")
-    print("\n\n".join([costs_table(rows), *map(size_table, rows)])
-          if given.command == "table" else json.dumps(row, indent=1))
+        print(json.dumps(row, indent=1))
+        return
+    of = {config: [row for row in rows if row["config"] == config]
+          for config in dict.fromkeys(row["config"] for row in rows)}
+    print("\n\n".join([costs_table(rows), *(size_table(rows, name) for rows in of.values()
+                                            for name in KINDS)]))
 
 
 if __name__ == "__main__":
