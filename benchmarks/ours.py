@@ -36,6 +36,11 @@ def prepare(task: str, arch, batch: int, precision: str, steps: int):
                                                                       steps)
 
 
+def one_device():
+    """As the peer has it."""
+    return sharding.make_mesh(devices=jax.devices()[:1])
+
+
 def parameters(net, groups):
     """Fresh ones with nothing at zero, as training leaves it: zeros may be faster than numbers."""
     leaves, treedef = jax.tree.flatten(jax.jit(lambda: net.init(jax.random.key(0), groups))())
@@ -45,7 +50,7 @@ def parameters(net, groups):
 
 
 def train(net, arch, schedule, batch, steps):
-    row, settings, mesh = OBJECTIVES["pdae"], Settings(batch_size=batch), sharding.make_mesh()
+    row, settings, mesh = OBJECTIVES["pdae"], Settings(batch_size=batch), one_device()
     params = parameters(net, (*row.trains, *row.needs))
     frozen = jax.device_put(net.frozen({name: params[name] for name in row.needs}),
                             sharding.replicated(mesh))
@@ -83,7 +88,7 @@ def decode(net, arch, schedule, batch, steps):
 
 def repeated(net, groups, function, *shapes):
     """(run, compile seconds) of a function of frozen parameters and normal arrays."""
-    mesh, rng = sharding.make_mesh(), np.random.default_rng(1)
+    mesh, rng = one_device(), np.random.default_rng(1)
     params = jax.device_put(net.frozen(parameters(net, groups)), sharding.replicated(mesh))
     arrays = [jax.device_put(rng.standard_normal(shape, np.float32), sharding.over_batch(mesh))
               for shape in shapes]

@@ -1,8 +1,9 @@
 """The same work in PyTorch, as well as PyTorch is known to do it: what `speed` compares with.
 
-The networks are `pdae_jax.convert.twin`'s. "float32" and "bfloat16" have channels_last, TF32
+The networks are `pdae_jax.convert.twin`'s. "float32" and "bfloat16" have channels_last (but for
+bfloat16's training on a CPU, which crashes with it), TF32
 where there is any, fused Adam and torch.compile where it works (PDAE_JAX_BENCHMARK_EAGER=1 leaves it
-out); bfloat16 adds autocast. "plain" is float32 as the authors released it: none of these.
+out); bfloat16 adds autocast. "plain" is float32 with PyTorch's defaults, as the authors released it.
 """
 import os
 import sys
@@ -41,8 +42,9 @@ def prepare(task: str, arch, batch: int, precision: str, steps: int):
     torch.manual_seed(0)
     strong = precision != "plain"
     compiles = strong and not os.environ.get("PDAE_JAX_BENCHMARK_EAGER")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = strong
-    torch.backends.cudnn.benchmark = True
+    if strong:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
     work = {"train": Training, "decode": Decoding}[task](arch, batch, precision, steps)
     began = time.perf_counter()
     if compiles:

@@ -56,7 +56,10 @@ def measure(task: str, size: int, batch: int, steps: int, chosen: list[tuple[str
 
 
 def work_of(task: str, size: int, steps: int) -> float:
-    """FLOP that one image takes, by the networks' definition, however they are computed."""
+    """FLOP that one image takes, before any compiler sees the program."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # this process must not take the GPU's memory
     from pdae_jax.models import Architecture
     from pdae_jax.training import forecast
 
@@ -66,12 +69,17 @@ def work_of(task: str, size: int, steps: int) -> float:
     return forecast.decoding_flops(arch) * steps
 
 
-def peak_flops(device: str, precision: str) -> float:
-    """FLOP/s of a device: by the data sheet, or of a CPU what one float32 matmul reaches here."""
+def peak_flops(device: str, precision: str) -> float | None:
+    """FLOP/s of a device: by the data sheet, or of a CPU what one float32 matmul reaches here.
+
+    None of a device that `forecast.CHIPS` does not list.
+    """
     from pdae_jax.training.forecast import CHIPS
 
     if device in CHIPS:
         return CHIPS[device].flops / (1 if precision == "bfloat16" else 2)
+    if device != "cpu":
+        return None
     a = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
     seconds = []
     for _ in range(5):
@@ -91,7 +99,7 @@ def summarise(rows: list[dict], flop: float) -> None:
     for row in rows:
         rates = row["images_per_second"]
         row["median"] = statistics.median(rates)
-        row["utilisation"] = row["median"] * flop / row["peak_flops"]
+        row["utilisation"] = row["peak_flops"] and row["median"] * flop / row["peak_flops"]
         for name, precision in (("ratio", row["precision"]), ("to_plain", "plain")):
             row[name] = precision in peers and statistics.median(
                 a / b for a, b in zip(rates, peers[precision]))
@@ -108,7 +116,8 @@ def table(rows: list[dict]) -> str:
             f"| {what} | {row['size']} | {row['batch']} | {NAMES[row['contender']]} "
             f"{row['precision']} | {row['median']:.4g} ({min(rates):.4g} to {max(rates):.4g}) | "
             + " | ".join(f"{row[name]:.2f}" if row[name] else "" for name in ("ratio", "to_plain"))
-            + f" | {row['utilisation']:.0%} | {row['peak_bytes'] / 1e9:.2f} GB | "
+            + (f" | {row['utilisation']:.0%}" if row["utilisation"] else " | ")
+            + f" | {row['peak_bytes'] / 1e9:.2f} GB | "
             f"{row['compile_seconds']:.0f} s |")
     return "\n".join(lines)
 

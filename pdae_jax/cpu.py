@@ -24,8 +24,12 @@ def accelerator() -> bool:
 
     libtpu alone says nothing: it also compiles for TPUs that are elsewhere.
     """
-    return (any(importlib.util.find_spec(name) for name in _PLUGINS)
-            or any(glob.glob(pattern) for pattern in _TPU))
+    return any(importlib.util.find_spec(name) for name in _PLUGINS) or tpu()
+
+
+def tpu() -> bool:
+    """Whether this machine has one."""
+    return any(glob.glob(pattern) for pattern in _TPU)
 
 
 def environment(environ=os.environ) -> dict[str, str]:

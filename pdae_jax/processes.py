@@ -5,6 +5,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from pdae_jax import cpu
+
 
 def start(coordinator: str | None = None, processes: int | None = None,
           process: int | None = None, patience: int = 100) -> None:
@@ -25,16 +27,24 @@ def start(coordinator: str | None = None, processes: int | None = None,
             raise ValueError(f"--process must be from 0 to {processes - 1}, got {process}")
         jax.distributed.initialize(coordinator, processes, process,
                                    heartbeat_timeout_seconds=patience)
-    elif in_cluster(os.environ):
+    elif in_cluster(os.environ, cpu.tpu()):
         jax.distributed.initialize(heartbeat_timeout_seconds=patience)
 
 
-def in_cluster(environment) -> bool:
-    """Whether environment variables show several processes that JAX can find by itself."""
+def in_cluster(environment, tpu: bool = False) -> bool:
+    """Whether environment variables show several processes that JAX can find by itself.
+
+    tpu: whether this machine has one: a Cloud TPU virtual machine's metadata then tell, not its
+    variables, how many there are (perhaps one).
+    """
     counts = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-    started = "SLURM_PROCID" in environment or "OMPI_COMM_WORLD_RANK" in environment
+    # A batch script without srun has SLURM's rank too, but is no step of it.
+    started = ({"SLURM_PROCID", "SLURM_STEP_NODELIST"} <= set(environment)
+               or "OMPI_COMM_WORLD_RANK" in environment)
     return (started and any(int(environment.get(name) or 1) > 1 for name in counts)
-            or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+            or any("," in environment.get(name, "")
+                   for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"))
+            or tpu and not {"TPU_WORKER_HOSTNAMES", "TPU_SKIP_MDS_QUERY"} & set(environment)
             or "MEGASCALE_COORDINATOR_ADDRESS" in environment)
 
 

@@ -51,6 +51,12 @@ def test_cycles_are_those_of_what_runs():
     assert hlo.cycles("ENTRY %main () -> f32[] {\n}\n") is None
 
 
+def test_what_is_called_runs():
+    called = PROGRAM.replace("fusion(%p), kind=kLoop, calls=%fused", "call(%p), to_apply=%fused")
+    called = called.replace("fusion(%f, %f), kind=kInput, calls=%fused", "negate(%f)")
+    assert hlo.traffic(called) == hlo.traffic(PROGRAM) + 16 * 128 * 2  # within: read and written
+
+
 def test_collectives_by_kind():
     assert hlo.collectives(PROGRAM) == {"all-reduce": (2, 4 * 512 + 32 + 32),
                                         "all-gather": (1, 256 * 2)}

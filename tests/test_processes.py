@@ -116,13 +116,22 @@ def test_two_processes_encode_and_generate_as_one(workdir, tmp_path):
 
 @pytest.mark.parametrize("environment, several", [
     ({}, False), ({"SLURM_NTASKS": "4"}, False),  # a shell in an allocation
-    ({"SLURM_NTASKS": "4", "SLURM_PROCID": "2"}, True),
+    ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, False),  # a batch script without srun
+    ({"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_STEP_NODELIST": "a[1-2]"}, True),
     ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, True),
     ({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, False),
     ({"TPU_WORKER_HOSTNAMES": "a,b"}, True), ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+    ({"TPU_PROCESS_ADDRESSES": "a:8476,b:8476"}, True),
 ])
 def test_clusters_are_known_by_what_they_set(environment, several):
     assert processes.in_cluster(environment) == several
+
+
+@pytest.mark.parametrize("environment, asked", [
+    ({}, True), ({"TPU_SKIP_MDS_QUERY": "1"}, False), ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+])
+def test_a_tpus_metadata_are_asked_where_nothing_else_tells(environment, asked):
+    assert processes.in_cluster(environment, tpu=True) == asked
 
 
 @pytest.mark.parametrize("args, says", [

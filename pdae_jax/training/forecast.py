@@ -196,14 +196,16 @@ def forecast(objective: str, arch: Architecture, settings: Settings, topology: s
         f"({local} a device), {precision}, fsdp {fsdp}")
     train = train_step(objective, arch, settings, devices, precision=precision, fsdp=fsdp,
                        say=say)
-    costs = {"train step": train}
+    parts = settings.accumulate
+    costs = {f"train step, one of its {parts} parts" if parts > 1 else "train step": train}
     decode = None
     if objective == "pdae":
         decode = decode_loop(arch, settings.batch_size, devices, precision=precision)
         costs["decoding, a step of 100"] = decode
     for name, cost in costs.items():
         say(f"\n{name}, on each device:")
-        for line in lines(cost, CHIPS.get(kind), local):
+        # A loop's body counts once, so that a step in parts is told of one of them.
+        for line in lines(cost, CHIPS.get(kind), local // parts if cost is train else local):
             say(f"  {line}")
         if kind in CHIPS and cost.memory > CHIPS[kind].memory:
             say(f"  DOES NOT FIT into {CHIPS[kind].memory / 1e9:.0f} GB: "

@@ -64,7 +64,7 @@ def computations(text: str) -> dict[str, list[Instruction]]:
             found[name] = []
         elif name and (match := _INSTRUCTION.match(line)):
             found[name].append(Instruction(*match.groups()))
-            if match[3] == "fusion" or "to_apply=" in match[4]:
+            if match[3] == "fusion" or ("to_apply=" in match[4] and match[3] != "call"):
                 inner |= set(re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", match[4]))
     return {name: body for name, body in found.items() if name not in inner}
 

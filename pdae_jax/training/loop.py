@@ -56,7 +56,8 @@ class Loop:
             watch: Watch) -> tuple[TrainState, bool]:
         """Trains from state.step to settings.steps; returns the last state and whether it got there.
 
-        It stops early, after a save, when SIGTERM or SIGINT asks. Raises TrainingError after
+        It stops early, after a save, when SIGTERM asks (any of several processes), or SIGINT (a
+        single one). Raises TrainingError after
         `max_skipped` non-finite steps in a row.
         """
         settings, step = self.settings, int(state.step)
@@ -144,7 +145,7 @@ class Stop:
         self._before = {}
 
     def __enter__(self):
-        # Of several processes JAX watches the signals itself: all must stop at the same step.
+        # Of several processes JAX watches for SIGTERM itself: all must stop at the same step.
         if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
             self._before = {s: signal.signal(s, self._ask) for s in self.SIGNALS}
         return self

@@ -266,11 +266,11 @@ def check_shapes(group: str, ours, theirs, where) -> None:
 def make_workdir(workdir: str | os.PathLike) -> Path:
     """Creates workdir and proves that it can be written; ValueError otherwise."""
     path = Path(workdir).expanduser().absolute()
-    probe = path / f".write-probe-{os.getpid()}"
+    probe = path / f".write-probe-{processes.index()}-{os.getpid()}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(f"workdir {path} cannot be written: {error.strerror}; choose another "
                          f"--workdir") from error
@@ -300,9 +300,11 @@ DATA_FILE = "data.json"
 
 def remember_data(folder: Path, data: Data) -> None:
     """Adds to the record of what an objective was trained on."""
+    if not processes.writes():
+        return
     path = folder / DATA_FILE
     records = json.loads(path.read_text()) if path.exists() else []
-    if dataclasses.asdict(data) not in records and processes.writes():
+    if dataclasses.asdict(data) not in records:
         path.write_text(json.dumps([*records, dataclasses.asdict(data)], indent=1) + "\n")
 
 
