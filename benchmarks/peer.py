@@ -1,7 +1,7 @@
 """The same work in PyTorch, as well as PyTorch is known to do it: what `speed` compares with.
 
 The networks are `pdae_jax.convert.twin`'s. "float32" and "bfloat16" have channels_last (but for
-bfloat16's training on a CPU, which crashes with it), TF32
+training on a CPU, which crashes with it), TF32
 where there is any, fused Adam and torch.compile where it works (PDAE_JAX_BENCHMARK_EAGER=1 leaves it
 out); bfloat16 adds autocast. "plain" is float32 with PyTorch's defaults, as the authors released it.
 """
@@ -66,8 +66,8 @@ class Work:
     def __init__(self, arch, batch: int, precision: str):
         self.arch, self.batch, self.precision = arch, batch, precision
         self.format = torch.channels_last
-        if precision == "plain" or (DEVICE.type == "cpu" and precision == "bfloat16"):
-            # On a CPU the backward pass of a bfloat16 channels_last group norm crashes (torch 2.13).
+        if precision == "plain" or (DEVICE.type == "cpu" and isinstance(self, Training)):
+            # On a CPU the backward pass of a channels_last group norm crashes (torch 2.13).
             self.format = torch.contiguous_format
         self.schedule = SCHEDULES[arch.schedule](arch.T)
         self.unet = self.place(twin.UNet(arch, with_z=True))
