@@ -21,6 +21,7 @@ EVERYTHING = ("dpm", "pdae", "latent", "classifier", "report")
 # What of `modes.Options` says which labels a few-shot classifier sees.
 FEW_SHOT = ("attribute", "images", "labels", "positives", "negatives", "unlabelled", "seed")
 
+
 def base(variant: str, *, name: str, data: str, model: dict, flip: bool = True,
          stages: tuple[str, ...] = ("pdae",)) -> ConfigDict:
     """A config of `variant` for data set `name`; `stages` are what no variant means.

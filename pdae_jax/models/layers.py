@@ -12,7 +12,6 @@ torch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 zeros = nn.initializers.zeros
 
 
-
 def convolution(x, kernel, strides, padding, **options):
     """`lax.conv_general_dilated`, whose gradient by the kernel is taken over a padded x.
 
