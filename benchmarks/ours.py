@@ -30,10 +30,10 @@ def peak_bytes() -> int | None:
 
 
 def prepare(task: str, arch, batch: int, precision: str, steps: int):
-    """(run, compile seconds): run(n) trains n steps, or decodes n batches in `steps` DDIM steps."""
+    """(run, compile seconds, settings); run(n) trains n steps, or decodes n batches in `steps` steps."""
     net, schedule = Networks(arch, DTYPES[precision]), SCHEDULES[arch.schedule](arch.T)
-    return {"train": train, "encode": encode, "decode": decode}[task](net, arch, schedule, batch,
-                                                                      steps)
+    make = {"train": train, "encode": encode, "decode": decode}[task]
+    return *make(net, arch, schedule, batch, steps), "jax.jit"
 
 
 def one_device():

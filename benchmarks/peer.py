@@ -1,9 +1,9 @@
 """The same work in PyTorch, as well as PyTorch is known to do it: what `speed` compares with.
 
 The networks are `pdae_jax.convert.twin`'s. "float32" and "bfloat16" have channels_last (but for
-training on a CPU, which crashes with it), TF32
-where there is any, fused Adam and torch.compile where it works (PDAE_JAX_BENCHMARK_EAGER=1 leaves it
-out); bfloat16 adds autocast. "plain" is float32 with PyTorch's defaults, as the authors released it.
+training on a CPU, which crashes with it), TF32 where there is any, fused Adam and torch.compile where
+it works (PDAE_JAX_BENCHMARK_EAGER=1 leaves it out); bfloat16 adds autocast. "plain" is float32 with
+PyTorch's defaults, as the authors released it.
 """
 import os
 import sys
@@ -38,7 +38,7 @@ def synchronise() -> None:
 
 
 def prepare(task: str, arch, batch: int, precision: str, steps: int):
-    """(run, compile seconds): run(n) trains n steps, or decodes n batches in `steps` DDIM steps."""
+    """(run, compile seconds, settings); run(n) trains n steps, or decodes n batches in `steps` steps."""
     torch.manual_seed(0)
     strong = precision != "plain"
     compiles = strong and not os.environ.get("PDAE_JAX_BENCHMARK_EAGER")
@@ -52,12 +52,16 @@ def prepare(task: str, arch, batch: int, precision: str, steps: int):
         try:
             work.compute = torch.compile(eager)
             work.run(1)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # torch.compile raises kinds of its own, and compilers' errors
             print(f"torch.compile does not work here: {str(error).splitlines()[0][:150]}",
                   file=sys.stderr)
-            work.compute = eager
+            work.compute, compiles = eager, False
     work.run(1)
-    return work.run, time.perf_counter() - began
+    settings = ["channels_last"] * (work.format == torch.channels_last)
+    return (work.run, time.perf_counter() - began,
+            ", ".join([*settings, "torch.compile" if compiles else "eager"]))
 
 
 class Work:

@@ -33,10 +33,11 @@ NAMES = {"ours": "pdae_jax", "peer": "PyTorch"}
 
 
 def measure(task: str, size: int, batch: int, steps: int, chosen: list[tuple[str, str]],
-            rounds: int, seconds: float, say=print) -> list[dict]:
+            rounds: int, seconds: float) -> list[dict]:
     """One row a contender: images/s of every round, compile seconds, peak memory, versions.
 
-    chosen: (contender, precision). A round runs each for about `seconds`.
+    chosen: (contender, precision). A round runs each for about `seconds`. ValueError where they are
+    not on the same device.
     """
     with contextlib.ExitStack() as stack:
         workers = []
@@ -45,13 +46,18 @@ def measure(task: str, size: int, batch: int, steps: int, chosen: list[tuple[str
                                                 batch=batch, precision=precision, steps=steps))
             worker.seconds(1)
             n = max(1, math.ceil(seconds / worker.seconds(1)))
-            say(f"{task} {size} px: {NAMES[contender]} {precision} is ready after "
-                f"{worker.compile_seconds:.0f} s, {n} steps a round")
+            print(f"{task} {size} px: {NAMES[contender]} {precision} ({worker.settings}) is ready after "
+                f"{worker.compile_seconds:.0f} s, {n} steps a round", flush=True)
             workers.append((worker, n))
+        devices = {worker.facts()["device"] for worker, _ in workers}
+        if len(devices) > 1:
+            raise ValueError(f"not on the same device ({' and '.join(sorted(devices))}): install jax "
+                             f"and torch both for it, or hide it from both")
         rates = [[n * batch / worker.seconds(n) for worker, n in workers] for _ in range(rounds)]
         return [dict(task=task, size=size, batch=batch, steps=steps, contender=contender,
-                     precision=precision, images_per_second=list(rate),
-                     compile_seconds=worker.compile_seconds, **worker.facts())
+                     precision=precision, settings=worker.settings,
+                     images_per_second=list(rate), compile_seconds=worker.compile_seconds,
+                     **worker.facts())
                 for (contender, precision), (worker, _), rate in zip(chosen, workers, zip(*rates))]
 
 
@@ -114,7 +120,8 @@ def table(rows: list[dict]) -> str:
         what += f", {row['steps']} steps" if what == "decode" else ""
         lines.append(
             f"| {what} | {row['size']} | {row['batch']} | {NAMES[row['contender']]} "
-            f"{row['precision']} | {row['median']:.4g} ({min(rates):.4g} to {max(rates):.4g}) | "
+            f"{row['precision']} ({row['settings']}) | "
+            f"{row['median']:.4g} ({min(rates):.4g} to {max(rates):.4g}) | "
             + " | ".join(f"{row[name]:.2f}" if row[name] else "" for name in ("ratio", "to_plain"))
             + (f" | {row['utilisation']:.0%}" if row["utilisation"] else " | ")
             + f" | {row['peak_bytes'] / 1e9:.2f} GB | "

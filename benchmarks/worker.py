@@ -21,13 +21,16 @@ class Worker:
     """The parent's side: starts a contender ("ours" or "peer") with one piece of work prepared."""
 
     def __init__(self, contender: str, **prepare):
-        # Ours gets what the command gives itself; a GPU's memory is to be shared.
-        tuned = cpu.environment() if contender == "ours" else {}
-        shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        # What the command gives itself, huge pages for malloc among it, PyTorch gets too, but as the
+        # authors released it. A GPU's memory is to be shared, and nothing compiled before counts.
+        tuned = cpu.environment() if prepare["precision"] != "plain" else {}
+        shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_ENABLE_COMPILATION_CACHE": "false",
+                  "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", contender], cwd=ROOT, text=True,
             env={**os.environ, **shared, **tuned}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.compile_seconds = self.ask(prepare=prepare)["seconds"]
+        ready = self.ask(prepare=prepare)
+        self.compile_seconds, self.settings = ready["seconds"], ready["settings"]
 
     def ask(self, **request) -> dict:
         """Raises ValueError where the contender died; its own words are on stderr."""
@@ -72,7 +75,7 @@ def serve(contender: str) -> None:
         if "prepare" in request:
             given = request["prepare"]
             given["arch"] = Architecture(**given["arch"])
-            run, answer["seconds"] = module.prepare(**given)
+            run, answer["seconds"], answer["settings"] = module.prepare(**given)
         elif "run" in request:
             run(request["run"])
             answer["seconds"] = time.perf_counter() - began

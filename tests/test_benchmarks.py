@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.worker import Worker
+
 ROOT = Path(__file__).parent.parent
 TINY = ["--rounds", "2", "--seconds", "0.01"]
 
@@ -32,7 +34,8 @@ def test_side_by_side(tmp_path):
         assert row["peak_bytes"] > 0 and row["utilisation"] > 0 and row["ratio"] > 0
         assert row["versions"].startswith({"ours": "jax", "peer": "torch"}[row["contender"]])
     assert rows[1]["ratio"] == 1
-    assert "| train | 16 | 2 | pdae_jax bfloat16 |" in out and "decode, 2 steps" in out
+    assert [row["settings"] for row in rows] == ["jax.jit", "eager", "jax.jit", "channels_last, eager"]
+    assert "| train | 16 | 2 | pdae_jax bfloat16 (jax.jit) |" in out and "decode, 2 steps" in out
 
 
 def test_growth(tmp_path):
@@ -60,7 +63,7 @@ for name in ("einops", "clu", "ml_collections", "tqdm", "grain", "tensorflow_dat
 from benchmarks import ours
 from benchmarks.speed import TINY, summarise, work_of
 from pdae_jax.models import Architecture
-run, _ = ours.prepare("decode", Architecture(**TINY), 2, "float32", 2)
+run, *_ = ours.prepare("decode", Architecture(**TINY), 2, "float32", 2)
 run(1)
 print(work_of("train", 16, 2) > work_of("decode", 16, 1) > 0)
 """
@@ -73,8 +76,6 @@ def test_jax_flax_and_optax_are_enough():
 
 
 def test_a_contender_that_dies_is_one_line():
-    from benchmarks.worker import Worker
-
     with pytest.raises(ValueError, match="ours ended .exit code 1. at"):
         Worker("ours", task="nothing", arch={"image_shape": (8, 8, 1)}, batch=1,
                precision="float32", steps=1)
