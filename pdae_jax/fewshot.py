@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pdae_jax import checkpoint
+from pdae_jax import checkpoint, processes
 from pdae_jax.codes import Codes
 from pdae_jax.names import nearest
 from pdae_jax.tasks.fewshot import choose_shots, few_shot_classifier
@@ -57,7 +57,9 @@ def write(workdir: str | os.PathLike, classifier: FewShot) -> None:
     with checkpoint.Checkpoints(folder, keep=1) as checkpoints:
         checkpoints.save((checkpoints.latest() or 0) + 1, {GROUP: {
             name: np.asarray(value, np.float32) for name, value in classifier.params.items()}})
-    (folder / "shots.json").write_text(json.dumps(classifier.record, indent=1) + "\n")
+    if processes.writes():
+        (folder / "shots.json").write_text(json.dumps(classifier.record, indent=1) + "\n")
+    processes.wait("shots.json written")
 
 
 def read(workdir: str | os.PathLike) -> FewShot:

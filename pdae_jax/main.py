@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     from pdae_jax import processes
 
     processes.start(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
-    if cache:
+    if cache and FLAGS.mode != "compile":  # which tells how long compiling takes
         use_compilation_cache(cache)
     if FLAGS.mode == "verify":
         from pdae_jax.convert.verify import verify

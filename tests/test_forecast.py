@@ -22,6 +22,11 @@ def test_on_this_machine():
     twice = forecast.train_step("pdae", ARCH, dataclasses.replace(SMALL, batch_size=32),
                                 jax.devices())
     assert 1.8 < twice.flops / train.flops < 2.1 and train.moved > 0
+    parts = forecast.train_step("pdae", ARCH, dataclasses.replace(SMALL, batch_size=32, accumulate=2),
+                                jax.devices())  # a loop's body counts once
+    assert 0.9 < parts.flops / train.flops < 1.2 and parts.arguments > train.arguments
+    # The new state lies where the old one lay.
+    assert train.outputs < 0.01 * train.arguments
     # Arguments: parameters with average and two moments, frozen ones, and the pictures.
     params = jax.eval_shape(lambda: forecast.Networks(ARCH).init(jax.random.key(0)))
     size = {group: 4 * sum(leaf.size for leaf in jax.tree.leaves(params[group]))
@@ -36,7 +41,7 @@ def test_on_this_machine():
 
 def test_the_roofline_is_the_longer_of_computing_and_moving():
     cost = forecast.Cost(flops=2e12, moved=1e9, accessed=4e9, cycles=3 * 10**9, arguments=10**9,
-                         temporary=10**9, collectives={"all-reduce": (2, 10**6)},
+                         temporary=10**9, outputs=0, collectives={"all-reduce": (2, 10**6)},
                          compile_seconds=1.0)
     assert cost.fastest(forecast.Chip(1e12, 1e12, 16e9)) == 2.0
     assert cost.fastest(forecast.Chip(1e15, 1e9, 16e9)) == 1.0

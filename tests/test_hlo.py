@@ -29,6 +29,9 @@ ENTRY %main (p: bf16[16,64], w: bf16[3,256]) -> f32[128,4] {
   %cd = bf16[16,64]{1,0:T(8,128)(2,1)S(1)} copy-done(%c)
   %r = f32[128,4]{1,0} all-reduce(f32[128,4]{1,0} %x), channel_id=1, to_apply=%sum
   %q = (f32[8]{0}, bf16[16]{0}) all-reduce-start(f32[8]{0} %y, bf16[16]{0} %z)
+  %h = (bf16[16,64]{1,0:T(8,128)(2,1)}, bf16[64,64]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) all-gather-start(%p), dimensions={0}
+  %hd = bf16[64,64]{1,0:T(8,128)(2,1)} all-gather-done(%h)
+  %e = (bf16[16,64]{1,0:T(8,128)(2,1)}, s32[], bf16[8,64]{1,0:T(8,128)(2,1)S(1)}, u32[]{:S(2)}) dynamic-slice-start(%p, %i)
   ROOT %t = bf16[64]{0:T(256)} all-gather(bf16[16]{0} %w2), dimensions={0}
 }
 """
@@ -42,8 +45,9 @@ def test_shapes_are_padded_to_their_tiles():
 
 def test_traffic_is_what_main_memory_sees():
     fusion, one_slice, copy = 16 * 128 * 2, 2 * 256 * 2, 16 * 128 * 2
-    collectives = 128 * 4 * 4 + (32 + 32) + 256 * 2
-    assert hlo.traffic(PROGRAM) == fusion + one_slice + copy + collectives
+    collectives = 128 * 4 * 4 + (32 + 32) + 256 * 2 + (16 + 64) * 128 * 2
+    dynamic_slice = 8 * 128 * 2
+    assert hlo.traffic(PROGRAM) == fusion + one_slice + copy + collectives + dynamic_slice
 
 
 def test_cycles_are_those_of_what_runs():
@@ -59,7 +63,7 @@ def test_what_is_called_runs():
 
 def test_collectives_by_kind():
     assert hlo.collectives(PROGRAM) == {"all-reduce": (2, 4 * 512 + 32 + 32),
-                                        "all-gather": (1, 256 * 2)}
+                                        "all-gather": (2, 256 * 2 + 64 * 128 * 2)}
 
 
 def test_a_real_program():

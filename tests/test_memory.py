@@ -138,6 +138,7 @@ def test_running_out_of_memory_is_one_line_with_what_to_set():
     again = memory.advice("pdae", Settings(batch_size=3, remat=True), sharding.make_mesh(),
                           "bfloat16")
     assert again == "set a smaller --config.pdae.batch_size"
+    assert "remat" not in memory.advice("latent", Settings(), sharding.make_mesh(), "float32")
 
 
 def test_other_errors_pass():

@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pdae_jax import processes
+from pdae_jax import checkpoint, fewshot, processes
 
 ROOT = Path(__file__).parent.parent
 TRAIN = """
@@ -40,6 +41,7 @@ codes.PART_ROWS, generation.PART_ROWS = 500, 3
 options = modes.Options(n=8, steps=2, latent_steps=2)
 for mode in ("encode", "generate"):
     modes.run(mode, workdir, options, out=f"{out}/{mode}")
+modes.fit_few_shot(workdir, modes.Options(attribute="0", positives=9, negatives=8))
 """
 
 
@@ -54,10 +56,21 @@ def start(script: str, n: int, *args, devices: int = 8) -> list[subprocess.Popen
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) for i in range(n)]
 
 
-def finish(started: list[subprocess.Popen]) -> None:
+def finish(started: list[subprocess.Popen], code: int = 0) -> list[str]:
+    """What each said, once all have ended."""
+    said = []
     for process in started:
-        _, errors = process.communicate(timeout=400)
-        assert process.returncode == 0, errors
+        out, errors = process.communicate(timeout=400)
+        assert process.returncode == code, errors
+        said.append(out + errors)
+    return said
+
+
+def wait_for(path: Path, started: list[subprocess.Popen]) -> None:
+    deadline = time.time() + 300
+    while not path.exists() and time.time() < deadline:
+        assert all(process.poll() is None for process in started), started[0].stderr.read()
+        time.sleep(0.1)
 
 
 def losses(workdir: Path, objective: str = "dpm") -> dict[int, float]:
@@ -76,10 +89,7 @@ def one(tmp_path_factory):
 def test_two_processes_train_as_one_and_recover(one, tmp_path):
     """One killed in the midst, the other ends too; it goes on, at last on one process and 4 devices."""
     first = start(TRAIN, 2, tmp_path, "dpm", 8, 2)
-    deadline = time.time() + 300
-    while not (tmp_path / "dpm" / "4").exists() and time.time() < deadline:
-        assert all(process.poll() is None for process in first), first[0].stderr.read()
-        time.sleep(0.1)
+    wait_for(tmp_path / "dpm" / "4", first)
     first[1].kill()
     _, errors = first[0].communicate(timeout=120)
     assert first[0].returncode, errors
@@ -89,6 +99,18 @@ def test_two_processes_train_as_one_and_recover(one, tmp_path):
     assert found.keys() == one.keys() == set(range(1, 9))
     np.testing.assert_allclose(list(found.values()), list(one.values()), rtol=2e-4)
     assert len(list((tmp_path / "dpm" / "pictures").glob("*.png"))) == 2
+
+
+def test_all_stop_at_the_same_step_where_one_is_asked(tmp_path):
+    """SIGTERM to the process that does not write: both save and end, and the run goes on from there."""
+    both = start(TRAIN, 2, tmp_path, "dpm", 3000, 1, devices=2)
+    wait_for(tmp_path / "dpm" / "2", both)
+    both[1].send_signal(signal.SIGTERM)
+    said = finish(both, code=1)  # as the script has it, of a run that did not get to its end
+    step = checkpoint.latest_steps(tmp_path)["dpm"]
+    assert 2 <= step < 3000 and f"stopped at step {step}" in said[0]
+    finish(start(TRAIN, 2, tmp_path, "dpm", step + 1, 1, devices=2))
+    assert list(losses(tmp_path)) == list(range(1, step + 2))
 
 
 def test_two_processes_train_over_frozen_groups_as_one(workdir, tmp_path):
@@ -105,8 +127,15 @@ def test_two_processes_train_over_frozen_groups_as_one(workdir, tmp_path):
 
 
 def test_two_processes_encode_and_generate_as_one(workdir, tmp_path):
+    """And fit a few-shot classifier, which one of them records."""
+    shots = []
     for n in (1, 2):
-        finish(start(MODES, n, workdir, tmp_path / str(n), devices=2))
+        said = finish(start(MODES, n, workdir, tmp_path / str(n), devices=2))
+        assert sum("fewshot: attribute 0" in words for words in said) == 1
+        shots.append(fewshot.read(workdir))
+    assert shots[0].record == shots[1].record
+    for name, value in shots[0].params.items():
+        np.testing.assert_allclose(value, shots[1].params[name], rtol=1e-3, atol=1e-4)
     for name, key in (("encode/codes.npz", "z"), ("generate/samples.npz", "arr_0")):
         one, two = (np.load(tmp_path / n / name)[key].astype(float) for n in "12")
         assert one.shape == two.shape

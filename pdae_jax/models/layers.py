@@ -167,11 +167,9 @@ class UpConv3x3(nn.Module):
         kernel = self.param("kernel", torch_init, (3, 3, x.shape[-1], self.features))
         bias = self.param("bias", zeros, (self.features,)).astype(self.dtype)
         # A pixel and its copy under two neighbouring taps: [a, b, c] -> [a, a + b, b + c, c].
-        kernel = kernel.astype(self.dtype).astype(jnp.float32)
-        for axis in (0, 1):
-            one, other = [(0, 0)] * 4, [(0, 0)] * 4
-            one[axis], other[axis] = (0, 1), (1, 0)
-            kernel = jnp.pad(kernel, one) + jnp.pad(kernel, other)
+        shared = np.eye(4, 3, dtype=np.float32) + np.eye(4, 3, -1, dtype=np.float32)
+        kernel = jnp.einsum("pqhw,hwio->pqio", np.einsum("ph,qw->pqhw", shared, shared),
+                            kernel.astype(self.dtype).astype(jnp.float32), precision="highest")
         return jax.lax.platform_dependent(x.astype(self.dtype), kernel.astype(self.dtype),
                                           cpu=up_by_parts, tpu=up_by_zeros,
                                           default=up_by_parts) + bias
@@ -189,7 +187,7 @@ def up_by_parts(x, kernel):
     Each is a convolution by every other tap; the four stand side by side as channels of one.
     """
     B, H, W, C = x.shape
-    kernel = jnp.concatenate([kernel[p::2, q::2] for p in (0, 1) for q in (0, 1)], axis=-1)
+    kernel = kernel.reshape(2, 2, 2, 2, C, -1).transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, C, -1)
     h = convolution(x, kernel, (1, 1), ((1, 1), (1, 1)),
                     dimension_numbers=("NHWC", "HWIO", "NHWC"))
     h = h.reshape(B, H + 1, W + 1, 2, 2, -1)

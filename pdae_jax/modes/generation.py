@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pdae_jax import fewshot as fewshot_lib
-from pdae_jax import latent, sample_file
+from pdae_jax import latent, processes, sample_file
 from pdae_jax.modes.work import Context, Options, Result, lines, pairs, picture
 from pdae_jax.parts import Parts
 from pdae_jax.report import Pictures, Section, Table
@@ -103,7 +103,8 @@ def fit_few_shot(workdir: Path, options: Options) -> None:
         raise ValueError("which attribute? give --config.fewshot.attribute=NAME")
     classifier = _fit(Context(workdir, options, workdir / "codes" / "fewshot"))
     fewshot_lib.write(workdir, classifier)
-    print("fewshot: " + ", ".join(f"{name} {value}" for name, value in classifier.record.items()))
+    if processes.writes():
+        print("fewshot: " + ", ".join(f"{k} {v}" for k, v in classifier.record.items()))
 
 
 def _fit(context: Context) -> fewshot_lib.FewShot:

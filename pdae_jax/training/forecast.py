@@ -53,8 +53,9 @@ class Cost(NamedTuple):
     """Of one compiled program, on each device.
 
     moved: bytes to and from main memory; accessed: XLA's count, which takes what stays in the chip
-    for moved too. collectives: kind -> (how many, bytes of results). cycles: of the clock, by the
-    compiler's own model; None where it tells none.
+    for moved too. outputs: without those that lie where arguments lay. collectives: kind -> (how
+    many, bytes of results). cycles: of the clock, by the compiler's own model; None where it tells
+    none.
     """
 
     flops: float
@@ -63,12 +64,13 @@ class Cost(NamedTuple):
     cycles: int | None
     arguments: int
     temporary: int
+    outputs: int
     collectives: dict[str, tuple[int, int]]
     compile_seconds: float
 
     @property
     def memory(self) -> int:
-        return self.arguments + self.temporary
+        return self.arguments + self.temporary + self.outputs
 
     def fastest(self, chip: Chip) -> float:
         """Seconds that the chip's peaks allow: the longer of computing and moving."""
@@ -184,7 +186,7 @@ def compiled(function, *shapes) -> Cost:
     cost, memory, text = program.cost_analysis(), program.memory_analysis(), program.as_text()
     return Cost(cost.get("flops", np.nan), hlo.traffic(text), cost.get("bytes accessed", np.nan),
                 hlo.cycles(text), memory.argument_size_in_bytes, memory.temp_size_in_bytes,
-                hlo.collectives(text), seconds)
+                memory.output_size_in_bytes - memory.alias_size_in_bytes, hlo.collectives(text), seconds)
 
 
 def forecast(objective: str, arch: Architecture, settings: Settings, topology: str, *,
@@ -219,7 +221,7 @@ def lines(cost: Cost, chip: Chip | None, local: int) -> list[str]:
              f"{cost.moved / 1e9:,.2f} GB moved, {cost.moved / local / 1e9:,.3f} an image "
              f"({cost.accessed / local / 1e9:,.2f} with what stays on the chip)",
              f"{cost.memory / 1e9:,.2f} GB of memory: {cost.arguments / 1e9:,.2f} of arguments, "
-             f"{cost.temporary / 1e9:,.2f} of temporaries"]
+             f"{cost.temporary / 1e9:,.2f} of temporaries, {cost.outputs / 1e9:,.2f} of outputs"]
     for kind, (count, size) in sorted(cost.collectives.items()):
         found.append(f"{count} {kind}, {size / 1e6:,.1f} MB of results")
     found.append(f"compiled in {cost.compile_seconds:.0f} s")

@@ -74,23 +74,36 @@ def instructions(text: str) -> Iterator[tuple[Instruction, list[str]]]:
     for body in computations(text).values():
         shapes = {instruction.name: instruction.shape for instruction in body}
         for instruction in body:
-            operands = re.findall(r"%([\w.\-]+)", instruction.rest.partition(")")[0])
-            yield instruction, [shapes[name] for name in dict.fromkeys(operands) if name in shapes]
+            operands = dict.fromkeys(re.findall(r"%([\w.\-]+)", operands_of(instruction)))
+            yield instruction, [shapes[name] for name in operands if name in shapes]
+
+
+def operands_of(instruction: Instruction) -> str:
+    """Its operands as the text has them, without their layouts."""
+    return re.sub(r"\{[^{}]*\}", "", instruction.rest).partition(")")[0]
+
+
+def results(instruction: Instruction) -> list[Array]:
+    """What it writes. The shape of what runs asynchronously has its operands too, and a context."""
+    found = arrays(instruction.shape)
+    if instruction.op == "copy-start":  # the only one with the result before the operand
+        return found[:1]
+    if not instruction.op.endswith("-start") or instruction.op == "all-reduce-start":
+        return found
+    n = operands_of(instruction).count("%")
+    return found[n:n + (n if instruction.op.startswith(COLLECTIVES) else 1)]
 
 
 def traffic(text: str) -> int:
     """Bytes read from and written to main memory, on one device."""
     total = 0
     for instruction, operands in instructions(text):
-        op, result = instruction.op, arrays(instruction.shape)
+        op, result = instruction.op, results(instruction)
         if op in STILL or op.endswith(("-done", "-update")):
             continue
         if op in ("slice-start", "dynamic-slice-start", "slice", "dynamic-slice", "gather"):
             # As much is read as comes out, not the whole operand.
-            out = result[1 if op.endswith("start") else 0]
-            total += out.bytes * (1 if out.on_chip else 2)
-        elif op == "copy-start":  # (to, from, context)
-            total += sum(a.bytes for a in result[:2] if not a.on_chip)
+            total += result[0].bytes * (1 if result[0].on_chip else 2)
         else:
             both = result + [a for shape in operands for a in arrays(shape)]
             total += sum(a.bytes for a in both if not a.on_chip)
@@ -100,9 +113,11 @@ def traffic(text: str) -> int:
 def collectives(text: str) -> dict[str, tuple[int, int]]:
     """How many collectives of each kind a program has, and the bytes of their results."""
     found: dict[str, tuple[int, int]] = {}
-    for shape, kind in re.findall(rf" = (\S.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", text):
-        count, size = found.get(kind, (0, 0))
-        found[kind] = count + 1, size + sum(array.bytes for array in arrays(shape))
+    for instruction, _ in instructions(text):
+        kind = instruction.op.removesuffix("-start")
+        if kind in COLLECTIVES:
+            count, size = found.get(kind, (0, 0))
+            found[kind] = count + 1, size + sum(array.bytes for array in results(instruction))
     return found
 
 

@@ -4,6 +4,7 @@ import math
 
 import jax
 
+from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.state import Settings, TrainState
 
 
@@ -54,7 +55,7 @@ def advice(objective: str, settings: Settings, mesh: jax.sharding.Mesh, precisio
         ways.append("--config.precision=bfloat16")
     if settings.batch_size % (more * mesh.size) == 0:
         ways.append(f"--config.{objective}.accumulate={more} (the batch in {more} parts)")
-    if not settings.remat:
+    if not settings.remat and "image" in OBJECTIVES[objective].reads:  # others keep next to nothing
         ways.append(f"--config.{objective}.remat=True (less is kept for the backward pass)")
     if mesh.size > mesh.shape["fsdp"]:
         ways.append(f"--config.mesh.fsdp={mesh.size} (parameters over all devices)")
