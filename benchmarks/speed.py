@@ -53,12 +53,18 @@ def measure(task: str, size: int, batch: int, steps: int, chosen: list[tuple[str
         if len(devices) > 1:
             raise ValueError(f"not on the same device ({' and '.join(sorted(devices))}): install jax "
                              f"and torch both for it, or hide it from both")
-        rates = [[n * batch / worker.seconds(n) for worker, n in workers] for _ in range(rounds)]
+        rates = [[n * batch / turn(worker, n) for worker, n in workers] for _ in range(rounds)]
         return [dict(task=task, size=size, batch=batch, steps=steps, contender=contender,
                      precision=precision, settings=worker.settings,
                      images_per_second=list(rate), compile_seconds=worker.compile_seconds,
                      **worker.facts())
                 for (contender, precision), (worker, _), rate in zip(chosen, workers, zip(*rates))]
+
+
+def turn(worker: Worker, n: int) -> float:
+    """Seconds of n steps, after one that is not counted: waiting has cost memory pages and caches."""
+    worker.seconds(1)
+    return worker.seconds(n)
 
 
 def work_of(task: str, size: int, steps: int) -> float:

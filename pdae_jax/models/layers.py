@@ -137,8 +137,10 @@ def repeat(x):
 class Dropout(nn.Module):
     """Zeroes a share `rate` of h and scales up the rest, by a mask drawn once a step.
 
-    Kept apart by a barrier: XLA would draw it anew within every convolution that reads h, on the
-    way there and twice on the way back, which costs a TPU more than the convolutions themselves.
+    Two pixels share a word of random bits, which halves what drawing costs; 16 bits tell the rate
+    to 1e-5. The mask is kept apart by a barrier: XLA would draw it anew within every convolution
+    that reads h, on the way there and twice on the way back, which costs a TPU more than the
+    convolutions themselves.
     """
 
     rate: float  # 0 in evaluation
@@ -147,7 +149,10 @@ class Dropout(nn.Module):
     def __call__(self, h):
         if not self.rate:
             return h
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, h.shape)
+        B, H, *rest = h.shape
+        words = jax.random.bits(self.make_rng("dropout"), (B, -(-H // 2), *rest), jnp.uint32)
+        bits = jnp.concatenate([words & 0xFFFF, words >> 16], axis=1)[:, :H]
+        keep = bits >= round(self.rate * 2**16)
         return jnp.where(jax.lax.optimization_barrier(keep), h / (1 - self.rate), 0)
 
 
