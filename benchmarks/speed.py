@@ -16,10 +16,7 @@ import math
 import os
 import platform
 import statistics
-import time
 from pathlib import Path
-
-import numpy as np
 
 from benchmarks.worker import Worker
 from pdae_jax.models.architecture import ADM_64, ADM_128
@@ -84,21 +81,12 @@ def work_of(task: str, size: int, steps: int) -> float:
 def peak_flops(device: str, precision: str) -> float | None:
     """FLOP/s of a device: by the data sheet, or of a CPU what one float32 matmul reaches here.
 
-    None of a device that `forecast.CHIPS` does not list.
+    The same for all rows. None of a device that `forecast.CHIPS` does not list.
     """
-    from pdae_jax.training.forecast import CHIPS
+    from pdae_jax.training import forecast
 
-    if device in CHIPS:
-        return CHIPS[device].flops / (1 if precision == "bfloat16" else 2)
-    if device != "cpu":
-        return None
-    a = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        a @ a
-        seconds.append(time.perf_counter() - began)
-    return 2 * 2048**3 / min(seconds)
+    chip = forecast.chip_of(device)
+    return chip and chip.flops / (1 if device == "cpu" or precision == "bfloat16" else 2)
 
 
 def summarise(rows: list[dict], flop: float) -> None:

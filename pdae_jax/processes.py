@@ -13,11 +13,15 @@ def start(coordinator: str | None = None, processes: int | None = None,
     """Starts `jax.distributed`, where arguments or the environment show that there are several.
 
     coordinator: HOST:PORT of process 0; processes: how many; process: which one this is. Without
-    them Cloud TPU, SLURM and Open MPI are known by what they set. patience: seconds without a sign
+    them Cloud TPU, SLURM and Open MPI are known by what they set (Open MPI 5 does not set where
+    process 0 is: then the coordinator alone must be given). patience: seconds without a sign
     of life after which a process is taken for dead and all others end too, so that the command can
     be started again and goes on from the last checkpoint. Must run before JAX is used.
     Raises ValueError where some of the three are missing.
     """
+    mpi = {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"} <= set(os.environ)
+    if coordinator and mpi and processes is None and process is None:
+        processes, process = (int(os.environ[f"OMPI_COMM_WORLD_{name}"]) for name in ("SIZE", "RANK"))
     given = (coordinator, processes, process)
     if any(value is not None for value in given):
         if None in given:
@@ -28,6 +32,9 @@ def start(coordinator: str | None = None, processes: int | None = None,
         jax.distributed.initialize(coordinator, processes, process,
                                    heartbeat_timeout_seconds=patience)
     elif in_cluster(os.environ, cpu.tpu()):
+        if mpi and not {"OMPI_MCA_orte_hnp_uri", "SLURM_STEP_NODELIST"} & set(os.environ):
+            raise ValueError("this Open MPI does not tell where process 0 is: give "
+                             "--coordinator=HOST:PORT, its host and a free port")
         jax.distributed.initialize(heartbeat_timeout_seconds=patience)
 
 

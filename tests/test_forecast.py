@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 from conftest import DIGITS_ARCH as ARCH
 
@@ -52,11 +51,12 @@ def test_the_roofline_is_the_longer_of_computing_and_moving():
 
 
 def test_what_does_not_fit_is_told_what_to_set(monkeypatch):
-    monkeypatch.setitem(forecast.CHIPS, "cpu", forecast.Chip(1e12, 1e11, 1e6))
+    monkeypatch.setattr(forecast, "this_machine", lambda: forecast.Chip(1e12, 1e11, 1e6))
     said = []
     forecast.forecast("pdae", ARCH, SMALL, "cpu", say=said.append)
     said = "\n".join(said)
     assert "DOES NOT FIT into" in said and "--config.pdae.remat=True" in said
+    assert said.count("at best ") == 2  # the train step and decoding
     table = [line.split() for line in said.splitlines() if line.startswith(("encoder", "on each"))]
     assert [row[0] for row in table] == ["encoder", "on"]
 
@@ -72,6 +72,11 @@ def test_bad_forecasts_are_one_line(args, says):
     assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def test_this_machine():
+    chip = forecast.this_machine()
+    assert chip.flops > 1e8 and chip.bandwidth > 1e8 and chip.memory > 1e8
+
+
 def test_without_libtpu_the_remedy_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "libtpu", None)
     with pytest.raises(ImportError, match=r"pip install 'pdae_jax\[tpu\]'"):
@@ -82,9 +87,14 @@ def test_without_libtpu_the_remedy_is_said(monkeypatch):
                     reason="libtpu is not installed (pip install 'pdae_jax[tpu]')")
 def test_for_a_tpu_that_is_not_here():
     devices = forecast.devices_of("v5e:2x2")
-    cost = forecast.train_step("pdae", ARCH, SMALL, devices, fsdp=2, precision="bfloat16")
-    assert len(devices) == 4 and cost.collectives and np.isfinite(cost.flops)
-    assert 0 < cost.moved < cost.accessed and cost.cycles > cost.fastest(
-        forecast.CHIPS[devices[0].device_kind]) * 1e9
+    chip, said = forecast.CHIPS[devices[0].device_kind], []
+    costs = forecast.forecast("pdae", ARCH, SMALL, "v5e:2x2", fsdp=2, precision="bfloat16",
+                              say=said.append)
+    assert len(devices) == 4 and costs[0].collectives and not costs[1].collectives
+    for cost in costs:
+        assert 0 < cost.moved < cost.accessed and cost.cycles > cost.fastest(chip) * 1e9
+    said = "\n".join(said)
+    assert said.count("at best ") == said.count("by the compiler's model") == 2
+    assert "4 x TPU v5 lite" in said and "GB of memory" in said and "compiled in" in said
     with pytest.raises(ValueError, match="no topology 'v5e:nonsense'"):
         forecast.devices_of("v5e:nonsense")

@@ -71,6 +71,7 @@ def wait_for(path: Path, started: list[subprocess.Popen]) -> None:
     while not path.exists() and time.time() < deadline:
         assert all(process.poll() is None for process in started), started[0].stderr.read()
         time.sleep(0.1)
+    assert path.exists()
 
 
 def losses(workdir: Path, objective: str = "dpm") -> dict[int, float]:
@@ -89,7 +90,7 @@ def one(tmp_path_factory):
 def test_two_processes_train_as_one_and_recover(one, tmp_path):
     """One killed in the midst, the other ends too; it goes on, at last on one process and 4 devices."""
     first = start(TRAIN, 2, tmp_path, "dpm", 8, 2)
-    wait_for(tmp_path / "dpm" / "4", first)
+    wait_for(tmp_path / "dpm" / "2", first)  # early: it must not have ended when it is killed
     first[1].kill()
     _, errors = first[0].communicate(timeout=120)
     assert first[0].returncode, errors
@@ -133,6 +134,7 @@ def test_two_processes_encode_and_generate_as_one(workdir, tmp_path):
         said = finish(start(MODES, n, workdir, tmp_path / str(n), devices=2))
         assert sum("fewshot: attribute 0" in words for words in said) == 1
         shots.append(fewshot.read(workdir))
+        (workdir / "fewshot" / "shots.json").unlink()
     assert shots[0].record == shots[1].record
     for name, value in shots[0].params.items():
         np.testing.assert_allclose(value, shots[1].params[name], rtol=1e-3, atol=1e-4)
@@ -161,6 +163,19 @@ def test_clusters_are_known_by_what_they_set(environment, several):
 ])
 def test_a_tpus_metadata_are_asked_where_nothing_else_tells(environment, asked):
     assert processes.in_cluster(environment, tpu=True) == asked
+
+
+def test_open_mpi_without_an_address_asks_for_it_alone(monkeypatch):
+    started = []
+    monkeypatch.setattr(processes.jax.distributed, "initialize", lambda *a, **k: started.append(a))
+    for name, value in {"SIZE": "4", "RANK": "2"}.items():
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", value)
+    with pytest.raises(ValueError, match="give --coordinator=HOST:PORT"):
+        processes.start()
+    processes.start("a:1")
+    monkeypatch.setenv("OMPI_MCA_orte_hnp_uri", "4096.0;tcp://10.0.0.1:5")
+    processes.start()
+    assert started == [("a:1", 4, 2), ()]
 
 
 @pytest.mark.parametrize("args, says", [

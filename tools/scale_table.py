@@ -14,7 +14,8 @@ config's first program where a chip has none of its own:
             + the rest an image x images a chip
     all-reduce = 2 (n - 1) / n x bytes of gradients / bandwidth of a chip's links
 
-the fastest that the published peaks allow; nothing here has been run on a TPU.
+the fastest that the published peaks allow; nothing here has been run on a TPU. A star marks what a
+chip's memory does not hold at once (temporaries grow with the images): it needs `accumulate`.
 """
 import argparse
 import json
@@ -52,6 +53,11 @@ def seconds(row: dict, chip: forecast.Chip, local: float, chips: int) -> float:
             + 2 * (chips - 1) / chips * gradients / chip.links)
 
 
+def fits(row: dict, chip: forecast.Chip, local: float) -> bool:
+    cost = row["train"]
+    return cost["arguments"] + cost["temporary"] * local / row["local"] < chip.memory
+
+
 def costs_table(rows: list[dict]) -> str:
     lines = ["| config | chip | | GFLOP an image | GB moved an image (with what stays on the chip) | "
              "memory | computing | moving | at best, images/s a chip | by the compiler's model | "
@@ -74,7 +80,7 @@ def costs_table(rows: list[dict]) -> str:
 def size_table(rows: list[dict], name: str) -> str:
     """images/s at best of every global batch on every number of chips, and what 70M images cost."""
     row = next((row for row in rows if row["kind"] == KINDS[name]), rows[0])
-    own = row["kind"] == KINDS[name]
+    own, chip = row["kind"] == KINDS[name], forecast.CHIPS[KINDS[name]]
     lines = [f"{row['config']} on {name}: images/s at best (chip-hours of 70M images)"
              + ("" if own else f", by the program of {row['topology'].partition(':')[0]}"), "",
              "| chips | " + " | ".join(f"batch {batch:,}" for batch in BATCHES) + " |",
@@ -82,8 +88,10 @@ def size_table(rows: list[dict], name: str) -> str:
     for chips in CHIPS:
         cells = []
         for batch in BATCHES:
-            rate = batch / seconds(row, forecast.CHIPS[KINDS[name]], batch / chips, chips)
-            cells.append(f"{rate:,.0f} ({chips * 70e6 / rate / 3600:,.0f})" if batch >= chips else "")
+            rate = batch / seconds(row, chip, batch / chips, chips)
+            star = "" if fits(row, chip, batch / chips) else " *"
+            cells.append(f"{rate:,.0f} ({chips * 70e6 / rate / 3600:,.0f}){star}"
+                         if batch >= chips else "")
         lines.append(f"| {chips} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

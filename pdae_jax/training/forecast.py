@@ -4,6 +4,7 @@ XLA compiles for a TPU on any machine that has libtpu: the compiled programs tel
 operations, bytes moved, memory and collectives, and from the chip's published peaks follows the
 fastest step that it allows (the roofline). Nothing is run.
 """
+import functools
 import os
 import time
 from typing import NamedTuple
@@ -42,6 +43,30 @@ CHIPS = {"TPU v3": Chip(61.5e12, 450e9, 16e9), "TPU v4": Chip(275e12, 1228e9, 32
          "NVIDIA A100-SXM4-80GB": Chip(312e12, 2039e9, 80e9),
          "NVIDIA H100 80GB HBM3": Chip(989e12, 3350e9, 80e9),
          "NVIDIA H200": Chip(989e12, 4800e9, 141e9)}
+
+def chip_of(kind: str) -> Chip | None:
+    """The peaks of a kind of device: published, or of a CPU this machine's; None where unknown."""
+    return this_machine() if kind == "cpu" else CHIPS.get(kind)
+
+
+@functools.cache
+def this_machine() -> Chip:
+    """Measured: FLOP/s of a float32 matmul, bytes/s read and written by a copy; and its memory."""
+    a = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
+    source, target = np.ones((2, 1 << 25), np.float32)
+
+    def fastest(work) -> float:
+        seconds = []
+        for _ in range(5):
+            began = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - began)
+        return min(seconds)
+
+    return Chip(2 * len(a)**3 / fastest(lambda: a @ a),
+                2 * source.nbytes / fastest(lambda: np.copyto(target, source)),
+                os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
 
 # Without these libtpu asks the cloud's metadata server, which is not there, who it is.
 ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -194,6 +219,7 @@ def forecast(objective: str, arch: Architecture, settings: Settings, topology: s
     """Compiles and says the cost of training and, of PDAE, of decoding."""
     devices = devices_of(topology)
     kind, local = devices[0].device_kind, settings.batch_size // len(devices)
+    chip = chip_of(kind)
     say(f"{objective} on {topology}: {len(devices)} x {kind}, batch {settings.batch_size} "
         f"({local} a device), {precision}, fsdp {fsdp}")
     train = train_step(objective, arch, settings, devices, precision=precision, fsdp=fsdp,
@@ -207,10 +233,10 @@ def forecast(objective: str, arch: Architecture, settings: Settings, topology: s
     for name, cost in costs.items():
         say(f"\n{name}, on each device:")
         # A loop's body counts once, so that a step in parts is told of one of them.
-        for line in lines(cost, CHIPS.get(kind), local // parts if cost is train else local):
+        for line in lines(cost, chip, local // parts if cost is train else local):
             say(f"  {line}")
-        if kind in CHIPS and cost.memory > CHIPS[kind].memory:
-            say(f"  DOES NOT FIT into {CHIPS[kind].memory / 1e9:.0f} GB: "
+        if chip and cost.memory > chip.memory:
+            say(f"  DOES NOT FIT into {chip.memory / 1e9:.0f} GB: "
                 + memory.advice(objective, settings, sharding.make_mesh(fsdp, devices), precision))
     return train, decode
 
