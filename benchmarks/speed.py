@@ -108,7 +108,7 @@ def summarise(rows: list[dict], flop: float) -> None:
 def table(rows: list[dict]) -> str:
     """Rows as a Markdown table."""
     lines = ["| task | px | batch | | images/s (of rounds) | to PyTorch of this precision | to plain "
-             "PyTorch | of peak FLOP/s | memory | compiled in |", "|" + "---|" * 10]
+             "PyTorch | of peak FLOP/s | memory | ready in |", "|" + "---|" * 10]
     for row in rows:
         rates, what = row["images_per_second"], row["task"]
         what += f", {row['steps']} steps" if what == "decode" else ""
@@ -142,6 +142,7 @@ def main(argv=None) -> None:
     if not chosen:
         parser.error("no contender has such a precision")
     rows = []
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     for size in given.sizes:
         for task in given.tasks:
             some = measure(task, size, given.batch, given.steps, chosen, given.rounds, given.seconds)
@@ -149,13 +150,12 @@ def main(argv=None) -> None:
                 row["peak_flops"] = peak_flops(row["device"], row["precision"])
             summarise(some, work_of(task, size, given.steps))
             rows += some
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+            if given.json:  # after each, lest a later one runs out of memory
+                given.json.write_text(json.dumps({"date": str(datetime.date.today()),
+                                                  "machine": machine, "rows": rows}, indent=1) + "\n")
     print(f"\n{datetime.date.today()}, {machine}; "
           + "; ".join(sorted({f"{row['versions']} on {row['device']}" for row in rows})) + "\n")
     print(table(rows))
-    if given.json:
-        given.json.write_text(json.dumps({"date": str(datetime.date.today()), "machine": machine,
-                                          "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ def encode(model: Model, source, folder: str | os.PathLike, *, made_from: dict,
     if processes.writes():
         partial = folder / f".partial-{TABLE}"
         np.savez(partial, **codes._asdict())
+        (folder / TABLE).unlink(missing_ok=True)  # an old table never lies beside the new record
         record.write_text(text)
         partial.rename(folder / TABLE)
     parts.remove()

@@ -1,4 +1,5 @@
 """Several processes as one: how they start, wait for each other, and which of them writes."""
+import itertools
 import os
 
 import jax
@@ -74,9 +75,18 @@ def wait(for_what: str) -> None:
         multihost_utils.sync_global_devices(for_what)
 
 
-def stop_asked(step: int) -> bool:
-    """Whether a signal asked any process to stop; all of them learn it at the same step."""
-    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
+_questions = itertools.count(1)
+
+
+def stop_asked() -> bool:
+    """Whether a signal asked any process to stop; all of them learn it at the same question.
+
+    JAX agrees on one number after the highest that any process has asked by, once; so these count
+    the questions of the process's whole life, not steps, which start anew with every stage and go
+    on from a checkpoint.
+    """
+    return (jax.process_count() > 1
+            and multihost_utils.reached_preemption_sync_point(next(_questions)))
 
 
 def to_host(tree):

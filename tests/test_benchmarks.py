@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.speed import summarise
 from benchmarks.worker import Worker
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +37,21 @@ def test_side_by_side(tmp_path):
     assert rows[1]["ratio"] == 1
     assert [row["settings"] for row in rows] == ["jax.jit", "eager", "jax.jit", "channels_last, eager"]
     assert "| train | 16 | 2 | pdae_jax bfloat16 (jax.jit) |" in out and "decode, 2 steps" in out
+
+
+def test_ratios_are_of_rounds_and_utilisation_of_the_peak():
+    def row(contender, precision, *rates):
+        return {"contender": contender, "precision": precision, "images_per_second": list(rates),
+                "peak_flops": 80.0}
+
+    ours, strong, plain = rows = [row("ours", "float32", 4, 6, 9), row("peer", "float32", 2, 2, 2),
+                                  row("peer", "plain", 1, 6, 3)]
+    summarise(rows, flop=10.0)
+    assert (ours["median"], ours["ratio"], ours["to_plain"], ours["utilisation"]) == (6, 3, 3, 0.75)
+    assert (strong["ratio"], strong["to_plain"]) == (1, 2 / 3) and plain["to_plain"] == 1
+    alone = [row("ours", "bfloat16", 5)]
+    summarise(alone, flop=10.0)
+    assert not alone[0]["ratio"] and not alone[0]["to_plain"]
 
 
 def test_growth(tmp_path):

@@ -47,7 +47,9 @@ def test_the_roofline_is_the_longer_of_computing_and_moving():
     said = "\n".join(forecast.lines(cost, forecast.Chip(1e12, 1e12, 1e9, clock=1e9), 4))
     assert "at best 2000.0 ms, 2 images/s" in said and "2 all-reduce, 1.0 MB" in said
     assert "0.250 an image (1.00 with what stays on the chip)" in said
-    assert "3,000.0 M cycles, 3000.0 ms, 1 images/s" in said
+    assert "3,000.0 M cycles, 3000.0 ms, 1.333 images/s" in said
+    in_steps = "\n".join(forecast.lines(cost, forecast.Chip(1e12, 1e12, 1e9), 4, steps=10))
+    assert "at best 2000.0 ms, 0.2 images/s a device in 10 steps" in in_steps
 
 
 def test_what_does_not_fit_is_told_what_to_set(monkeypatch):
@@ -72,6 +74,15 @@ def test_bad_forecasts_are_one_line(args, says):
     assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def test_the_pages_table_is_what_the_tool_prints():
+    done = subprocess.run([sys.executable, "tools/scale_table.py", "table", "docs/tpu_costs.json"],
+                          capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    page = (ROOT / "docs" / "scale.md").read_text()
+    rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert len(rows) > 50 and all(row in page for row in rows)
+
+
 def test_this_machine():
     chip = forecast.this_machine()
     assert chip.flops > 1e8 and chip.bandwidth > 1e8 and chip.memory > 1e8
@@ -92,7 +103,7 @@ def test_for_a_tpu_that_is_not_here():
                               say=said.append)
     assert len(devices) == 4 and costs[0].collectives and not costs[1].collectives
     for cost in costs:
-        assert 0 < cost.moved < cost.accessed and cost.cycles > cost.fastest(chip) * 1e9
+        assert 0 < cost.moved < cost.accessed and cost.cycles > cost.fastest(chip) * chip.clock
     said = "\n".join(said)
     assert said.count("at best ") == said.count("by the compiler's model") == 2
     assert "4 x TPU v5 lite" in said and "GB of memory" in said and "compiled in" in said

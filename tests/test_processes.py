@@ -32,6 +32,7 @@ sys.exit(not train(workdir, objective, arch=DIGITS_ARCH, data=Data("digits", fli
 """
 MODES = """
 import sys
+from pathlib import Path
 coordinator, n, i, workdir, out = sys.argv[1:]
 from pdae_jax import codes, modes, processes
 if n != "1":
@@ -41,7 +42,7 @@ codes.PART_ROWS, generation.PART_ROWS = 500, 3
 options = modes.Options(n=8, steps=2, latent_steps=2)
 for mode in ("encode", "generate"):
     modes.run(mode, workdir, options, out=f"{out}/{mode}")
-modes.fit_few_shot(workdir, modes.Options(attribute="0", positives=9, negatives=8))
+modes.fit_few_shot(Path(workdir), modes.Options(attribute="0", positives=9, negatives=8))
 """
 
 
@@ -131,10 +132,12 @@ def test_two_processes_encode_and_generate_as_one(workdir, tmp_path):
     """And fit a few-shot classifier, which one of them records."""
     shots = []
     for n in (1, 2):
-        said = finish(start(MODES, n, workdir, tmp_path / str(n), devices=2))
+        home = tmp_path / f"run{n}"
+        shutil.copytree(workdir, home)
+        shutil.rmtree(home / "codes", ignore_errors=True)
+        said = finish(start(MODES, n, home, tmp_path / str(n), devices=2))
         assert sum("fewshot: attribute 0" in words for words in said) == 1
-        shots.append(fewshot.read(workdir))
-        (workdir / "fewshot" / "shots.json").unlink()
+        shots.append(fewshot.read(home))
     assert shots[0].record == shots[1].record
     for name, value in shots[0].params.items():
         np.testing.assert_allclose(value, shots[1].params[name], rtol=1e-3, atol=1e-4)
@@ -163,6 +166,16 @@ def test_clusters_are_known_by_what_they_set(environment, several):
 ])
 def test_a_tpus_metadata_are_asked_where_nothing_else_tells(environment, asked):
     assert processes.in_cluster(environment, tpu=True) == asked
+
+
+def test_the_question_whether_to_stop_never_goes_back(monkeypatch):
+    """Whatever step a stage begins at: JAX waits for a number after the highest asked."""
+    asked = []
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.multihost_utils, "reached_preemption_sync_point",
+                        lambda number: asked.append(number) or number > 10**9)
+    assert not any(processes.stop_asked() for _ in range(3))
+    assert asked == list(range(asked[0], asked[0] + 3))
 
 
 def test_open_mpi_without_an_address_asks_for_it_alone(monkeypatch):

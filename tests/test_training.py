@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.run import Data, train
 from pdae_jax.training.state import Settings, TrainState
 from pdae_jax.training.step import make_update
+from pdae_jax.training.watch import Watch
 
 ARCH = Architecture(image_shape=(8, 8, 1), base=32, mult=(1,), blocks=1, attention=(), heads=1,
                     dropout=0.1, z_size=8, encoder_widths=(32,))
@@ -269,6 +271,19 @@ def test_images_a_second_are_shown_from_the_first_line(tmp_path, capfd):
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("dpm 2/")]
     assert len(lines) == 1 and "images/s ?" not in lines[0] and "ETA ?" not in lines[0]
     assert re.search(r"waiting \d+%", lines[0])
+
+
+@pytest.mark.parametrize("finished, counted", [(True, True), (False, False)])
+def test_only_an_idle_device_waits(tmp_path, finished, counted):
+    """Steps are dispatched ahead: a batch that comes while one still runs costs nothing."""
+    watch = Watch(tmp_path, "dpm", 0, 10, 4)
+    with watch.waiting():  # before the first step
+        time.sleep(0.01)
+    first = watch.waited
+    with watch.waiting(SimpleNamespace(is_ready=lambda: finished)):
+        time.sleep(0.01)
+    assert first >= 0.01 and (watch.waited > first) == counted
+    watch.close()
 
 
 def test_clipping_bounds_the_update():

@@ -60,19 +60,20 @@ def fits(row: dict, chip: forecast.Chip, local: float) -> bool:
 
 def costs_table(rows: list[dict]) -> str:
     lines = ["| config | chip | | GFLOP an image | GB moved an image (with what stays on the chip) | "
-             "memory | computing | moving | at best, images/s a chip | by the compiler's model | "
+             "memory | computing | moving | at best, images/s a chip (decoding: in 100 steps) | by the "
+             "compiler's model | "
              "compiled in |", "|" + "---|" * 11]
     for row in rows:
         chip, local = forecast.CHIPS[row["kind"]], row["local"]
         for name in ("train", "decode"):
-            cost = forecast.Cost(**row[name])
+            cost, images = forecast.Cost(**row[name]), local / (1 if name == "train" else 100)
             lines.append(
                 f"| {row['config']} | {row['topology'].partition(':')[0]} | "
                 f"{'training step' if name == 'train' else 'decoding, a step'} | "
                 f"{cost.flops / local / 1e9:.1f} | {cost.moved / local / 1e9:.3f} "
                 f"({cost.accessed / local / 1e9:.2f}) | {cost.memory / 1e9:.2f} GB | "
                 f"{cost.flops / chip.flops * 1e3:.1f} ms | {cost.moved / chip.bandwidth * 1e3:.1f} ms | "
-                f"{local / cost.fastest(chip):,.0f} | {local / (cost.cycles / chip.clock):,.0f} | "
+                f"{images / cost.fastest(chip):,.4g} | {images / (cost.cycles / chip.clock):,.4g} | "
                 f"{cost.compile_seconds:.0f} s |")
     return "\n".join(lines)
 

@@ -89,9 +89,9 @@ class Cost(NamedTuple):
     cycles: int | None
     arguments: int
     temporary: int
-    outputs: int
     collectives: dict[str, tuple[int, int]]
     compile_seconds: float
+    outputs: int = 0
 
     @property
     def memory(self) -> int:
@@ -211,7 +211,8 @@ def compiled(function, *shapes) -> Cost:
     cost, memory, text = program.cost_analysis(), program.memory_analysis(), program.as_text()
     return Cost(cost.get("flops", np.nan), hlo.traffic(text), cost.get("bytes accessed", np.nan),
                 hlo.cycles(text), memory.argument_size_in_bytes, memory.temp_size_in_bytes,
-                memory.output_size_in_bytes - memory.alias_size_in_bytes, hlo.collectives(text), seconds)
+                hlo.collectives(text), seconds,
+                memory.output_size_in_bytes - memory.alias_size_in_bytes)
 
 
 def forecast(objective: str, arch: Architecture, settings: Settings, topology: str, *,
@@ -233,7 +234,8 @@ def forecast(objective: str, arch: Architecture, settings: Settings, topology: s
     for name, cost in costs.items():
         say(f"\n{name}, on each device:")
         # A loop's body counts once, so that a step in parts is told of one of them.
-        for line in lines(cost, chip, local // parts if cost is train else local):
+        images, steps = (local // parts, 1) if cost is train else (local, 100)
+        for line in lines(cost, chip, images, steps):
             say(f"  {line}")
         if chip and cost.memory > chip.memory:
             say(f"  DOES NOT FIT into {chip.memory / 1e9:.0f} GB: "
@@ -241,8 +243,9 @@ def forecast(objective: str, arch: Architecture, settings: Settings, topology: s
     return train, decode
 
 
-def lines(cost: Cost, chip: Chip | None, local: int) -> list[str]:
-    """A cost in words."""
+def lines(cost: Cost, chip: Chip | None, local: int, steps: int = 1) -> list[str]:
+    """A cost in words. local: images a device; steps: how often they go through the program."""
+    times = "" if steps == 1 else f" in {steps} steps"
     found = [f"{cost.flops / 1e9:,.1f} GFLOP, {cost.flops / local / 1e9:,.1f} an image",
              f"{cost.moved / 1e9:,.2f} GB moved, {cost.moved / local / 1e9:,.3f} an image "
              f"({cost.accessed / local / 1e9:,.2f} with what stays on the chip)",
@@ -253,11 +256,11 @@ def lines(cost: Cost, chip: Chip | None, local: int) -> list[str]:
     found.append(f"compiled in {cost.compile_seconds:.0f} s")
     if chip:
         seconds, computing = cost.fastest(chip), cost.flops / chip.flops
-        found.append(f"at best {seconds * 1e3:.1f} ms, {local / seconds:,.0f} images/s a device "
-                     f"(computing {computing * 1e3:.1f} ms, moving "
+        found.append(f"at best {seconds * 1e3:.1f} ms, {local / seconds / steps:,.4g} images/s a device"
+                     f"{times} (computing {computing * 1e3:.1f} ms, moving "
                      f"{cost.moved / chip.bandwidth * 1e3:.1f} ms)")
     if chip and chip.clock and cost.cycles:
         seconds = cost.cycles / chip.clock
         found.append(f"by the compiler's model {cost.cycles / 1e6:,.1f} M cycles, "
-                     f"{seconds * 1e3:.1f} ms, {local / seconds:,.0f} images/s a device")
+                     f"{seconds * 1e3:.1f} ms, {local / seconds / steps:,.4g} images/s a device{times}")
     return found

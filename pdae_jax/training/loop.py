@@ -68,8 +68,10 @@ class Loop:
                       out_shardings=sharding.replicated(self.mesh))()
         window, first, saved = [], step, step
         with Stop() as stop:
-            while step < settings.steps and not (stop.asked or processes.stop_asked(step)):
-                with watch.waiting():
+            while step < settings.steps and not (stop.asked or processes.stop_asked()):
+                if len(window) > 1:  # so that batches do not pile up on the device
+                    jax.block_until_ready(window[-2])
+                with watch.waiting(window[-1]["loss"] if window else None):
                     batch = next(batches)
                 batch = sharding.to_mesh(self.mesh, {k: batch[k] for k in self.objective.reads})
                 if step == first:

@@ -58,11 +58,15 @@ class Watch:
             self._tick += now - began
 
     @contextlib.contextmanager
-    def waiting(self):
-        """Counts what is done within as time that training waited for its data."""
+    def waiting(self, last: jax.Array | None = None):
+        """Counts what is done within as time that training waited for its data.
+
+        last: what the last step gives; while it is not there the device is busy, and nothing waits.
+        """
         began = time.perf_counter()
         yield
-        self.waited += time.perf_counter() - began
+        if last is None or last.is_ready():
+            self.waited += time.perf_counter() - began
 
     def progress(self, step: int, loss: float, **more) -> None:
         """Moves the progress on to `step`; called where the device has finished it."""
