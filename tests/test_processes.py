@@ -21,7 +21,7 @@ sys.path.insert(0, "tests")
 coordinator, n, i, workdir, objective, steps, fsdp = sys.argv[1:]
 from pdae_jax import processes
 if n != "1":
-    processes.start(coordinator, int(n), int(i), patience=10)
+    processes.start(coordinator, int(n), int(i), patience=20)
 from conftest import DIGITS_ARCH
 from pdae_jax.training.run import Data, train
 from pdae_jax.training.state import Settings
