@@ -44,7 +44,7 @@ def measure(task: str, size: int, batch: int, steps: int, chosen: list[tuple[str
             worker.seconds(1)
             n = max(1, math.ceil(seconds / worker.seconds(1)))
             print(f"{task} {size} px: {NAMES[contender]} {precision} ({worker.settings}) is ready after "
-                f"{worker.compile_seconds:.0f} s, {n} steps a round", flush=True)
+                  f"{worker.compile_seconds:.0f} s, {n} steps a round", flush=True)
             workers.append((worker, n))
         devices = {worker.facts()["device"] for worker, _ in workers}
         if len(devices) > 1:

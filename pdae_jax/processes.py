@@ -40,7 +40,7 @@ def start(coordinator: str | None = None, processes: int | None = None,
 
 
 def in_cluster(environment, tpu: bool = False) -> bool:
-    """Whether environment variables show several processes that JAX can find by itself.
+    """Whether environment variables show several processes.
 
     tpu: whether this machine has one: a Cloud TPU virtual machine's metadata then tell, not its
     variables, how many there are (perhaps one).

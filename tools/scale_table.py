@@ -61,12 +61,12 @@ def fits(row: dict, chip: forecast.Chip, local: float) -> bool:
 def costs_table(rows: list[dict]) -> str:
     lines = ["| config | chip | | GFLOP an image | GB moved an image (with what stays on the chip) | "
              "memory | computing | moving | at best, images/s a chip (decoding: in 100 steps) | by the "
-             "compiler's model | "
-             "compiled in |", "|" + "---|" * 11]
+             "compiler's model | compiled in |", "|" + "---|" * 11]
     for row in rows:
         chip, local = forecast.CHIPS[row["kind"]], row["local"]
         for name in ("train", "decode"):
-            cost, images = forecast.Cost(**row[name]), local / (1 if name == "train" else 100)
+            cost = forecast.Cost(**row[name])
+            images = local if name == "train" else local / forecast.DECODING_STEPS
             lines.append(
                 f"| {row['config']} | {row['topology'].partition(':')[0]} | "
                 f"{'training step' if name == 'train' else 'decoding, a step'} | "

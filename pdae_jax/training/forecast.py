@@ -68,6 +68,8 @@ def this_machine() -> Chip:
                 os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
+DECODING_STEPS = 100  # of DDIM, in a forecast
+
 # Without these libtpu asks the cloud's metadata server, which is not there, who it is.
 ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8",
          "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0",
@@ -147,7 +149,7 @@ def train_step(objective: str, arch: Architecture, settings: Settings, devices, 
     return compiled(step, state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0)))
 
 
-def decode_loop(arch: Architecture, batch_size: int, devices, *, steps: int = 100,
+def decode_loop(arch: Architecture, batch_size: int, devices, *, steps: int = DECODING_STEPS,
                 precision: str = "float32") -> Cost:
     """The cost of decoding from z by DDIM in `steps` steps, parameters on every device.
 
@@ -230,11 +232,11 @@ def forecast(objective: str, arch: Architecture, settings: Settings, topology: s
     decode = None
     if objective == "pdae":
         decode = decode_loop(arch, settings.batch_size, devices, precision=precision)
-        costs["decoding, a step of 100"] = decode
+        costs[f"decoding, a step of {DECODING_STEPS}"] = decode
     for name, cost in costs.items():
         say(f"\n{name}, on each device:")
         # A loop's body counts once, so that a step in parts is told of one of them.
-        images, steps = (local // parts, 1) if cost is train else (local, 100)
+        images, steps = (local // parts, 1) if cost is train else (local, DECODING_STEPS)
         for line in lines(cost, chip, images, steps):
             say(f"  {line}")
         if chip and cost.memory > chip.memory:
