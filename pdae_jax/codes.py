@@ -39,7 +39,7 @@ def encode(model: Model, source, folder: str | os.PathLike, *, made_from: dict,
     """
     folder, record = Path(folder), Path(folder) / "made_from.json"
     text = json.dumps(made_from, sort_keys=True, indent=1) + "\n"
-    if (folder / TABLE).exists() and record.read_text() == text:
+    if processes.first_says((folder / TABLE).exists() and record.read_text() == text):
         return read(folder)
     parts = Parts(folder / "parts", made_from, size=PART_ROWS)
     size, channels = model.arch.image_shape[:2], model.arch.image_shape[2]

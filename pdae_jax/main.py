@@ -51,7 +51,8 @@ def main(argv: list[str]) -> None:
     config, workdir, cache = parsed
     from pdae_jax import processes
 
-    processes.start(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
+    processes.start(FLAGS.coordinator, FLAGS.processes, FLAGS.process,
+                    stoppable=FLAGS.mode == "train")
     if cache and FLAGS.mode != "compile":  # which tells how long compiling takes
         use_compilation_cache(cache)
     if FLAGS.mode == "verify":

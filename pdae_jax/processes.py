@@ -10,19 +10,21 @@ from pdae_jax import cpu
 
 
 def start(coordinator: str | None = None, processes: int | None = None,
-          process: int | None = None, patience: int = 100) -> None:
+          process: int | None = None, patience: int = 100, stoppable: bool = True) -> None:
     """Starts `jax.distributed`, where arguments or the environment show that there are several.
 
     coordinator: HOST:PORT of process 0; processes: how many; process: which one this is. Without
     them Cloud TPU, SLURM and Open MPI are known by what they set (Open MPI 5 does not set where
     process 0 is: then the coordinator alone must be given). patience: seconds without a sign
     of life after which a process is taken for dead and all others end too, so that the command can
-    be started again and goes on from the last checkpoint. Must run before JAX is used.
+    be started again and goes on from the last checkpoint. stoppable: whether SIGTERM is a request
+    that `stop_asked` tells of; else it ends a process at once. Must run before JAX is used.
     Raises ValueError where some of the three are missing.
     """
-    mpi = {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"} <= set(os.environ)
+    jax.config.update("jax_enable_preemption_service", stoppable)
+    mpi = open_mpi(os.environ)
     if coordinator and mpi and processes is None and process is None:
-        processes, process = (int(os.environ[f"OMPI_COMM_WORLD_{name}"]) for name in ("SIZE", "RANK"))
+        processes, process = mpi
     given = (coordinator, processes, process)
     if any(value is not None for value in given):
         if None in given:
@@ -45,15 +47,20 @@ def in_cluster(environment, tpu: bool = False) -> bool:
     tpu: whether this machine has one: a Cloud TPU virtual machine's metadata then tell, not its
     variables, how many there are (perhaps one).
     """
-    counts = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
     # A batch script without srun has SLURM's rank too, but is no step of it.
-    started = ({"SLURM_PROCID", "SLURM_STEP_NODELIST"} <= set(environment)
-               or "OMPI_COMM_WORLD_RANK" in environment)
-    return (started and any(int(environment.get(name) or 1) > 1 for name in counts)
+    slurm = {"SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST"} <= set(environment)
+    return (slurm and int(environment["SLURM_NTASKS"]) > 1
+            or (open_mpi(environment) or (1, 0))[0] > 1
             or any("," in environment.get(name, "")
                    for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"))
             or tpu and not {"TPU_WORKER_HOSTNAMES", "TPU_SKIP_MDS_QUERY"} & set(environment)
             or "MEGASCALE_COORDINATOR_ADDRESS" in environment)
+
+
+def open_mpi(environment) -> tuple[int, int] | None:
+    """How many processes Open MPI started, and which this one is; None where it started none."""
+    names = "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"
+    return tuple(int(environment[name]) for name in names) if {*names} <= {*environment} else None
 
 
 def count() -> int:
@@ -73,6 +80,15 @@ def wait(for_what: str) -> None:
     """Returns when every process has come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(for_what)
+
+
+def first_says(yes: bool) -> bool:
+    """What the first process answers to a question that files decide.
+
+    On a disk that several machines share each may see another moment of it, and all must go the
+    same way.
+    """
+    return yes if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(yes))
 
 
 _questions = itertools.count(1)

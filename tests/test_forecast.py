@@ -1,6 +1,7 @@
 """What a step would cost on devices that are not here."""
 import dataclasses
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,11 +46,11 @@ def test_the_roofline_is_the_longer_of_computing_and_moving():
     assert cost.fastest(forecast.Chip(1e12, 1e12, 16e9)) == 2.0
     assert cost.fastest(forecast.Chip(1e15, 1e9, 16e9)) == 1.0
     said = "\n".join(forecast.lines(cost, forecast.Chip(1e12, 1e12, 1e9, clock=1e9), 4))
-    assert "at best 2000.0 ms, 2 images/s" in said and "2 all-reduce, 1.0 MB" in said
-    assert "0.250 an image (1.00 with what stays on the chip)" in said
-    assert "3,000.0 M cycles, 3000.0 ms, 1.333 images/s" in said
+    assert "at best 2,000 ms, 2 images/s" in said and "2 all-reduce, 1 MB" in said
+    assert "0.25 an image (1 with what stays on the chip)" in said
+    assert "3,000 M cycles, 3,000 ms, 1.33 images/s" in said
     in_steps = "\n".join(forecast.lines(cost, forecast.Chip(1e12, 1e12, 1e9), 4, steps=10))
-    assert "at best 2000.0 ms, 0.2 images/s a device in 10 steps" in in_steps
+    assert "at best 2,000 ms, 0.2 images/s a device in 10 steps" in in_steps
 
 
 def test_what_does_not_fit_is_told_what_to_set(monkeypatch):
@@ -97,15 +98,23 @@ def test_without_libtpu_the_remedy_is_said(monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
                     reason="libtpu is not installed (pip install 'pdae_jax[tpu]')")
 def test_for_a_tpu_that_is_not_here():
-    devices = forecast.devices_of("v5e:2x2")
-    chip, said = forecast.CHIPS[devices[0].device_kind], []
-    costs = forecast.forecast("pdae", ARCH, SMALL, "v5e:2x2", fsdp=2, precision="bfloat16",
-                              say=said.append)
-    assert len(devices) == 4 and costs[0].collectives and not costs[1].collectives
-    for cost in costs:
-        assert 0 < cost.moved < cost.accessed and cost.cycles > cost.fastest(chip) * chip.clock
-    said = "\n".join(said)
-    assert said.count("at best ") == said.count("by the compiler's model") == 2
-    assert "4 x TPU v5 lite" in said and "GB of memory" in said and "compiled in" in said
+    """The command itself, on a small config; and what it says of each of its two programs."""
+    done = subprocess.run([sys.executable, "-m", "pdae_jax.main", "--mode=compile",
+                           "--topology=v5e:2x2", "--config=configs/digits.py",
+                           "--config.model.mult=(1,)", "--config.model.attention=()",
+                           "--config.pdae.batch_size=16", "--config.precision=bfloat16",
+                           "--config.mesh.fsdp=2"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    head, *programs = done.stdout.split(", on each device:\n")
+    assert "4 x TPU v5 lite, batch 16 (4 a device), bfloat16, fsdp 2" in head and "encoder" in head
+    assert len(programs) == 2 and "decoding, a step of 100" in programs[0]
+    assert "all-gather" in programs[0] and "all-" not in programs[1]
+    for program in programs:
+        moved, accessed, best, model = (
+            float(re.search(pattern, program)[1].replace(",", "")) for pattern in (
+                r"moved, (\S+) an image", r"\((\S+) with what stays", r"at best (\S+) ms",
+                r"M cycles, (\S+) ms"))
+        assert 0 < moved <= accessed and model >= best
+        assert "GB of memory" in program and "compiled in" in program
     with pytest.raises(ValueError, match="no topology 'v5e:nonsense'"):
         forecast.devices_of("v5e:nonsense")

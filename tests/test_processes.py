@@ -168,6 +168,38 @@ def test_a_tpus_metadata_are_asked_where_nothing_else_tells(environment, asked):
     assert processes.in_cluster(environment, tpu=True) == asked
 
 
+STOPPED = """
+import sys, time
+from pdae_jax import processes
+processes.start(*sys.argv[1:2], *map(int, sys.argv[2:4]), stoppable=False)
+print("ready", flush=True)
+time.sleep(300)
+"""
+
+
+def test_what_cannot_stop_halfway_ends_at_once():
+    """Modes but training keep what is done by parts: SIGTERM is no request to them."""
+    process, = start(STOPPED, 1, devices=1)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == -signal.SIGTERM
+
+
+def test_all_go_by_what_the_first_process_sees():
+    """The second says otherwise and is overruled."""
+    said = finish(start(ASKED, 2, devices=2))
+    assert [line for words in said for line in words.splitlines() if line in ("True", "False")] == [
+        "True", "True"]
+
+
+ASKED = """
+import sys
+from pdae_jax import processes
+processes.start(*sys.argv[1:2], *map(int, sys.argv[2:4]))
+print(processes.first_says(processes.index() == 0))
+"""
+
+
 def test_the_question_whether_to_stop_never_goes_back(monkeypatch):
     """Whatever step a stage begins at: JAX waits for a number after the highest asked."""
     asked = []

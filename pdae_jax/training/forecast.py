@@ -248,21 +248,27 @@ def forecast(objective: str, arch: Architecture, settings: Settings, topology: s
 def lines(cost: Cost, chip: Chip | None, local: int, steps: int = 1) -> list[str]:
     """A cost in words. local: images a device; steps: how often they go through the program."""
     times = "" if steps == 1 else f" in {steps} steps"
-    found = [f"{cost.flops / 1e9:,.1f} GFLOP, {cost.flops / local / 1e9:,.1f} an image",
-             f"{cost.moved / 1e9:,.2f} GB moved, {cost.moved / local / 1e9:,.3f} an image "
-             f"({cost.accessed / local / 1e9:,.2f} with what stays on the chip)",
-             f"{cost.memory / 1e9:,.2f} GB of memory: {cost.arguments / 1e9:,.2f} of arguments, "
-             f"{cost.temporary / 1e9:,.2f} of temporaries, {cost.outputs / 1e9:,.2f} of outputs"]
+    found = [f"{digits(cost.flops / 1e9)} GFLOP, {digits(cost.flops / local / 1e9)} an image",
+             f"{digits(cost.moved / 1e9)} GB moved, {digits(cost.moved / local / 1e9)} an image "
+             f"({digits(cost.accessed / local / 1e9)} with what stays on the chip)",
+             f"{digits(cost.memory / 1e9)} GB of memory: {digits(cost.arguments / 1e9)} of arguments, "
+             f"{digits(cost.temporary / 1e9)} of temporaries, {digits(cost.outputs / 1e9)} of outputs"]
     for kind, (count, size) in sorted(cost.collectives.items()):
-        found.append(f"{count} {kind}, {size / 1e6:,.1f} MB of results")
+        found.append(f"{count} {kind}, {digits(size / 1e6)} MB of results")
     found.append(f"compiled in {cost.compile_seconds:.0f} s")
     if chip:
-        seconds, computing = cost.fastest(chip), cost.flops / chip.flops
-        found.append(f"at best {seconds * 1e3:.1f} ms, {local / seconds / steps:,.4g} images/s a device"
-                     f"{times} (computing {computing * 1e3:.1f} ms, moving "
-                     f"{cost.moved / chip.bandwidth * 1e3:.1f} ms)")
+        seconds = cost.fastest(chip)
+        found.append(f"at best {digits(seconds * 1e3)} ms, {digits(local / seconds / steps)} images/s a "
+                     f"device{times} (computing {digits(cost.flops / chip.flops * 1e3)} ms, moving "
+                     f"{digits(cost.moved / chip.bandwidth * 1e3)} ms)")
     if chip and chip.clock and cost.cycles:
         seconds = cost.cycles / chip.clock
-        found.append(f"by the compiler's model {cost.cycles / 1e6:,.1f} M cycles, "
-                     f"{seconds * 1e3:.1f} ms, {local / seconds / steps:,.4g} images/s a device{times}")
+        found.append(f"by the compiler's model {digits(cost.cycles / 1e6)} M cycles, "
+                     f"{digits(seconds * 1e3)} ms, {digits(local / seconds / steps)} images/s a "
+                     f"device{times}")
     return found
+
+
+def digits(number: float) -> str:
+    """Three of them, or the whole number where it is larger."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
