@@ -34,13 +34,13 @@ MODES = """
 import sys
 from pathlib import Path
 coordinator, n, i, workdir, out = sys.argv[1:]
-from pdae_jax import codes, modes, processes
+from pdae_jax import codes, evaluate, modes, processes
 if n != "1":
     processes.start(coordinator, int(n), int(i))
 from pdae_jax.modes import generation
-codes.PART_ROWS, generation.PART_ROWS = 500, 3
-options = modes.Options(n=8, steps=2, latent_steps=2)
-for mode in ("encode", "generate"):
+codes.PART_ROWS, generation.PART_ROWS, evaluate.PART_ROWS = 500, 3, 3
+options = modes.Options(n=8, steps=2, latent_steps=2, invert_steps=2)
+for mode in ("encode", "generate", "evaluate"):
     modes.run(mode, workdir, options, out=f"{out}/{mode}")
 modes.fit_few_shot(Path(workdir), modes.Options(attribute="0", positives=9, negatives=8))
 """
@@ -128,7 +128,7 @@ def test_two_processes_train_over_frozen_groups_as_one(workdir, tmp_path):
     np.testing.assert_allclose(list(found[0].values()), list(found[1].values()), rtol=2e-4)
 
 
-def test_two_processes_encode_and_generate_as_one(workdir, tmp_path):
+def test_two_processes_encode_generate_and_evaluate_as_one(workdir, tmp_path):
     """And fit a few-shot classifier, which one of them records."""
     shots = []
     for n in (1, 2):
@@ -145,7 +145,21 @@ def test_two_processes_encode_and_generate_as_one(workdir, tmp_path):
         one, two = (np.load(tmp_path / n / name)[key].astype(float) for n in "12")
         assert one.shape == two.shape
         np.testing.assert_allclose(one, two, atol=1 if name.startswith("gen") else 1e-5)
+    one, two = (json.loads((tmp_path / n / "evaluate" / "numbers.json").read_text())["numbers"]
+                for n in "12")
+    assert one.keys() == two.keys()
+    np.testing.assert_allclose(*(np.array(list(leaves(numbers)), float) for numbers in (one, two)),
+                               rtol=1e-3)
     assert not list((tmp_path / "2").rglob("parts"))
+
+
+def leaves(numbers):
+    """The numbers within nested dicts."""
+    for value in numbers.values():
+        if isinstance(value, dict):
+            yield from leaves(value)
+        elif isinstance(value, (int, float)):
+            yield value
 
 
 @pytest.mark.parametrize("environment, several", [

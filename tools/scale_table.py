@@ -5,8 +5,8 @@
 
 `compile` (needs libtpu) compiles PDAE's training step and decoding loop in bfloat16 for a topology,
 16 images a device, and adds what they cost on each device to a JSON file. `table` prints those
-costs, and from them images/s for global batches and numbers of v5e, v5p and v6e chips, by each
-config's first program where a chip has none of its own:
+costs, and from them images/s for global batches and numbers of v5e, v5p and v6e chips, by the
+program of the chip whose images a device come nearest:
 
     seconds = max(FLOP / peak, bytes / bandwidth) + all-reduce
     FLOP = those an image x images a chip
@@ -19,6 +19,7 @@ chip's memory does not hold at once (temporaries grow with the images): it needs
 """
 import argparse
 import json
+import math
 from pathlib import Path
 
 from pdae_jax.main import load_config
@@ -59,16 +60,16 @@ def fits(row: dict, chip: forecast.Chip, local: float) -> bool:
 
 
 def costs_table(rows: list[dict]) -> str:
-    lines = ["| config | chip | | GFLOP an image | GB moved an image (with what stays on the chip) | "
+    lines = ["| config | chip | images a chip | | GFLOP an image | GB moved an image (with what stays on the chip) | "
              "memory | computing | moving | at best, images/s a chip (decoding: in 100 steps) | by the "
-             "compiler's model | compiled in |", "|" + "---|" * 11]
+             "compiler's model | compiled in |", "|" + "---|" * 12]
     for row in rows:
         chip, local = forecast.CHIPS[row["kind"]], row["local"]
         for name in ("train", "decode"):
             cost = forecast.Cost(**row[name])
             images = local if name == "train" else local / forecast.DECODING_STEPS
             lines.append(
-                f"| {row['config']} | {row['topology'].partition(':')[0]} | "
+                f"| {row['config']} | {row['topology'].partition(':')[0]} | {local} | "
                 f"{'training step' if name == 'train' else 'decoding, a step'} | "
                 f"{cost.flops / local / 1e9:.1f} | {cost.moved / local / 1e9:.3f} "
                 f"({cost.accessed / local / 1e9:.2f}) | {cost.memory / 1e9:.2f} GB | "
@@ -80,17 +81,17 @@ def costs_table(rows: list[dict]) -> str:
 
 def size_table(rows: list[dict], name: str) -> str:
     """images/s at best of every global batch on every number of chips, and what 70M images cost."""
-    row = next((row for row in rows if row["kind"] == KINDS[name]), rows[0])
-    own, chip = row["kind"] == KINDS[name], forecast.CHIPS[KINDS[name]]
-    lines = [f"{row['config']} on {name}: images/s at best (chip-hours of 70M images)"
-             + ("" if own else f", by the program of {row['topology'].partition(':')[0]}"), "",
+    chip = forecast.CHIPS[KINDS[name]]
+    lines = [f"{rows[0]['config']} on {name}: images/s at best (chip-hours of 70M images)", "",
              "| chips | " + " | ".join(f"batch {batch:,}" for batch in BATCHES) + " |",
              "|" + "---|" * (len(BATCHES) + 1)]
     for chips in CHIPS:
         cells = []
         for batch in BATCHES:
-            rate = batch / seconds(row, chip, batch / chips, chips)
-            star = "" if fits(row, chip, batch / chips) else " *"
+            local = batch / chips
+            row = min(rows, key=lambda row: abs(math.log(row["local"] / local)))
+            rate = batch / seconds(row, chip, local, chips)
+            star = "" if fits(row, chip, local) else " *"
             cells.append(f"{rate:,.0f} ({chips * 70e6 / rate / 3600:,.0f}){star}"
                          if batch >= chips else "")
         lines.append(f"| {chips} | " + " | ".join(cells) + " |")
@@ -114,10 +115,12 @@ def main() -> None:
         given.json.write_text(json.dumps([*rows, row], indent=1) + "\n")
         print(json.dumps(row, indent=1))
         return
-    of = {config: [row for row in rows if row["config"] == config]
-          for config in dict.fromkeys(row["config"] for row in rows)}
-    print("\n\n".join([costs_table(rows), *(size_table(rows, name) for rows in of.values()
-                                            for name in KINDS)]))
+    tables = [costs_table(rows)]
+    for config in dict.fromkeys(row["config"] for row in rows):
+        for name, kind in KINDS.items():
+            of = [row for row in rows if (row["config"], row["kind"]) == (config, kind)]
+            tables += [size_table(of, name)] if of else []
+    print("\n\n".join(tables))
 
 
 if __name__ == "__main__":
