@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.speed import MODELS
-from benchmarks.worker import Worker
+from benchmarks.worker import Worker, command
 from pdae_jax.report import Curves, Section, Table, write
 
 TASKS = {"train": "training", "encode": "encoding", "decode": "decoding"}
@@ -94,4 +94,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -11,6 +11,7 @@ peer (--contenders ours leaves it out); runs from a bare checkout on a CPU or a 
 import argparse
 import contextlib
 import datetime
+import importlib.util
 import json
 import math
 import os
@@ -18,7 +19,7 @@ import platform
 import statistics
 from pathlib import Path
 
-from benchmarks.worker import Worker
+from benchmarks.worker import Worker, command
 from pdae_jax.models.architecture import ADM_64, ADM_128
 
 # The smallest of everything, to see that it runs.
@@ -141,6 +142,8 @@ def main(argv=None) -> None:
               for contender in given.contenders if precision in CONTENDERS[contender]]
     if not chosen:
         parser.error("no contender has such a precision")
+    if "peer" in given.contenders and importlib.util.find_spec("torch") is None:
+        parser.error("PyTorch is not installed; leave it out with --contenders ours")
     rows = []
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     for size in given.sizes:
@@ -154,9 +157,11 @@ def main(argv=None) -> None:
                 given.json.write_text(json.dumps({"date": str(datetime.date.today()),
                                                   "machine": machine, "rows": rows}, indent=1) + "\n")
     print(f"\n{datetime.date.today()}, {machine}; "
-          + "; ".join(sorted({f"{row['versions']} on {row['device']}" for row in rows})) + "\n")
+          + "; ".join(sorted({f"{row['versions']} on {row['device']}" for row in rows})) + "; "
+          + ", ".join(f"{precision} peak {peak / 1e9:,.0f} GFLOP/s" for precision, peak in sorted(
+              {(row["precision"], row["peak_flops"]) for row in rows if row["peak_flops"]})) + "\n")
     print(table(rows))
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -61,6 +61,14 @@ class Worker:
         self.close()
 
 
+def command(main) -> None:
+    """Runs `main`; a contender that ends is one line on stderr, after its own words."""
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"benchmarks: {error}")
+
+
 def serve(contender: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

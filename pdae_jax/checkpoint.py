@@ -22,11 +22,20 @@ from pdae_jax.models import GROUP_FIELDS, Architecture
 MODEL_FILE = "model.json"
 
 
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """Orbax would ask JAX by steps, whose answer is only ever for rising numbers.
+
+        A step below `processes.stop_asked`'s would make it miss the signal for good.
+        """
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one objective, saved in the background, the last `keep` of them kept."""
 
     def __init__(self, folder: str | os.PathLike, keep: int | None = None):
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             Path(folder).absolute(),
             item_handlers={name: ocp.StandardCheckpointHandler() for name in ("ema", "train")},
             options=ocp.CheckpointManagerOptions(max_to_keep=keep))

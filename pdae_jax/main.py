@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
 
 
 def run(config, workdir: str | os.PathLike, command: str) -> bool:
-    """Does a config's stages in workdir; False where a signal stopped it, after a save."""
+    """Does a config's stages in workdir; False where a signal stopped it, with all done so far kept."""
     # What is heavy is imported once the command line is known to be right.
     from pdae_jax import processes
     from pdae_jax.models import Architecture
@@ -103,15 +103,21 @@ def run(config, workdir: str | os.PathLike, command: str) -> bool:
     workdir = make_workdir(workdir)
     if processes.writes():
         (workdir / "config.json").write_text(config.to_json_best_effort(indent=1) + "\n")
-    for stage in config.stages:
-        if stage == "report":
-            run_mode("report", workdir, report, command=command, data=data, again=False)
-        elif stage == "fewshot":
-            fit_few_shot(workdir, Options(**config.fewshot))
-        elif not train(workdir, stage, arch=arch, data=data, settings=settings[stage],
-                       pretrained=config.pretrained or None, precision=config.precision,
-                       fsdp=config.mesh.fsdp, seed=config.seed):
-            return False
+    try:
+        for stage in config.stages:
+            processes.heed_stop()
+            if stage == "report":
+                run_mode("report", workdir, report, command=command, data=data, again=False)
+            elif stage == "fewshot":
+                fit_few_shot(workdir, Options(**config.fewshot))
+            elif not train(workdir, stage, arch=arch, data=data, settings=settings[stage],
+                           pretrained=config.pretrained or None, precision=config.precision,
+                           fsdp=config.mesh.fsdp, seed=config.seed):
+                return False
+    except processes.Stopped:
+        if processes.writes():
+            print(f"stopped at {stage}; the same command goes on from here", file=sys.stderr)
+        return False
     return True
 
 
@@ -160,7 +166,7 @@ OWN_FLAGS = {
     "source": "verify: the PyTorch files, if not where they were; several with commas between",
     "out": "where a mode other than train writes; default WORKDIR/MODE",
     "topology": "compile: for what, as v5e:4x8 or cpu",
-    "coordinator": "several processes: HOST:PORT of the first; found by itself on Cloud TPU, SLURM, MPI",
+    "coordinator": "several processes: HOST:PORT of the first; known on Cloud TPU, SLURM, Open MPI 4",
     "processes": "several processes: how many",
     "process": "several processes: which one this is, from 0",
     "compilation_cache": "where compiled programs are kept between starts; empty: nowhere",
@@ -168,6 +174,7 @@ OWN_FLAGS = {
 
 # How the modes other than train work: flag -> (how absl reads it, what it is).
 OPTIONS = {
+    "precision": ("string", "of the networks, float32 or bfloat16 (float32)"),
     "images": ("string", "a picture, a folder or a glob; else the run's own held-out pictures"),
     "labels": ("string", "a CSV of attributes of those images"),
     "n": ("integer", "how many pictures; 0: as many as suit the mode"),

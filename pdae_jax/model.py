@@ -44,8 +44,8 @@ class Model:
         """params: {"dpm", "encoder", "gradient"} (or "dpm" alone: then z must be None)."""
         self.arch = arch
         self.mesh = sharding.make_mesh(devices=jax.local_devices())
-        self.params = jax.device_put(params, sharding.replicated(self.mesh))
         self.net = Networks(arch, DTYPES[nearest(precision, DTYPES, "precision")])
+        self.params = jax.device_put(self.net.frozen(params), sharding.replicated(self.mesh))
         self.schedule = SCHEDULES[nearest(arch.schedule, SCHEDULES, "schedule")](arch.T)
         self.batch_size = batch_size
 

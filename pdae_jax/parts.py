@@ -1,4 +1,5 @@
 """Long work in parts: what is done is kept in a folder, and not done again when the work goes on."""
+import itertools
 import json
 import os
 import shutil
@@ -34,15 +35,18 @@ class Parts:
         """Yields the parts of 0..n in order, those that are missing made first.
 
         make(rows, advance) makes one part, and calls advance(k) after every k rows of it, for the
-        progress bar that says `words`. Of several processes each makes its share, all yield all.
+        progress bar that says `words`. Of several processes each makes its share, all yield all;
+        between parts they heed a signal to stop.
         """
         parts = [range(start, min(start + self.size, n)) for start in range(0, n, self.size)]
-        mine = parts if processes.count() == 1 else parts[processes.index()::processes.count()]
-        with bar(words, total=sum(map(len, mine))) as progress:
-            if mine is not parts:
-                for rows in mine:
-                    self._make(rows, make, progress.update)
-                processes.wait(f"made {words}")
+        several, index = processes.count(), processes.index()
+        with bar(words, total=sum(map(len, parts[index::several]))) as progress:
+            if several > 1:
+                with processes.together():
+                    for turn in itertools.zip_longest(*[iter(parts)] * several, fillvalue=range(0)):
+                        if turn[index]:
+                            self._make(turn[index], make, progress.update)
+                        processes.heed_stop()
             for rows in parts:
                 with np.load(self._make(rows, make, progress.update)) as part:
                     yield dict(part)

@@ -1,4 +1,5 @@
 """Several processes as one: how they start, wait for each other, and which of them writes."""
+import contextlib
 import itertools
 import os
 
@@ -30,6 +31,8 @@ def start(coordinator: str | None = None, processes: int | None = None,
         if None in given:
             raise ValueError(f"--coordinator=HOST:PORT, --processes and --process go together; got "
                              f"{coordinator}, {processes}, {process}")
+        if not coordinator.rpartition(":")[2].isdecimal():
+            raise ValueError(f"--coordinator must be HOST:PORT of process 0, got {coordinator}")
         if not 0 <= process < processes:
             raise ValueError(f"--process must be from 0 to {processes - 1}, got {process}")
         jax.distributed.initialize(coordinator, processes, process,
@@ -91,6 +94,45 @@ def first_says(yes: bool) -> bool:
     return yes if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(yes))
 
 
+def total(number: int) -> int:
+    """The sum of every process's number."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.asarray(number)).sum())
+
+
+@contextlib.contextmanager
+def together():
+    """What one process cannot do, none goes on from: its ValueError or OSError is raised on all.
+
+    All wait for each other at the end.
+    """
+    error = None
+    try:
+        yield
+    except (ValueError, OSError) as caught:
+        error = caught
+    if jax.process_count() > 1:
+        words = np.zeros(1000, np.uint8)  # only arrays of one size are gathered
+        said = np.frombuffer(str(error or "").encode()[:words.size], np.uint8)
+        words[:said.size] = said
+        told = (bytes(row).rstrip(b"\0").decode(errors="replace")
+                for row in multihost_utils.process_allgather(words))
+        error = error or next((ValueError(text) for text in told if text), None)
+    if error:
+        raise error
+
+
+class Stopped(Exception):
+    """A signal asked the processes to stop; what is done is kept."""
+
+
+def heed_stop() -> None:
+    """Raises Stopped, on all processes at the same question, where a signal asked any to stop."""
+    if stop_asked():
+        raise Stopped
+
+
 _questions = itertools.count(1)
 
 
@@ -101,7 +143,7 @@ def stop_asked() -> bool:
     the questions of the process's whole life, not steps, which start anew with every stage and go
     on from a checkpoint.
     """
-    return (jax.process_count() > 1
+    return (jax.process_count() > 1 and jax.config.jax_enable_preemption_service
             and multihost_utils.reached_preemption_sync_point(next(_questions)))
 
 

@@ -92,6 +92,9 @@ def test_jax_flax_and_optax_are_enough():
 
 
 def test_a_contender_that_dies_is_one_line():
+    done = subprocess.run([sys.executable, "-m", "benchmarks.speed", "--sizes", "16", "--batch", "-1",
+                           "--contenders", "ours"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("benchmarks: ours ended")
     with pytest.raises(ValueError, match="ours ended .exit code 1. at"):
         Worker("ours", task="nothing", arch={"image_shape": (8, 8, 1)}, batch=1,
                precision="float32", steps=1)

@@ -60,6 +60,7 @@ def test_what_does_not_fit_is_told_what_to_set(monkeypatch):
     said = "\n".join(said)
     assert "DOES NOT FIT into" in said and "--config.pdae.remat=True" in said
     assert said.count("at best ") == 2  # the train step and decoding
+    assert said.count("accumulate=2") == said.count("decode fewer images at a time") == 1
     table = [line.split() for line in said.splitlines() if line.startswith(("encoder", "on each"))]
     assert [row[0] for row in table] == ["encoder", "on"]
 
@@ -84,9 +85,10 @@ def test_the_pages_table_is_what_the_tool_prints():
     assert len(rows) > 50 and all(row in page for row in rows)
 
 
-def test_this_machine():
-    chip = forecast.this_machine()
-    assert chip.flops > 1e8 and chip.bandwidth > 1e8 and chip.memory > 1e8
+def test_this_machine_is_measured_once():
+    chip = forecast.chip_of("cpu")
+    assert min(chip.flops, chip.bandwidth, chip.memory) > 0
+    assert forecast.chip_of("cpu") is chip and forecast.chip_of("abacus") is None
 
 
 def test_without_libtpu_the_remedy_is_said(monkeypatch):

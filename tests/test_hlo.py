@@ -37,6 +37,26 @@ ENTRY %main (p: bf16[16,64], w: bf16[3,256]) -> f32[128,4] {
 """
 
 
+INNER = """%start (k: bf16[16,64]) -> bf16[64,64] {
+  %k = bf16[16,64]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %k1 = bf16[64,64]{1,0:T(8,128)(2,1)} all-gather(%k), channel_id=4, dimensions={0}
+}
+
+%done (l: bf16[16,64]) -> bf16[64,64] {
+  %l = bf16[16,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %l1 = bf16[64,64]{1,0:T(8,128)(2,1)} all-gather(%l), channel_id=4, dimensions={0}
+  ROOT %l2 = bf16[64,64]{1,0:T(8,128)(2,1)} copy(%l1)
+}
+
+%all-reduce-scatter (m: f32[64,256]) -> f32[16,256] {
+  %m = f32[64,256]{1,0:T(8,128)} parameter(0)
+  %m1 = f32[64,256]{1,0:T(8,128)} all-reduce(%m), channel_id=5, to_apply=%sum
+  ROOT %m2 = f32[16,256]{1,0:T(8,128)} dynamic-slice(%m1, %i), dynamic_slice_sizes={16,256}
+}
+
+"""
+
+
 def test_shapes_are_padded_to_their_tiles():
     assert hlo.arrays("bf16[16,64]{1,0:T(8,128)(2,1)S(1)}") == [(16 * 128 * 2, True)]
     assert hlo.arrays("f32[16,60,4]{1,0,2:T(8,128)}") == [(16 * 128 * 4 * 4, False)]
@@ -59,6 +79,19 @@ def test_what_is_called_runs():
     called = PROGRAM.replace("fusion(%p), kind=kLoop, calls=%fused", "call(%p), to_apply=%fused")
     called = called.replace("fusion(%f, %f), kind=kInput, calls=%fused", "negate(%f)")
     assert hlo.traffic(called) == hlo.traffic(PROGRAM) + 16 * 128 * 2  # within: read and written
+
+
+def test_collectives_within_fusions():
+    """One that runs beside computing counts once; a slice of an all-reduce is a reduce-scatter."""
+    fused = PROGRAM.replace("ENTRY", INNER + "ENTRY").replace("  ROOT %t = ", """\
+  %u = bf16[64,64]{1,0} fusion(%p), calls=%start
+  %v = bf16[64,64]{1,0} fusion(%u), calls=%done
+  %o = f32[16,256]{1,0} fusion(%x), calls=%all-reduce-scatter
+  ROOT %t = """)
+    plain, found = hlo.collectives(PROGRAM), hlo.collectives(fused)
+    assert found.pop("reduce-scatter") == (1, 16 * 256 * 4)
+    count, size = plain["all-gather"]
+    assert found == plain | {"all-gather": (count + 1, size + 64 * 128 * 2)}
 
 
 def test_collectives_by_kind():

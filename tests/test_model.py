@@ -97,6 +97,17 @@ def test_tasks(model, images):
     np.testing.assert_allclose(codes[:, 0], trajectories[:, 0], atol=1e-3)  # they meet at the ends
 
 
+def test_in_bfloat16_kernels_are_kept_so_and_no_number_changes(model, images):
+    low = Model(ARCH, model.params, precision="bfloat16")
+    for leaf in jax.tree.leaves(low.params):
+        assert leaf.dtype == (jnp.bfloat16 if leaf.ndim > 1 else jnp.float32)
+    z = low.encode(images)
+    np.testing.assert_array_equal(z, jax.jit(low.net.encode)(model.params, low._images(images)))
+    with_means = Model(ARCH, model.params | {"classifier": {"kernel": jnp.zeros((6, 2))}},
+                       precision="bfloat16")
+    assert with_means.params["classifier"]["kernel"].dtype == jnp.float32
+
+
 def test_pictures():
     x = np.array([-1.0, 0.0, 1.0, 2.0], np.float32)
     np.testing.assert_array_equal(pictures.to_uint8(x), [0, 128, 255, 255])

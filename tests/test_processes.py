@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from pdae_jax import checkpoint, fewshot, processes
 
@@ -115,17 +117,60 @@ def test_all_stop_at_the_same_step_where_one_is_asked(tmp_path):
     assert list(losses(tmp_path)) == list(range(1, step + 2))
 
 
-def test_two_processes_train_over_frozen_groups_as_one(workdir, tmp_path):
-    """PDAE over a diffusion model, whose parameters are sharded too."""
-    found = []
-    for n in (1, 2):
+COMMAND = """
+import sys
+coordinator, n, i, *args = sys.argv[1:]
+several = [f"--coordinator={coordinator}", f"--processes={n}", f"--process={i}"]
+sys.argv = ["main", *args, *(several if n != "1" else [])]
+from pdae_jax.main import cli
+cli()
+"""
+PDAE = ["--config=configs/digits.py:pdae", "--config.model.mult=(1,)", "--config.model.attention=()",
+        "--config.model.heads=1", "--config.model.z_size=8", "--config.model.encoder_widths=(32,)",
+        "--config.model.latent_layers=3", "--config.model.latent_hidden=32",
+        "--config.model.latent_time=8", "--config.model.blocks=1", "--config.model.base=32",
+        "--config.pdae.steps=4", "--config.pdae.batch_size=16", "--config.pdae.log_every=1",
+        "--config.pdae.health_every=0", "--config.pdae.pictures_every=0", "--config.mesh.fsdp=2",
+        "--config.report.n=2", "--config.report.steps=2", "--config.report.invert_steps=2",
+        "--config.report.scored=4", "--config.report.ddpm=False"]
+
+
+@pytest.fixture
+def digits_folder(tmp_path):
+    """Forty digits as files, four of them broken."""
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    for i, digit in enumerate(load_digits().images[:40]):
+        path = folder / f"{i:02d}.png"
+        Image.fromarray((digit * 15).astype(np.uint8)).save(path)
+        if i % 10 == 3:
+            path.write_bytes(b"no picture")
+    return folder
+
+
+def test_the_command_over_two_processes(workdir, digits_folder, tmp_path):
+    """PDAE over a frozen diffusion model that is brought in, sharded, and the report of it.
+
+    Each process reads its own pictures; what is broken is named by all, and counted together.
+    """
+    found, counted, named = [], [], []
+    for n, stages in ((1, ("pdae",)), (2, ("pdae", "report"))):
         home = tmp_path / str(n)
-        shutil.copytree(workdir / "dpm", home / "dpm")
-        shutil.copy(workdir / "model.json", home)
-        finish(start(TRAIN, n, home, "pdae", 4, 2))
+        said = finish(start(COMMAND, n, *PDAE, f"--workdir={home}", f"--config.stages={stages}",
+                            f"--config.pretrained={workdir}",
+                            f"--config.data.name=folder:{digits_folder}",
+                            "--config.data.max_broken=0.5"))
         found.append(losses(home, "pdae"))
+        counted.append([json.loads(line).get("broken_pictures", 0) for line in
+                        (home / "pdae" / "metrics.jsonl").read_text().splitlines()])
+        named.append({line.partition("\t")[0] for path in (home / "pdae").glob("broken*.txt")
+                      for line in path.read_text().splitlines()})
     assert found[0].keys() == found[1].keys() == {1, 2, 3, 4}
     np.testing.assert_allclose(list(found[0].values()), list(found[1].values()), rtol=2e-4)
+    assert named[0] == named[1] and len(named[0]) >= 3
+    assert counted[1][-1] == len(named[1]), said
+    page = (tmp_path / "2" / "report" / "index.html").read_text()
+    assert "PDAE on 2" in page and page.count("<img") > 3
 
 
 def test_two_processes_encode_generate_and_evaluate_as_one(workdir, tmp_path):
@@ -191,6 +236,58 @@ time.sleep(300)
 """
 
 
+SAVES = """
+import os, signal, sys, time
+import numpy as np
+from pdae_jax import processes
+from pdae_jax.checkpoint import Checkpoints
+coordinator, n, i, folder = sys.argv[1:]
+processes.start(coordinator, int(n), int(i))
+assert not any(processes.stop_asked() for _ in range(30))
+with Checkpoints(folder) as checkpoints:
+    for step in (10, 100000):
+        checkpoints.save(step, {"dpm": {"x": np.zeros(3)}})
+if i == "1":
+    os.kill(os.getpid(), signal.SIGTERM)
+for asked in range(3000):
+    if processes.stop_asked():
+        print(f"heeded at {asked}")
+        break
+    time.sleep(0.02)
+"""
+
+
+def test_saves_do_not_make_a_stop_unheard(tmp_path):
+    """Orbax asks JAX too, by steps: of a second stage they are lower, of a resumed run higher."""
+    said = finish(start(SAVES, 2, tmp_path, devices=2))
+    heeded = [line for words in said for line in words.splitlines() if line.startswith("heeded")]
+    assert len(heeded) == 2 and heeded[0] == heeded[1]
+
+
+FAILS = """
+import sys
+from pathlib import Path
+from pdae_jax import processes
+from pdae_jax.parts import Parts
+coordinator, n, i, folder = sys.argv[1:]
+processes.start(coordinator, int(n), int(i))
+def make(rows, advance):
+    if rows.start == 3:
+        raise ValueError(f"rows from {rows.start} cannot be made")
+    return {"x": rows}
+try:
+    Parts(folder, {}, size=1).whole(5, make, "rows")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_what_one_process_cannot_do_all_are_told(tmp_path):
+    """The second's share has what cannot be made; the first does not wait for it."""
+    said = finish(start(FAILS, 2, tmp_path, devices=2))
+    assert all("rows from 3 cannot be made" in words.splitlines() for words in said)
+
+
 def test_what_cannot_stop_halfway_ends_at_once():
     """Modes but training keep what is done by parts: SIGTERM is no request to them."""
     process, = start(STOPPED, 1, devices=1)
@@ -239,6 +336,7 @@ def test_open_mpi_without_an_address_asks_for_it_alone(monkeypatch):
 
 @pytest.mark.parametrize("args, says", [
     (("localhost:1", 2, None), "go together"), (("localhost:1", 2, 2), "from 0 to 1, got 2"),
+    (("localhost", 1, 0), "must be HOST:PORT of process 0, got localhost"),
 ])
 def test_half_a_cluster_is_refused(args, says):
     with pytest.raises(ValueError, match=says):

@@ -60,9 +60,9 @@ def fits(row: dict, chip: forecast.Chip, local: float) -> bool:
 
 
 def costs_table(rows: list[dict]) -> str:
-    lines = ["| config | chip | images a chip | | GFLOP an image | GB moved an image (with what stays on the chip) | "
-             "memory | computing | moving | at best, images/s a chip (decoding: in 100 steps) | by the "
-             "compiler's model | compiled in |", "|" + "---|" * 12]
+    lines = ["| config | chip | images a chip | | GFLOP an image | GB moved an image (with what stays "
+             "on the chip) | memory | computing | moving | at best, images/s a chip (decoding: in "
+             "100 steps) | by the compiler's model | compiled in |", "|" + "---|" * 12]
     for row in rows:
         chip, local = forecast.CHIPS[row["kind"]], row["local"]
         for name in ("train", "decode"):

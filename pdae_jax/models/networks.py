@@ -19,6 +19,7 @@ from pdae_jax.models.unet import UNet
 
 Params = dict[str, dict]
 
+NETWORKS = ("dpm", "encoder", "gradient", "latent")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -98,11 +99,15 @@ class Networks:
                 for group in groups}
 
     def frozen(self, params: Params) -> Params:
-        """Parameters as they may be kept while nothing trains them: kernels in `dtype`.
+        """Parameters as they may be kept while nothing trains them: networks' kernels in `dtype`.
 
         The layers round a kernel to `dtype` wherever they use it, so that no value changes.
         """
-        return jax.tree.map(lambda a: a.astype(self.dtype) if a.ndim > 1 else a, params)
+        def kernels(tree):
+            return jax.tree.map(lambda a: a.astype(self.dtype) if a.ndim > 1 else a, tree)
+
+        return {group: kernels(tree) if group in NETWORKS else tree
+                for group, tree in params.items()}
 
     def encode(self, params: Params, x_0):
         """z = E(x_0): [B, H, W, C] in [-1, 1] -> [B, z_size]."""

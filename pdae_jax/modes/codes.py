@@ -14,7 +14,7 @@ from pdae_jax.tasks.pictures import to_uint8, visible
 
 def encode(context: Context) -> Result:
     """The table of z: codes.npz and, where pyarrow is installed, codes.parquet."""
-    table = context.encode(context.data(), "all", context.shared)
+    table = context.encode(context.data(), "all", context.shared, context.made_from())
     codes_lib.write_parquet(table, context.out / "codes.parquet")
     broken = int(np.isnan(table.z).any(1).sum())
     rows = [["pictures", str(len(table.z))], ["broken", str(broken)],
@@ -37,8 +37,8 @@ def manipulate(context: Context) -> Result:
             raise ValueError(f"which attribute? give --attribute=NAME, one of "
                              f"{', '.join(context.attributes())}, or --direction=FILE.npy")
         fixed = [context.attribute(name) for name in options.keep]
-        direction = latent.direction(context.model.params["classifier"],
-                                     context.attribute(options.attribute), fixed)
+        k = context.attribute(options.attribute)  # which a model without a classifier does not have
+        direction = latent.direction(context.model.params["classifier"], k, fixed)
         words = options.attribute + (f", with {', '.join(options.keep)} held" if fixed else "")
     context.statistics()
     edited = manipulate_lib.manipulate(context.model, images, direction, options.strengths,

@@ -118,7 +118,8 @@ def _tables(context: Context):
     if not context.options.labels:
         table = context.codes("train")
         return table, table
-    mine = context.normalised(context.encode(context.data(), "all", context.shared / "codes"))
+    mine = context.normalised(context.encode(context.data(), "all", context.shared / "codes",
+                                             context.made_from()))
     return mine, context.codes("train") if context.options.unlabelled else mine
 
 

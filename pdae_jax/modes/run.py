@@ -50,8 +50,8 @@ def run(mode: str, workdir: str | Path, options: Options, *, out: str | Path | N
         shared = out
         if not processes.writes():  # the first process writes; the others help with what is long
             out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        claim(out, mode)
-        processes.wait(f"{shared} claimed")
+        with processes.together():
+            claim(out, mode)
         context = Context(workdir, options, out, data, shared=shared)
         result = _work(context, mode, made_from, command)
         processes.wait(f"{mode} done")

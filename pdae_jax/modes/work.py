@@ -10,6 +10,7 @@ from pdae_jax import checkpoint, latent
 from pdae_jax import codes as codes_lib
 from pdae_jax.metrics.measure import Metrics
 from pdae_jax.model import Model, load
+from pdae_jax.models import DTYPES
 from pdae_jax.names import nearest
 from pdae_jax.report import Section
 from pdae_jax.tasks import manipulate
@@ -21,6 +22,7 @@ from pdae_jax.training.run import Data, first_pictures, trained_data
 class Options:
     """How a mode works; the command's flags of the same names.
 
+    precision: of the networks, "float32" or "bfloat16".
     images: a picture, a folder or a glob, or several with commas between; "" for the run's own
     held-out pictures. labels: a CSV of attributes of those images. n: pictures, or how many to
     generate; 0: as many as suit the mode. steps, invert_steps, latent_steps: of DDIM. ddpm:
@@ -33,6 +35,7 @@ class Options:
     reference: ADM's .npz. scored: pictures that the report's numbers are means over.
     """
 
+    precision: str = "float32"
     images: str = ""
     labels: str = ""
     n: int = 0
@@ -69,6 +72,7 @@ class Options:
         if self.labels and not self.images:
             raise ValueError(f"labels = {self.labels} are of --images=PATH, which is not given")
         nearest(self.save, ("npz", "folder"), "way to save")
+        nearest(self.precision, DTYPES, "precision")
 
     def check(self, arch) -> None:
         """Raises ValueError where a model of `arch` has fewer times than are asked for."""
@@ -90,7 +94,7 @@ class Context:
         data: which pictures, where not those of the options or those the run was trained on."""
         self.workdir, self.options, self.out, self.given = workdir, options, out, data
         self.shared = shared or out
-        self.model = load(workdir, batch_size=64) if model is None else model
+        self.model = model or load(workdir, precision=options.precision, batch_size=64)
         options.check(self.model.arch)
 
     def within(self, name: str, **options) -> "Context":
@@ -124,19 +128,23 @@ class Context:
         """The first pictures, as many as the options say or n; uint8 [n, H, W, C]."""
         return first_pictures(self.source(), self.model.arch, self.n(n), self.data().max_broken)
 
-    def made_from(self, data: Data | None = None) -> dict:
-        """What this work depends on besides its options: the model's checkpoints, and the data."""
-        return codes_lib.made_from(self.workdir, dataclasses.asdict(data or self.data()))
+    def made_from(self) -> dict:
+        """What this work depends on besides its own options: the model, and the data."""
+        return self.codes_made_from(self.data()) | {"precision": self.options.precision}
 
     def model_made_from(self) -> dict:
         """What work depends on that needs no pictures: every checkpoint of the model."""
-        return {"checkpoints": checkpoint.latest_steps(self.workdir)}
+        return {"checkpoints": checkpoint.latest_steps(self.workdir),
+                "precision": self.options.precision}
 
-    def encode(self, data: Data, split: str, folder: Path) -> codes_lib.Codes:
+    def codes_made_from(self, data: Data) -> dict:
+        """Of the codes that all work shares: training stores them, in the precision it has."""
+        return codes_lib.made_from(self.workdir, dataclasses.asdict(data))
+
+    def encode(self, data: Data, split: str, folder: Path, made_from: dict) -> codes_lib.Codes:
         """z of a split of data, encoded once into folder."""
-        return codes_lib.encode(self.model, data.open(split), folder,
-                                made_from=self.made_from(data), workers=data.workers,
-                                max_broken=data.max_broken)
+        return codes_lib.encode(self.model, data.open(split), folder, made_from=made_from,
+                                workers=data.workers, max_broken=data.max_broken)
 
     def codes(self, split: str) -> codes_lib.Codes:
         """z of a split of the run's own data, normalised."""
@@ -144,7 +152,8 @@ class Context:
         if data is None:
             raise ValueError(f"{self.workdir} was brought in, and has no labelled pictures: give "
                              f"--images=PATH --labels=FILE.csv")
-        return self.normalised(self.encode(data, split, self.workdir / "codes" / split))
+        return self.normalised(self.encode(data, split, self.workdir / "codes" / split,
+                                           self.codes_made_from(data)))
 
     def normalised(self, table: codes_lib.Codes) -> codes_lib.Codes:
         table = table.whole()
@@ -154,8 +163,9 @@ class Context:
         """Mean and standard deviation of z over the training pictures, computed where missing."""
         data = self.trained()
         if "statistics" not in self.model.params and data:
-            table = self.encode(data, "train", self.workdir / "codes" / "train")
-            codes_lib.store_statistics(self.workdir, table, self.made_from(data))
+            made_from = self.codes_made_from(data)
+            table = self.encode(data, "train", self.workdir / "codes" / "train", made_from)
+            codes_lib.store_statistics(self.workdir, table, made_from)
             self.model.params |= checkpoint.read_weights(self.workdir, ("statistics",))
         self.model.need("statistics")
         return self.model.params["statistics"]

@@ -7,6 +7,7 @@ fastest step that it allows (the roofline). Nothing is run.
 import functools
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -34,12 +35,14 @@ class Chip(NamedTuple):
     links: float | None = None
 
 
-# By jax.Device.device_kind, per device as JAX counts them (half a chip before v4); of GPUs without
-# sparsity, and their float32 (TF32) is half of it.
-CHIPS = {"TPU v3": Chip(61.5e12, 450e9, 16e9), "TPU v4": Chip(275e12, 1228e9, 32e9),
+# By jax.Device.device_kind, per device as JAX counts them (half a chip of v2, v3 and 7x); of GPUs
+# without sparsity, and their float32 (TF32) is half of it.
+CHIPS = {"TPU v2": Chip(22.5e12, 350e9, 8e9), "TPU v3": Chip(61.5e12, 450e9, 16e9),
+         "TPU v4": Chip(275e12, 1228e9, 32e9),
          "TPU v5 lite": Chip(197e12, 819e9, 16e9, 1.5e9, 200e9),
          "TPU v5": Chip(459e12, 2765e9, 95e9, 1.75e9, 600e9),
          "TPU v6 lite": Chip(918e12, 1640e9, 32e9, 1.75e9, 448e9),
+         "TPU7x": Chip(1153e12, 3690e9, 96e9),
          "NVIDIA A100-SXM4-80GB": Chip(312e12, 2039e9, 80e9),
          "NVIDIA H100 80GB HBM3": Chip(989e12, 3350e9, 80e9),
          "NVIDIA H200": Chip(989e12, 4800e9, 141e9)}
@@ -51,9 +54,10 @@ def chip_of(kind: str) -> Chip | None:
 
 @functools.cache
 def this_machine() -> Chip:
-    """Measured: FLOP/s of a float32 matmul, bytes/s read and written by a copy; and its memory."""
+    """Measured on all cores: FLOP/s of a float32 matmul, bytes/s that a copy reads and writes."""
     a = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
-    source, target = np.ones((2, 1 << 25), np.float32)
+    arrays = np.ones((2, 1 << 25), np.float32)
+    source, target = (np.array_split(array, os.cpu_count()) for array in arrays)
 
     def fastest(work) -> float:
         seconds = []
@@ -63,8 +67,9 @@ def this_machine() -> Chip:
             seconds.append(time.perf_counter() - began)
         return min(seconds)
 
-    return Chip(2 * len(a)**3 / fastest(lambda: a @ a),
-                2 * source.nbytes / fastest(lambda: np.copyto(target, source)),
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bandwidth = arrays.nbytes / fastest(lambda: list(pool.map(np.copyto, target, source)))
+    return Chip(2 * len(a)**3 / fastest(lambda: a @ a), bandwidth,
                 os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
@@ -224,11 +229,13 @@ def forecast(objective: str, arch: Architecture, settings: Settings, topology: s
     kind, local = devices[0].device_kind, settings.batch_size // len(devices)
     chip = chip_of(kind)
     say(f"{objective} on {topology}: {len(devices)} x {kind}, batch {settings.batch_size} "
-        f"({local} a device), {precision}, fsdp {fsdp}")
+        f"({local} a device), {precision}, fsdp {fsdp}"
+        + ("" if chip else f"; no roofline, as no peaks of a {kind} are listed"))
     train = train_step(objective, arch, settings, devices, precision=precision, fsdp=fsdp,
                        say=say)
     parts = settings.accumulate
-    costs = {f"train step, one of its {parts} parts" if parts > 1 else "train step": train}
+    costs = {f"train step, one of its {parts} parts and all of the optimiser" if parts > 1
+             else "train step": train}
     decode = None
     if objective == "pdae":
         decode = decode_loop(arch, settings.batch_size, devices, precision=precision)
@@ -240,8 +247,9 @@ def forecast(objective: str, arch: Architecture, settings: Settings, topology: s
         for line in lines(cost, chip, images, steps):
             say(f"  {line}")
         if chip and cost.memory > chip.memory:
-            say(f"  DOES NOT FIT into {chip.memory / 1e9:.0f} GB: "
-                + memory.advice(objective, settings, sharding.make_mesh(fsdp, devices), precision))
+            say(f"  DOES NOT FIT into {chip.memory / 1e9:.0f} GB: " + (
+                memory.advice(objective, settings, sharding.make_mesh(fsdp, devices), precision)
+                if cost is train else "decode fewer images at a time"))
     return train, decode
 
 

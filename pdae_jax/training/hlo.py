@@ -4,6 +4,7 @@ XLA's own "bytes accessed" counts every operand, wherever it lies. A TPU keeps m
 memory (VMEM, marked `S(1)` in a layout), whose traffic costs the chip's main memory (HBM) nothing; so
 it is counted here anew. A loop's body counts once.
 """
+import itertools
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -55,8 +56,8 @@ def arrays(shape: str) -> list[Array]:
     return found
 
 
-def computations(text: str) -> dict[str, list[Instruction]]:
-    """Every computation that runs by itself: not those within fusions, nor reductions' functions."""
+def computations(text: str) -> tuple[list[list[Instruction]], list[list[Instruction]]]:
+    """The computations that run by themselves, and those within fusions and reductions."""
     found, inner, name = {}, set(), None
     for line in text.splitlines():
         if line.endswith("{") and not line.startswith(" "):
@@ -66,12 +67,13 @@ def computations(text: str) -> dict[str, list[Instruction]]:
             found[name].append(Instruction(*match.groups()))
             if match[3] == "fusion" or ("to_apply=" in match[4] and match[3] != "call"):
                 inner |= set(re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", match[4]))
-    return {name: body for name, body in found.items() if name not in inner}
+    return ([body for name, body in found.items() if name not in inner],
+            [body for name, body in found.items() if name in inner])
 
 
 def instructions(text: str) -> Iterator[tuple[Instruction, list[str]]]:
     """Each instruction that runs, with its operands' shapes."""
-    for body in computations(text).values():
+    for body in computations(text)[0]:
         shapes = {instruction.name: instruction.shape for instruction in body}
         for instruction in body:
             operands = dict.fromkeys(re.findall(r"%([\w.\-]+)", operands_of(instruction)))
@@ -111,13 +113,34 @@ def traffic(text: str) -> int:
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
-    """How many collectives of each kind a program has, and the bytes of their results."""
+    """How many collectives of each kind a program has, and the bytes of their results.
+
+    A TPU's compiler also puts them into fusions: what runs beside computing is there in its start,
+    on the way and at its end, on one channel; and an all-reduce of which a slice is kept is a
+    reduce-scatter.
+    """
     found: dict[str, tuple[int, int]] = {}
-    for instruction, _ in instructions(text):
+
+    def add(kind, result):
+        count, size = found.get(kind, (0, 0))
+        found[kind] = count + 1, size + sum(array.bytes for array in result)
+
+    running, inner = computations(text)
+    for instruction in itertools.chain(*running):
         kind = instruction.op.removesuffix("-start")
         if kind in COLLECTIVES:
-            count, size = found.get(kind, (0, 0))
-            found[kind] = count + 1, size + sum(array.bytes for array in results(instruction))
+            add(kind, results(instruction))
+    channels = set()
+    for body in inner:
+        for instruction in body:
+            kind, channel = instruction.op, re.search(r"channel_id=(\d+)", instruction.rest)
+            if kind not in COLLECTIVES or channel and (kind, channel[1]) in channels:
+                continue
+            channels |= {(kind, channel[1])} if channel else set()
+            if kind == "all-reduce" and body[-1].op == "dynamic-slice":
+                add("reduce-scatter", results(body[-1]))
+            else:
+                add(kind, results(instruction))
     return found
 
 

@@ -124,9 +124,9 @@ class Loop:
         broken = dict(getattr(batches, "broken", {}))
         if skipped:
             scalars["skipped_steps"] = more["skipped"] = skipped
-        if broken:
-            scalars["broken_pictures"] = more["broken"] = len(broken)
-            watch.broken_pictures(broken)
+        watch.broken_pictures(broken)
+        if n_broken := processes.total(len(broken)):
+            scalars["broken_pictures"] = more["broken"] = n_broken
         watch.progress(step, scalars["loss"], **more)
         watch.scalars(step, scalars)
         worst = max(int(m["skipped_in_a_row"]) for m in metrics)

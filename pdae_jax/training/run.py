@@ -321,7 +321,7 @@ class Pictures:
         self.model, self.images = Model(arch, {}, precision=precision), images
 
     def __call__(self, params: dict) -> dict[str, np.ndarray]:
-        self.model.params = params
+        self.model.params = self.model.net.frozen(params)
         return watched_pictures(self.model, self.images)
 
 

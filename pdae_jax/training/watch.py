@@ -2,6 +2,7 @@
 import contextlib
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,7 +20,8 @@ class Watch:
     """One run's display and records: a progress bar, metrics.jsonl, and TensorBoard by clu.
 
     Without clu or TensorFlow there is no TensorBoard file, and one line says so. On a terminal
-    the progress is a bar; elsewhere a line every log step. Only process 0 writes.
+    the progress is a bar; elsewhere a line every log step. Only process 0 writes, but for the
+    broken pictures of another's share.
     """
 
     def __init__(self, folder: Path, name: str, start: int, steps: int, batch_size: int):
@@ -59,14 +61,23 @@ class Watch:
 
     @contextlib.contextmanager
     def waiting(self, last: jax.Array | None = None):
-        """Counts what is done within as time that training waited for its data.
+        """Counts as waiting the part of what is done within for which the device has nothing to do.
 
-        last: what the last step gives; while it is not there the device is busy, and nothing waits.
+        last: what the last step gives; until it is there the device is busy, and nothing waits.
         """
         began = time.perf_counter()
+        idle_since = [began] if last is None else []
+
+        def watch():
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # which the loop meets itself
+                last.block_until_ready()
+                idle_since.append(time.perf_counter())
+
+        if last is not None:
+            threading.Thread(target=watch, daemon=True).start()
         yield
-        if last is None or last.is_ready():
-            self.waited += time.perf_counter() - began
+        if idle_since:
+            self.waited += time.perf_counter() - idle_since[0]
 
     def progress(self, step: int, loss: float, **more) -> None:
         """Moves the progress on to `step`; called where the device has finished it."""
@@ -117,15 +128,17 @@ class Watch:
             self.writer.flush()
 
     def broken_pictures(self, broken: dict[str, str]) -> None:
-        """Names the broken pictures that were not named yet, a few of many."""
+        """Names the broken pictures that were not named yet, a few of many: each process its own."""
         new = [path for path in broken if path not in self._named]
         self._named |= set(new)
-        for path in new[:NAMED_AT_ONCE]:
-            self.say(f"broken picture skipped: {path} ({broken[path]})")
+        list_of_all = self.folder / ("broken.txt" if self.main else f"broken-{processes.index()}.txt")
+        lines = [f"broken picture skipped: {path} ({broken[path]})" for path in new[:NAMED_AT_ONCE]]
         if len(new) > NAMED_AT_ONCE:
-            self.say(f"and {len(new) - NAMED_AT_ONCE} more; all are in {self.folder}/broken.txt")
-        if new and self.main:
-            with (self.folder / "broken.txt").open("a") as file:
+            lines.append(f"and {len(new) - NAMED_AT_ONCE} more; all are in {list_of_all}")
+        for line in lines:
+            tqdm.write(line, file=sys.stderr)
+        if new:
+            with list_of_all.open("a") as file:
                 file.writelines(f"{path}\t{broken[path]}\n" for path in new)
 
     def say(self, line: str) -> None:
