@@ -39,7 +39,7 @@ def encode(model: Model, source, folder: str | os.PathLike, *, made_from: dict,
     """
     folder, record = Path(folder), Path(folder) / "made_from.json"
     text = json.dumps(made_from, sort_keys=True, indent=1) + "\n"
-    if processes.first_says((folder / TABLE).exists() and record.read_text() == text):
+    if processes.first_says(lambda: (folder / TABLE).exists() and record.read_text() == text):
         return read(folder)
     parts = Parts(folder / "parts", made_from, size=PART_ROWS)
     size, channels = model.arch.image_shape[:2], model.arch.image_shape[2]
@@ -59,12 +59,13 @@ def encode(model: Model, source, folder: str | os.PathLike, *, made_from: dict,
     z = parts.whole(len(source), encode_rows, f"encode {source.name}")["z"]
     where = np.array([source.where(i) for i in range(len(source))])
     codes = Codes(z, np.asarray(source.labels, np.float32), tuple(source.attributes), where)
-    if processes.writes():
-        partial = folder / f".partial-{TABLE}"
-        np.savez(partial, **codes._asdict())
-        (folder / TABLE).unlink(missing_ok=True)  # an old table never lies beside the new record
-        record.write_text(text)
-        partial.rename(folder / TABLE)
+    with processes.together():
+        if processes.writes():
+            partial = folder / f".partial-{TABLE}"
+            np.savez(partial, **codes._asdict())
+            (folder / TABLE).unlink(missing_ok=True)  # an old table never lies beside the new record
+            record.write_text(text)
+            partial.rename(folder / TABLE)
     parts.remove()
     return codes
 

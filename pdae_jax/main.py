@@ -97,12 +97,13 @@ def run(config, workdir: str | os.PathLike, command: str) -> bool:
     arch, data = Architecture(**config.model), Data(**config.data)
     report = Options(**config.report)
     settings = {stage: Settings(**config[stage]) for stage in config.stages if stage in OBJECTIVES}
-    if "report" in config.stages:  # before hours of training, not after
-        report.check(arch)
-        data.open("test")  # raises where nothing is held out
-    workdir = make_workdir(workdir)
-    if processes.writes():
-        (workdir / "config.json").write_text(config.to_json_best_effort(indent=1) + "\n")
+    with processes.together():
+        if "report" in config.stages:  # before hours of training, not after
+            report.check(arch)
+            data.open("test")  # raises where nothing is held out
+        workdir = make_workdir(workdir)
+        if processes.writes():
+            (workdir / "config.json").write_text(config.to_json_best_effort(indent=1) + "\n")
     try:
         for stage in config.stages:
             processes.heed_stop()

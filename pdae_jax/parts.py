@@ -24,12 +24,12 @@ class Parts:
         self.folder, self.size = Path(folder), size
         record = self.folder / "made_from.json"
         made_from = json.dumps(made_from | {"size": size}, sort_keys=True, indent=1) + "\n"
-        if processes.writes():
-            if record.exists() and record.read_text() != made_from:
-                shutil.rmtree(self.folder)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            record.write_text(made_from)
-        processes.wait(f"parts of {self.folder}")
+        with processes.together():
+            if processes.writes():
+                if record.exists() and record.read_text() != made_from:
+                    shutil.rmtree(self.folder)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                record.write_text(made_from)
 
     def run(self, n: int, make: Make, words: str) -> Iterator[dict[str, np.ndarray]]:
         """Yields the parts of 0..n in order, those that are missing made first.
@@ -42,11 +42,11 @@ class Parts:
         several, index = processes.count(), processes.index()
         with bar(words, total=sum(map(len, parts[index::several]))) as progress:
             if several > 1:
-                with processes.together():
-                    for turn in itertools.zip_longest(*[iter(parts)] * several, fillvalue=range(0)):
+                for turn in itertools.zip_longest(*[iter(parts)] * several, fillvalue=range(0)):
+                    with processes.together():
                         if turn[index]:
                             self._make(turn[index], make, progress.update)
-                        processes.heed_stop()
+                    processes.heed_stop()
             for rows in parts:
                 with np.load(self._make(rows, make, progress.update)) as part:
                     yield dict(part)

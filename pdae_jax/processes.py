@@ -1,7 +1,9 @@
 """Several processes as one: how they start, wait for each other, and which of them writes."""
 import contextlib
+import hashlib
 import itertools
 import os
+from collections.abc import Callable, Collection
 
 import jax
 import numpy as np
@@ -85,20 +87,32 @@ def wait(for_what: str) -> None:
         multihost_utils.sync_global_devices(for_what)
 
 
-def first_says(yes: bool) -> bool:
+def first_says(question: Callable[[], bool]) -> bool:
     """What the first process answers to a question that files decide.
 
     On a disk that several machines share each may see another moment of it, and all must go the
     same way.
     """
-    return yes if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(yes))
-
-
-def total(number: int) -> int:
-    """The sum of every process's number."""
     if jax.process_count() == 1:
-        return number
-    return int(multihost_utils.process_allgather(np.asarray(number)).sum())
+        return question()
+    return bool(multihost_utils.broadcast_one_to_all(writes() and question()))
+
+
+def distinct(texts: Collection[str]) -> int:
+    """How many different texts all processes have together."""
+    if jax.process_count() == 1:
+        return len(set(texts))
+    most = int(multihost_utils.process_allgather(np.asarray(len(texts))).max())
+    if not most:
+        return 0
+    digests = np.zeros((most, 16), np.uint8)  # zeros fill up
+    for row, text in zip(digests, texts):
+        row[:] = np.frombuffer(hashlib.md5(text.encode()).digest(), np.uint8)
+    told = multihost_utils.process_allgather(digests).reshape(-1, 16)
+    return len({bytes(row) for row in told} - {bytes(16)})
+
+
+_TOLD = (ValueError, OSError)  # what the command says in one line
 
 
 @contextlib.contextmanager
@@ -107,20 +121,21 @@ def together():
 
     All wait for each other at the end.
     """
-    error = None
+    if jax.process_count() == 1:
+        yield
+        return
+    error, words = None, np.zeros(1000, np.uint8)  # only arrays of one size are gathered
     try:
         yield
-    except (ValueError, OSError) as caught:
+    except _TOLD as caught:
         error = caught
-    if jax.process_count() > 1:
-        words = np.zeros(1000, np.uint8)  # only arrays of one size are gathered
-        said = np.frombuffer(str(error or "").encode()[:words.size], np.uint8)
-        words[:said.size] = said
-        told = (bytes(row).rstrip(b"\0").decode(errors="replace")
-                for row in multihost_utils.process_allgather(words))
-        error = error or next((ValueError(text) for text in told if text), None)
-    if error:
-        raise error
+        words[0] = 1 + isinstance(error, OSError)
+        said = np.frombuffer(str(error).encode()[:words.size - 1], np.uint8)
+        words[1:1 + said.size] = said
+    for kind, *said in multihost_utils.process_allgather(words):
+        if kind:
+            text = bytes(said).rstrip(b"\0").decode(errors="replace")
+            raise _TOLD[kind - 1](text) from error
 
 
 class Stopped(Exception):

@@ -129,7 +129,7 @@ PDAE = ["--config=configs/digits.py:pdae", "--config.model.mult=(1,)", "--config
         "--config.model.heads=1", "--config.model.z_size=8", "--config.model.encoder_widths=(32,)",
         "--config.model.latent_layers=3", "--config.model.latent_hidden=32",
         "--config.model.latent_time=8", "--config.model.blocks=1", "--config.model.base=32",
-        "--config.pdae.steps=4", "--config.pdae.batch_size=16", "--config.pdae.log_every=1",
+        "--config.pdae.steps=12", "--config.pdae.batch_size=16", "--config.pdae.log_every=1",
         "--config.pdae.health_every=0", "--config.pdae.pictures_every=0", "--config.mesh.fsdp=2",
         "--config.report.n=2", "--config.report.steps=2", "--config.report.invert_steps=2",
         "--config.report.scored=4", "--config.report.ddpm=False"]
@@ -165,10 +165,10 @@ def test_the_command_over_two_processes(workdir, digits_folder, tmp_path):
                         (home / "pdae" / "metrics.jsonl").read_text().splitlines()])
         named.append({line.partition("\t")[0] for path in (home / "pdae").glob("broken*.txt")
                       for line in path.read_text().splitlines()})
-    assert found[0].keys() == found[1].keys() == {1, 2, 3, 4}
+    assert found[0].keys() == found[1].keys() == set(range(1, 13))
     np.testing.assert_allclose(list(found[0].values()), list(found[1].values()), rtol=2e-4)
     assert named[0] == named[1] and len(named[0]) >= 3
-    assert counted[1][-1] == len(named[1]), said
+    assert counted[0] == counted[1] and counted[1][-1] == len(named[1]), said
     page = (tmp_path / "2" / "report" / "index.html").read_text()
     assert "PDAE on 2" in page and page.count("<img") > 3
 
@@ -273,19 +273,19 @@ coordinator, n, i, folder = sys.argv[1:]
 processes.start(coordinator, int(n), int(i))
 def make(rows, advance):
     if rows.start == 3:
-        raise ValueError(f"rows from {rows.start} cannot be made")
+        raise OSError(f"rows from {rows.start} cannot be made")
     return {"x": rows}
 try:
     Parts(folder, {}, size=1).whole(5, make, "rows")
-except ValueError as error:
-    print(error)
+except OSError as error:
+    print(error, next(processes._questions))
 """
 
 
 def test_what_one_process_cannot_do_all_are_told(tmp_path):
-    """The second's share has what cannot be made; the first does not wait for it."""
+    """The second's share has what cannot be made; both go on from there, with equal questions."""
     said = finish(start(FAILS, 2, tmp_path, devices=2))
-    assert all("rows from 3 cannot be made" in words.splitlines() for words in said)
+    assert all("rows from 3 cannot be made 2" in words.splitlines() for words in said)
 
 
 def test_what_cannot_stop_halfway_ends_at_once():
@@ -301,13 +301,15 @@ def test_all_go_by_what_the_first_process_sees():
     said = finish(start(ASKED, 2, devices=2))
     assert [line for words in said for line in words.splitlines() if line in ("True", "False")] == [
         "True", "True"]
+    assert all("3" in words.splitlines() for words in said)
 
 
 ASKED = """
 import sys
 from pdae_jax import processes
 processes.start(*sys.argv[1:2], *map(int, sys.argv[2:4]))
-print(processes.first_says(processes.index() == 0))
+print(processes.first_says(lambda: processes.index() == 0))
+print(processes.distinct(["a", "b"] if processes.index() else ["a", "a", "c"]))
 """
 
 

@@ -281,16 +281,20 @@ def test_only_an_idle_device_waits(tmp_path):
         time.sleep(0.01)
     first = watch.waited
     assert first >= 0.01
-    with watch.waiting(SimpleNamespace(block_until_ready=lambda: time.sleep(5))):
+    done = threading.Event()
+    step = SimpleNamespace(is_ready=done.is_set, block_until_ready=done.wait)
+    with watch.waiting(step):
         time.sleep(0.01)
     assert watch.waited == first  # the device was busy all the time
-    done = threading.Event()
-    with watch.waiting(SimpleNamespace(block_until_ready=done.wait)):
-        time.sleep(0.1)
+    with watch.waiting(step):
         ready = time.perf_counter()
         done.set()
         time.sleep(0.5)
-    assert 0 < watch.waited - first <= time.perf_counter() - ready  # and here but for the end
+    second = watch.waited
+    assert 0 < second - first <= time.perf_counter() - ready  # and here but for the end
+    with watch.waiting(step):
+        time.sleep(0.01)
+    assert watch.waited - second >= 0.01  # here never
     watch.close()
 
 

@@ -14,7 +14,7 @@ from pdae_jax.tasks.pictures import to_uint8, visible
 
 def encode(context: Context) -> Result:
     """The table of z: codes.npz and, where pyarrow is installed, codes.parquet."""
-    table = context.encode(context.data(), "all", context.shared, context.made_from())
+    table = context.encode(context.shared)
     codes_lib.write_parquet(table, context.out / "codes.parquet")
     broken = int(np.isnan(table.z).any(1).sum())
     rows = [["pictures", str(len(table.z))], ["broken", str(broken)],

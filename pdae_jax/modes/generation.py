@@ -118,8 +118,7 @@ def _tables(context: Context):
     if not context.options.labels:
         table = context.codes("train")
         return table, table
-    mine = context.normalised(context.encode(context.data(), "all", context.shared / "codes",
-                                             context.made_from()))
+    mine = context.normalised(context.encode(context.shared / "codes"))
     return mine, context.codes("train") if context.options.unlabelled else mine
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from pdae_jax import checkpoint
+from pdae_jax import checkpoint, processes
 from pdae_jax.modes.work import Context, Options, Result
 from pdae_jax.progress import bar
 from pdae_jax.report import Curves, Section, Table, Text
@@ -32,7 +32,8 @@ def compose(context: Context, work: dict[str, Callable[[Context], Result]], *, b
     sections, headline, numbers, not_here = [], {}, {}, []
     for mode in bar("report", work):
         folder, was_there = context.out / mode, (context.out / mode).exists()
-        begin(folder, mode)
+        with processes.together():
+            begin(folder, mode)
         try:
             part = part_of(context, mode)
             result = work[mode](part)

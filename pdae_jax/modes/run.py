@@ -41,7 +41,7 @@ def run(mode: str, workdir: str | Path, options: Options, *, out: str | Path | N
                  "checkpoints": checkpoint.latest_steps(workdir)}
     made_from = json.loads(json.dumps(made_from))
     page = out / PAGE
-    if not again and processes.first_says(page.exists() and
+    if not again and processes.first_says(lambda: page.exists() and
                                           _mark(out).get("made_from") == made_from):
         if processes.writes():
             print(f"{mode}: {page} is up to date")

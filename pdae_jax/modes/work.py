@@ -130,21 +130,31 @@ class Context:
 
     def made_from(self) -> dict:
         """What this work depends on besides its own options: the model, and the data."""
-        return self.codes_made_from(self.data()) | {"precision": self.options.precision}
+        return self.shared_made_from(self.data()) | {"precision": self.options.precision}
+
+    def shared_made_from(self, data: Data) -> dict:
+        """What the codes depend on that training and all work share."""
+        return codes_lib.made_from(self.workdir, dataclasses.asdict(data))
 
     def model_made_from(self) -> dict:
         """What work depends on that needs no pictures: every checkpoint of the model."""
         return {"checkpoints": checkpoint.latest_steps(self.workdir),
                 "precision": self.options.precision}
 
-    def codes_made_from(self, data: Data) -> dict:
-        """Of the codes that all work shares: training stores them, in the precision it has."""
-        return codes_lib.made_from(self.workdir, dataclasses.asdict(data))
-
-    def encode(self, data: Data, split: str, folder: Path, made_from: dict) -> codes_lib.Codes:
-        """z of a split of data, encoded once into folder."""
-        return codes_lib.encode(self.model, data.open(split), folder, made_from=made_from,
+    def encode(self, folder: Path) -> codes_lib.Codes:
+        """z of all pictures of this work, encoded once into a folder of its own."""
+        data = self.data()
+        return codes_lib.encode(self.model, data.open("all"), folder, made_from=self.made_from(),
                                 workers=data.workers, max_broken=data.max_broken)
+
+    def encode_split(self, data: Data, split: str) -> codes_lib.Codes:
+        """z of a split, encoded once into the workdir for all work, so in full precision."""
+        model = self.model
+        if self.options.precision != "float32":
+            model = load(self.workdir, batch_size=64)
+        return codes_lib.encode(model, data.open(split), self.workdir / "codes" / split,
+                                made_from=self.shared_made_from(data), workers=data.workers,
+                                max_broken=data.max_broken)
 
     def codes(self, split: str) -> codes_lib.Codes:
         """z of a split of the run's own data, normalised."""
@@ -152,8 +162,7 @@ class Context:
         if data is None:
             raise ValueError(f"{self.workdir} was brought in, and has no labelled pictures: give "
                              f"--images=PATH --labels=FILE.csv")
-        return self.normalised(self.encode(data, split, self.workdir / "codes" / split,
-                                           self.codes_made_from(data)))
+        return self.normalised(self.encode_split(data, split))
 
     def normalised(self, table: codes_lib.Codes) -> codes_lib.Codes:
         table = table.whole()
@@ -163,9 +172,8 @@ class Context:
         """Mean and standard deviation of z over the training pictures, computed where missing."""
         data = self.trained()
         if "statistics" not in self.model.params and data:
-            made_from = self.codes_made_from(data)
-            table = self.encode(data, "train", self.workdir / "codes" / "train", made_from)
-            codes_lib.store_statistics(self.workdir, table, made_from)
+            table = self.encode_split(data, "train")
+            codes_lib.store_statistics(self.workdir, table, self.shared_made_from(data))
             self.model.params |= checkpoint.read_weights(self.workdir, ("statistics",))
         self.model.need("statistics")
         return self.model.params["statistics"]

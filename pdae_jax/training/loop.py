@@ -125,7 +125,7 @@ class Loop:
         if skipped:
             scalars["skipped_steps"] = more["skipped"] = skipped
         watch.broken_pictures(broken)
-        if n_broken := processes.total(len(broken)):
+        if n_broken := processes.distinct(broken):
             scalars["broken_pictures"] = more["broken"] = n_broken
         watch.progress(step, scalars["loss"], **more)
         watch.scalars(step, scalars)

@@ -59,7 +59,8 @@ def train(workdir: str | os.PathLike, objective: str = "pdae", *, arch: Architec
 
     pretrained: where the frozen groups come from that workdir does not hold: a run or a converted
     checkpoint. precision: "float32" or "bfloat16" compute. fsdp: devices that share one copy of
-    the parameters. False: a signal stopped it, after a save. Raises ValueError at the door.
+    the parameters. False: a signal stopped it, after a save. Raises ValueError at the door, and
+    processes.Stopped where the signal comes while several processes encode the pictures.
     """
     row = OBJECTIVES[nearest(objective, OBJECTIVES, "objective")]
     dtype = DTYPES[nearest(precision, DTYPES, "precision")]

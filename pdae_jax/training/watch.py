@@ -2,8 +2,8 @@
 import contextlib
 import json
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -34,6 +34,7 @@ class Watch:
                         disable=not (self.main and sys.stderr.isatty()), file=sys.stderr)
         self.name, self.step, self.steps, self.rate = name, start, steps, 0.0
         self._tick, self._tick_step, self.waited = None, start, 0.0
+        self._thread = ThreadPoolExecutor(1)  # in which the device is waited for
 
     def _forget_after(self, step: int) -> None:
         """A resumed run repeats the steps after its checkpoint: their records go."""
@@ -65,16 +66,17 @@ class Watch:
 
         last: what the last step gives; until it is there the device is busy, and nothing waits.
         """
-        began = time.perf_counter()
-        idle_since = [began] if last is None else []
+        idle_since = []
 
         def watch():
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # which the loop meets itself
                 last.block_until_ready()
                 idle_since.append(time.perf_counter())
 
-        if last is not None:
-            threading.Thread(target=watch, daemon=True).start()
+        if last is None or last.is_ready():
+            idle_since.append(time.perf_counter())
+        else:
+            self._thread.submit(watch)
         yield
         if idle_since:
             self.waited += time.perf_counter() - idle_since[0]
@@ -148,6 +150,7 @@ class Watch:
 
     def close(self) -> None:
         self.bar.close()
+        self._thread.shutdown()
         if self.writer:
             self.writer.flush()
 
