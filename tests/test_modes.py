@@ -74,6 +74,22 @@ def test_mode(workdir, tmp_path, mode, files):
         assert "| digits | 3 | 2, 2 | 0 |" in row
 
 
+def test_precision_is_of_the_work_alone(workdir, tmp_path):
+    """A table is made anew in another precision; the codes that all work shares are float32's."""
+    home = tmp_path / "home"
+    shutil.copytree(workdir, home)
+    shutil.rmtree(home / "codes", ignore_errors=True)
+    tables = []
+    for precision in ("float32", "bfloat16"):
+        run(home, "encode", tmp_path / "out", precision=precision)
+        tables.append(np.load(tmp_path / "out" / "codes.npz")["z"])
+    assert 1e-4 < np.abs(tables[0] - tables[1]).max() / np.abs(tables[0]).max() < 0.05
+    run(home, "probe", tmp_path / "probe", precision="bfloat16")
+    shared = np.load(home / "codes" / "test" / "codes.npz")["z"]
+    np.testing.assert_allclose(shared[:3], pdae_jax.load(home).encode(digits(3)), atol=1e-5)
+
+
+
 def digits(n):
     source = open_source("digits", "test")
     return np.stack([source.image(i) for i in range(n)])
