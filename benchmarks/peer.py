@@ -1,9 +1,9 @@
 """The same work in PyTorch, as well as PyTorch is known to do it: what `speed` compares with.
 
 The networks are `pdae_jax.convert.twin`'s. "float32" and "bfloat16" have channels_last (but for
-training on a CPU, which crashes with it), TF32 where there is any, fused Adam and torch.compile where
-it works (PDAE_JAX_BENCHMARK_EAGER=1 leaves it out); bfloat16 adds autocast. "plain" is float32 with
-PyTorch's defaults, as the authors released it.
+training on a CPU without torch.compile, which crashes with it), TF32 where there is any, fused Adam and
+torch.compile where it works (PDAE_JAX_BENCHMARK_EAGER=1 leaves it out); bfloat16 adds autocast.
+"plain" is float32 with PyTorch's defaults, as the authors released it.
 """
 import os
 import sys
@@ -45,19 +45,23 @@ def prepare(task: str, arch, batch: int, precision: str, steps: int):
     if strong:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
-    work = {"train": Training, "decode": Decoding}[task](arch, batch, precision, steps)
-    began = time.perf_counter()
+    kind, given = {"train": Training, "decode": Decoding}[task], (arch, batch, precision, steps)
     if compiles:
-        eager = work.compute
+        work, began = kind(*given, torch.channels_last), time.perf_counter()
         try:
-            work.compute = torch.compile(eager)
+            work.compute = torch.compile(work.compute)
             work.run(1)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # torch.compile raises kinds of its own, and compilers' errors
             print(f"torch.compile does not work here: {str(error).splitlines()[0][:150]}",
                   file=sys.stderr)
-            work.compute, compiles = eager, False
+            compiles = False
+    if not compiles:
+        # On a CPU the backward pass of a channels_last group norm crashes in eager mode (torch 2.13).
+        last = strong and (DEVICE.type != "cpu" or task == "decode")
+        work = kind(*given, torch.channels_last if last else torch.contiguous_format)
+        began = time.perf_counter()
     work.run(1)
     settings = ["channels_last"] * (work.format == torch.channels_last)
     return (work.run, time.perf_counter() - began,
@@ -65,14 +69,10 @@ def prepare(task: str, arch, batch: int, precision: str, steps: int):
 
 
 class Work:
-    """Networks with nothing at zero and fixed inputs, in the memory format of the precision."""
+    """Networks with nothing at zero and fixed inputs, in a memory format."""
 
-    def __init__(self, arch, batch: int, precision: str):
-        self.arch, self.batch, self.precision = arch, batch, precision
-        self.format = torch.channels_last
-        if precision == "plain" or (DEVICE.type == "cpu" and isinstance(self, Training)):
-            # On a CPU the backward pass of a channels_last group norm crashes (torch 2.13).
-            self.format = torch.contiguous_format
+    def __init__(self, arch, batch: int, precision: str, format: torch.memory_format):
+        self.arch, self.batch, self.precision, self.format = arch, batch, precision, format
         self.schedule = SCHEDULES[arch.schedule](arch.T)
         self.unet = self.place(twin.UNet(arch, with_z=True))
         height, width, channels = arch.image_shape
@@ -91,8 +91,8 @@ class Work:
 class Training(Work):
     """Algorithm 1 with Adam and the average of the weights."""
 
-    def __init__(self, arch, batch, precision, steps):
-        super().__init__(arch, batch, precision)
+    def __init__(self, arch, batch, precision, steps, format):
+        super().__init__(arch, batch, precision, format)
         self.encoder = self.place(twin.Encoder(arch)).train()
         self.unet.requires_grad_(False)
         trained = [self.unet.label_emb, self.unet.shift_middle_block, self.unet.shift_output_blocks,
@@ -134,8 +134,8 @@ class Training(Work):
 class Decoding(Work):
     """Algorithm 3 from z."""
 
-    def __init__(self, arch, batch, precision, steps):
-        super().__init__(arch, batch, precision)
+    def __init__(self, arch, batch, precision, steps, format):
+        super().__init__(arch, batch, precision, format)
         self.unet.requires_grad_(False)
         self.z = torch.randn(batch, arch.z_size, device=DEVICE)
         times = samplers.ddim_times(arch.T, steps)[::-1]
