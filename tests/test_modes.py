@@ -23,6 +23,7 @@ from pdae_jax.metrics import inception, lpips
 from pdae_jax.metrics.frechet import Moments, frechet_distance
 from pdae_jax.metrics.measure import Metrics
 from pdae_jax.modes import generation
+from pdae_jax.modes.work import Context
 from pdae_jax.tasks.generate import generate
 from pdae_jax.tasks.pictures import to_uint8
 
@@ -84,7 +85,7 @@ def test_precision_is_of_the_work_alone(workdir, tmp_path):
         run(home, "encode", tmp_path / "out", precision=precision)
         tables.append(np.load(tmp_path / "out" / "codes.npz")["z"])
     assert 1e-4 < np.abs(tables[0] - tables[1]).max() / np.abs(tables[0]).max() < 0.05
-    run(home, "probe", tmp_path / "probe", precision="bfloat16")
+    Context(home, modes.Options(precision="bfloat16"), tmp_path / "probe").codes("test")
     shared = np.load(home / "codes" / "test" / "codes.npz")["z"]
     np.testing.assert_allclose(shared[:3], pdae_jax.load(home).encode(digits(3)), atol=1e-5)
 
