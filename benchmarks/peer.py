@@ -57,6 +57,7 @@ def prepare(task: str, arch, batch: int, precision: str, steps: int):
             print(f"torch.compile does not work here: {str(error).splitlines()[0][:150]}",
                   file=sys.stderr)
             compiles = False
+            del work  # whose memory the next one needs
     if not compiles:
         # On a CPU the backward pass of a channels_last group norm crashes in eager mode (torch 2.13).
         last = strong and (DEVICE.type != "cpu" or task == "decode")

@@ -24,9 +24,9 @@ MODEL_FILE = "model.json"
 
 class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step: int) -> bool:
-        """Orbax would ask JAX by steps, whose answer is only ever for rising numbers.
+        """Not asked: JAX would take the step for the last of `processes.stop_asked`'s questions.
 
-        A step below `processes.stop_asked`'s would make it miss the signal for good.
+        The stop that it then agrees on is the number after: one asked long ago, or far off.
         """
         return False
 
@@ -93,9 +93,9 @@ def write_architecture(workdir: str | os.PathLike, arch: Architecture) -> None:
             raise ValueError(f"{path} belongs to another model: {'; '.join(differs)}; "
                              f"choose another --workdir")
     processes.wait("model.json read")
-    if processes.writes():
-        path.write_text(json.dumps(arch.to_dict(), indent=1) + "\n")
-    processes.wait("model.json written")
+    with processes.together():
+        if processes.writes():
+            path.write_text(json.dumps(arch.to_dict(), indent=1) + "\n")
 
 
 def read_architecture(workdir: str | os.PathLike) -> Architecture:

@@ -57,9 +57,9 @@ def write(workdir: str | os.PathLike, classifier: FewShot) -> None:
     with checkpoint.Checkpoints(folder, keep=1) as checkpoints:
         checkpoints.save((checkpoints.latest() or 0) + 1, {GROUP: {
             name: np.asarray(value, np.float32) for name, value in classifier.params.items()}})
-    if processes.writes():
-        (folder / "shots.json").write_text(json.dumps(classifier.record, indent=1) + "\n")
-    processes.wait("shots.json written")
+    with processes.together():
+        if processes.writes():
+            (folder / "shots.json").write_text(json.dumps(classifier.record, indent=1) + "\n")
 
 
 def read(workdir: str | os.PathLike) -> FewShot:

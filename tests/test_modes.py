@@ -90,7 +90,6 @@ def test_precision_is_of_the_work_alone(workdir, tmp_path):
     np.testing.assert_allclose(shared[:3], pdae_jax.load(home).encode(digits(3)), atol=1e-5)
 
 
-
 def digits(n):
     source = open_source("digits", "test")
     return np.stack([source.image(i) for i in range(n)])

@@ -227,15 +227,6 @@ def test_a_tpus_metadata_are_asked_where_nothing_else_tells(environment, asked):
     assert processes.in_cluster(environment, tpu=True) == asked
 
 
-STOPPED = """
-import sys, time
-from pdae_jax import processes
-processes.start(*sys.argv[1:2], *map(int, sys.argv[2:4]), stoppable=False)
-print("ready", flush=True)
-time.sleep(300)
-"""
-
-
 SAVES = """
 import os, signal, sys, time
 import numpy as np
@@ -288,20 +279,21 @@ def test_what_one_process_cannot_do_all_are_told(tmp_path):
     assert all("rows from 3 cannot be made 2" in words.splitlines() for words in said)
 
 
+STOPPED = """
+import sys, time
+from pdae_jax import processes
+processes.start(*sys.argv[1:2], *map(int, sys.argv[2:4]), stoppable=False)
+print("ready", flush=True)
+time.sleep(300)
+"""
+
+
 def test_what_cannot_stop_halfway_ends_at_once():
     """Modes but training keep what is done by parts: SIGTERM is no request to them."""
     process, = start(STOPPED, 1, devices=1)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == -signal.SIGTERM
-
-
-def test_all_go_by_what_the_first_process_sees():
-    """The second says otherwise and is overruled."""
-    said = finish(start(ASKED, 2, devices=2))
-    assert [line for words in said for line in words.splitlines() if line in ("True", "False")] == [
-        "True", "True"]
-    assert all("3" in words.splitlines() for words in said)
 
 
 ASKED = """
@@ -311,6 +303,14 @@ processes.start(*sys.argv[1:2], *map(int, sys.argv[2:4]))
 print(processes.first_says(lambda: processes.index() == 0))
 print(processes.distinct(["a", "b"] if processes.index() else ["a", "a", "c"]))
 """
+
+
+def test_all_go_by_what_the_first_process_sees():
+    """The second says otherwise and is overruled."""
+    said = finish(start(ASKED, 2, devices=2))
+    assert [line for words in said for line in words.splitlines() if line in ("True", "False")] == [
+        "True", "True"]
+    assert all("3" in words.splitlines() for words in said)
 
 
 def test_the_question_whether_to_stop_never_goes_back(monkeypatch):

@@ -1,5 +1,6 @@
 """How a mode of the command works: what it is asked, what it reads, and what it gives."""
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +150,16 @@ class Context:
 
     def encode_split(self, data: Data, split: str) -> codes_lib.Codes:
         """z of a split, encoded once into the workdir for all work, so in full precision."""
-        model = self.model
-        if self.options.precision != "float32":
-            model = load(self.workdir, batch_size=64)
-        return codes_lib.encode(model, data.open(split), self.workdir / "codes" / split,
+        return codes_lib.encode(self.precise, data.open(split), self.workdir / "codes" / split,
                                 made_from=self.shared_made_from(data), workers=data.workers,
                                 max_broken=data.max_broken)
+
+    @functools.cached_property
+    def precise(self) -> Model:
+        """The model in full precision, whatever this work's is."""
+        if self.options.precision == "float32":
+            return self.model
+        return load(self.workdir, batch_size=64)
 
     def codes(self, split: str) -> codes_lib.Codes:
         """z of a split of the run's own data, normalised."""

@@ -96,9 +96,9 @@ class Cost(NamedTuple):
     cycles: int | None
     arguments: int
     temporary: int
+    outputs: int
     collectives: dict[str, tuple[int, int]]
     compile_seconds: float
-    outputs: int = 0
 
     @property
     def memory(self) -> int:
@@ -218,8 +218,7 @@ def compiled(function, *shapes) -> Cost:
     cost, memory, text = program.cost_analysis(), program.memory_analysis(), program.as_text()
     return Cost(cost.get("flops", np.nan), hlo.traffic(text), cost.get("bytes accessed", np.nan),
                 hlo.cycles(text), memory.argument_size_in_bytes, memory.temp_size_in_bytes,
-                hlo.collectives(text), seconds,
-                memory.output_size_in_bytes - memory.alias_size_in_bytes)
+                memory.output_size_in_bytes - memory.alias_size_in_bytes, hlo.collectives(text), seconds)
 
 
 def forecast(objective: str, arch: Architecture, settings: Settings, topology: str, *,

@@ -130,17 +130,18 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
         kind = instruction.op.removesuffix("-start")
         if kind in COLLECTIVES:
             add(kind, results(instruction))
-    channels = set()
+    fused = {}  # each channel once
     for body in inner:
         for instruction in body:
-            kind, channel = instruction.op, re.search(r"channel_id=(\d+)", instruction.rest)
-            if kind not in COLLECTIVES or channel and (kind, channel[1]) in channels:
-                continue
-            channels |= {(kind, channel[1])} if channel else set()
-            if kind == "all-reduce" and body[-1].op == "dynamic-slice":
-                add("reduce-scatter", results(body[-1]))
-            else:
-                add(kind, results(instruction))
+            if instruction.op in COLLECTIVES:
+                channel = re.search(r"channel_id=\d+", instruction.rest)
+                key = instruction.op, channel[0] if channel else instruction.name
+                fused.setdefault(key, (instruction, body[-1]))
+    for instruction, last in fused.values():
+        if instruction.op == "all-reduce" and last.op == "dynamic-slice":
+            add("reduce-scatter", results(last))
+        else:
+            add(instruction.op, results(instruction))
     return found
 
 

@@ -57,8 +57,7 @@ class Loop:
         """Trains from state.step to settings.steps; returns the last state and whether it got there.
 
         It stops early, after a save, when SIGTERM asks (any of several processes), or SIGINT (a
-        single one). Raises TrainingError after
-        `max_skipped` non-finite steps in a row.
+        single one). Raises TrainingError after `max_skipped` non-finite steps in a row.
         """
         settings, step = self.settings, int(state.step)
         train_step = compiled_step(self.objective, self.net, self.schedule, settings, self.mesh,
