@@ -7,6 +7,7 @@ Pictures are made for it (smooth, with noise, as JPEGs of about a photograph's s
 forms. After a first pass, so that files lie in the page cache: a disk slower than that is not
 measured. Needs the package installed.
 """
+
 import argparse
 import contextlib
 import datetime
@@ -59,8 +60,11 @@ def write_tfds(home: Path, pictures: list[bytes]) -> dict:
         pkg_dir_path = home
 
         def _info(self):
-            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(
-                {"image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")}))
+            return self.dataset_info_from_configs(
+                features=tfds.features.FeaturesDict(
+                    {"image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")}
+                )
+            )
 
         def _split_generators(self, dl_manager):
             return {"train": ((i, {"image": io.BytesIO(data)}) for i, data in enumerate(pictures))}
@@ -77,8 +81,9 @@ FORMS = {"folder": write_folder, "lmdb": write_lmdb, "tfds": write_tfds}
 
 def rates(source, size: int, batch: int, workers: int, seconds: float, rounds: int) -> list[float]:
     """Images/s of each round: training's own batches, shuffled and flipped, one after the other."""
-    with contextlib.closing(train_batches(source, size=size, channels=3, batch_size=batch, seed=0,
-                                          workers=workers)) as batches:
+    with contextlib.closing(
+        train_batches(source, size=size, channels=3, batch_size=batch, seed=0, workers=workers)
+    ) as batches:
         for _ in range(-(-len(source) // batch) + 1):
             next(batches)
         found = []
@@ -91,13 +96,20 @@ def rates(source, size: int, batch: int, workers: int, seconds: float, rounds: i
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", default=list(FORMS),
-                        help="folder, lmdb, tfds (made for it), or names of data of yours")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=list(FORMS),
+        help="folder, lmdb, tfds (made for it), or names of data of yours",
+    )
     parser.add_argument("--pictures", type=int, default=1024, help="made for it (1024)")
     parser.add_argument("--stored", type=int, default=256, help="their height and width (256)")
-    parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128], help="loaded at (64 128)")
+    parser.add_argument(
+        "--sizes", nargs="+", type=int, default=[64, 128], help="loaded at (64 128)"
+    )
     parser.add_argument("--workers", nargs="+", type=int, default=[0], help="processes; 0: threads")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
@@ -110,23 +122,36 @@ def main(argv=None) -> None:
         made = {"pictures": None}
         for name in given.data:
             if name in FORMS:
-                made["pictures"] = made["pictures"] or [jpeg(rng, given.stored)
-                                                        for _ in range(given.pictures)]
+                made["pictures"] = made["pictures"] or [
+                    jpeg(rng, given.stored) for _ in range(given.pictures)
+                ]
                 options = FORMS[name](Path(home), made["pictures"])
             else:
                 options = {"name": name}
             source = open_source(**options, test_fraction=0)
             for size in given.sizes:
                 for workers in given.workers:
-                    rows.append(dict(data=name, size=size, workers=workers, rates=rates(
-                        source, size, given.batch, workers, given.seconds, given.rounds)))
-    print(f"{datetime.date.today()}, {os.cpu_count()} cores; {given.pictures} JPEGs of "
-          f"{given.stored} px\n\n| data | loaded at | workers | images/s (of rounds) |\n"
-          f"|---|---|---|---|")
+                    rows.append(
+                        dict(
+                            data=name,
+                            size=size,
+                            workers=workers,
+                            rates=rates(
+                                source, size, given.batch, workers, given.seconds, given.rounds
+                            ),
+                        )
+                    )
+    print(
+        f"{datetime.date.today()}, {os.cpu_count()} cores; {given.pictures} JPEGs of "
+        f"{given.stored} px\n\n| data | loaded at | workers | images/s (of rounds) |\n"
+        f"|---|---|---|---|"
+    )
     for row in rows:
-        print(f"| {row['data']} | {row['size']} px | {row['workers'] or 'threads'} | "
-              f"{statistics.median(row['rates']):,.0f} ({min(row['rates']):,.0f} to "
-              f"{max(row['rates']):,.0f}) |")
+        print(
+            f"| {row['data']} | {row['size']} px | {row['workers'] or 'threads'} | "
+            f"{statistics.median(row['rates']):,.0f} ({min(row['rates']):,.0f} to "
+            f"{max(row['rates']):,.0f}) |"
+        )
     if given.json:
         given.json.write_text(json.dumps(rows, indent=1) + "\n")
 

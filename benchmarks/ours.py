@@ -2,14 +2,16 @@
 
 Needs jax, flax and optax alone.
 """
+
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pdae_jax import pdae, samplers, sharding
-from pdae_jax.models import DTYPES, Networks
+from pdae_jax import pdae, samplers
+from pdae_jax.networks.groups import DTYPES, Networks
+from pdae_jax.runtime import sharding
 from pdae_jax.schedule import SCHEDULES
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.state import Settings, TrainState
@@ -45,21 +47,24 @@ def parameters(net, groups):
     """Fresh ones with nothing at zero, as training leaves it: zeros may be faster than numbers."""
     leaves, treedef = jax.tree.flatten(jax.jit(lambda: net.init(jax.random.key(0), groups))())
     rng = np.random.default_rng(0)
-    return treedef.unflatten([leaf + 0.02 * rng.standard_normal(leaf.shape, np.float32)
-                              for leaf in leaves])
+    return treedef.unflatten(
+        [leaf + 0.02 * rng.standard_normal(leaf.shape, np.float32) for leaf in leaves]
+    )
 
 
 def train(net, arch, schedule, batch, steps):
     row, settings, mesh = OBJECTIVES["pdae"], Settings(batch_size=batch), one_device()
     params = parameters(net, (*row.trains, *row.needs))
-    frozen = jax.device_put(net.frozen({name: params[name] for name in row.needs}),
-                            sharding.replicated(mesh))
+    frozen = jax.device_put(
+        net.frozen({name: params[name] for name in row.needs}), sharding.replicated(mesh)
+    )
     state = TrainState.create({name: params[name] for name in row.trains}, settings.optimizer())
     images = np.random.default_rng(1).integers(0, 256, (batch, *arch.image_shape), np.uint8)
     images = sharding.to_mesh(mesh, {"image": images})
     rng = jax.random.key(0)
-    step = compiled_step(row, net, schedule, settings, mesh, state, frozen,
-                         dropout=arch.dropout > 0)
+    step = compiled_step(
+        row, net, schedule, settings, mesh, state, frozen, dropout=arch.dropout > 0
+    )
     began = time.perf_counter()
     step = step.lower(state, frozen, images, rng).compile()
     seconds = time.perf_counter() - began
@@ -81,17 +86,23 @@ def encode(net, arch, schedule, batch, steps):
 
 def decode(net, arch, schedule, batch, steps):
     path = tuple(samplers.ddim_times(arch.T, steps)[::-1].tolist())
-    return repeated(net, ("dpm", "gradient"),
-                    lambda params, x_T, z: pdae.decode(net, params, schedule, x_T, z, path),
-                    (batch, *arch.image_shape), (batch, arch.z_size))
+    return repeated(
+        net,
+        ("dpm", "gradient"),
+        lambda params, x_T, z: pdae.decode(net, params, schedule, x_T, z, path),
+        (batch, *arch.image_shape),
+        (batch, arch.z_size),
+    )
 
 
 def repeated(net, groups, function, *shapes):
     """(run, compile seconds) of a function of frozen parameters and normal arrays."""
     mesh, rng = one_device(), np.random.default_rng(1)
     params = jax.device_put(net.frozen(parameters(net, groups)), sharding.replicated(mesh))
-    arrays = [jax.device_put(rng.standard_normal(shape, np.float32), sharding.over_batch(mesh))
-              for shape in shapes]
+    arrays = [
+        jax.device_put(rng.standard_normal(shape, np.float32), sharding.over_batch(mesh))
+        for shape in shapes
+    ]
     began = time.perf_counter()
     compiled = jax.jit(function).lower(params, *arrays).compile()
     seconds = time.perf_counter() - began

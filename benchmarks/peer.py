@@ -1,10 +1,11 @@
 """The same work in PyTorch, as well as PyTorch is known to do it: what `speed` compares with.
 
-The networks are `pdae_jax.convert.twin`'s. "float32" and "bfloat16" have channels_last (but for
+The networks are `pdae_jax.convert.torch_twin`'s. "float32" and "bfloat16" have channels_last (but for
 training on a CPU without torch.compile, which crashes with it), TF32 where there is any, fused Adam and
 torch.compile where it works (PDAE_JAX_BENCHMARK_EAGER=1 leaves it out); bfloat16 adds autocast.
 "plain" is float32 with PyTorch's defaults, as the authors released it.
 """
+
 import os
 import sys
 import time
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from pdae_jax import samplers
-from pdae_jax.convert import twin
+from pdae_jax.convert import torch_twin
 from pdae_jax.schedule import SCHEDULES
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -54,8 +55,10 @@ def prepare(task: str, arch, batch: int, precision: str, steps: int):
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # torch.compile raises kinds of its own, and compilers' errors
-            print(f"torch.compile does not work here: {str(error).splitlines()[0][:150]}",
-                  file=sys.stderr)
+            print(
+                f"torch.compile does not work here: {str(error).splitlines()[0][:150]}",
+                file=sys.stderr,
+            )
             compiles = False
             del work  # whose memory the next one needs
     if not compiles:
@@ -65,8 +68,11 @@ def prepare(task: str, arch, batch: int, precision: str, steps: int):
         began = time.perf_counter()
     work.run(1)
     settings = ["channels_last"] * (work.format == torch.channels_last)
-    return (work.run, time.perf_counter() - began,
-            ", ".join([*settings, "torch.compile" if compiles else "eager"]))
+    return (
+        work.run,
+        time.perf_counter() - began,
+        ", ".join([*settings, "torch.compile" if compiles else "eager"]),
+    )
 
 
 class Work:
@@ -75,7 +81,7 @@ class Work:
     def __init__(self, arch, batch: int, precision: str, format: torch.memory_format):
         self.arch, self.batch, self.precision, self.format = arch, batch, precision, format
         self.schedule = SCHEDULES[arch.schedule](arch.T)
-        self.unet = self.place(twin.UNet(arch, with_z=True))
+        self.unet = self.place(torch_twin.UNet(arch, with_z=True))
         height, width, channels = arch.image_shape
         self.shape = batch, channels, height, width
 
@@ -94,10 +100,14 @@ class Training(Work):
 
     def __init__(self, arch, batch, precision, steps, format):
         super().__init__(arch, batch, precision, format)
-        self.encoder = self.place(twin.Encoder(arch)).train()
+        self.encoder = self.place(torch_twin.Encoder(arch)).train()
         self.unet.requires_grad_(False)
-        trained = [self.unet.label_emb, self.unet.shift_middle_block, self.unet.shift_output_blocks,
-                   self.unet.shift_out]
+        trained = [
+            self.unet.label_emb,
+            self.unet.shift_middle_block,
+            self.unet.shift_output_blocks,
+            self.unet.shift_out,
+        ]
         for module in trained:  # dropout in what is trained, none in what is frozen
             module.train().requires_grad_(True)
         self.params = [p for module in (self.encoder, *trained) for p in module.parameters()]
@@ -106,9 +116,15 @@ class Training(Work):
         images = torch.randint(0, 256, self.shape, dtype=torch.uint8, device=DEVICE)
         self.images = images.contiguous(memory_format=self.format)
         schedule = self.schedule
-        self.tables = [torch.as_tensor(np.asarray(values, np.float32), device=DEVICE) for values in (
-            np.sqrt(schedule.alpha_bar), np.sqrt(1 - schedule.alpha_bar),
-            schedule.mean_shift * schedule.posterior_variance, schedule.loss_weight())]
+        self.tables = [
+            torch.as_tensor(np.asarray(values, np.float32), device=DEVICE)
+            for values in (
+                np.sqrt(schedule.alpha_bar),
+                np.sqrt(1 - schedule.alpha_bar),
+                schedule.mean_shift * schedule.posterior_variance,
+                schedule.loss_weight(),
+            )
+        ]
 
     def compute(self, images, t, eps):
         a, b, k_t, lambda_t = (table[t][:, None, None, None] for table in self.tables)
@@ -140,7 +156,9 @@ class Decoding(Work):
         self.unet.requires_grad_(False)
         self.z = torch.randn(batch, arch.z_size, device=DEVICE)
         times = samplers.ddim_times(arch.T, steps)[::-1]
-        self.t = torch.as_tensor(times.copy(), device=DEVICE)[:, None].expand(-1, batch).contiguous()
+        self.t = (
+            torch.as_tensor(times.copy(), device=DEVICE)[:, None].expand(-1, batch).contiguous()
+        )
         alpha_bar = np.asarray(self.schedule.alpha_bar[times], np.float32)
         self.alpha_bar = torch.as_tensor(alpha_bar, device=DEVICE)
 

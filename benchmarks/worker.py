@@ -3,6 +3,7 @@
 The parent writes requests as lines of JSON and reads one answer each: {"prepare": {...}},
 {"run": n}, {"facts": true}. What the libraries print goes to stderr.
 """
+
 import importlib
 import json
 import os
@@ -12,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from pdae_jax import cpu
+from pdae_jax.runtime import cpu
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,11 +25,19 @@ class Worker:
         # What the command gives itself, huge pages for malloc among it, PyTorch gets too, but as the
         # authors released it. A GPU's memory is to be shared, and nothing compiled before counts.
         tuned = cpu.environment() if prepare["precision"] != "plain" else {}
-        shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_ENABLE_COMPILATION_CACHE": "false",
-                  "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+        shared = {
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            "JAX_ENABLE_COMPILATION_CACHE": "false",
+            "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+        }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", contender], cwd=ROOT, text=True,
-            env={**os.environ, **shared, **tuned}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            [sys.executable, "-m", "benchmarks.worker", contender],
+            cwd=ROOT,
+            text=True,
+            env={**os.environ, **shared, **tuned},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         ready = self.ask(prepare=prepare)
         self.compile_seconds, self.settings = ready["seconds"], ready["settings"]
 
@@ -39,8 +48,10 @@ class Worker:
             self.process.stdin.flush()
             return json.loads(self.process.stdout.readline())
         except (OSError, json.JSONDecodeError) as error:
-            raise ValueError(f"{self.process.args[-1]} ended (exit code {self.process.wait()}) at "
-                             f"{request}; its own words are above") from error
+            raise ValueError(
+                f"{self.process.args[-1]} ended (exit code {self.process.wait()}) at "
+                f"{request}; its own words are above"
+            ) from error
 
     def seconds(self, n: int) -> float:
         """How long n steps take."""
@@ -73,7 +84,7 @@ def serve(contender: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     module = importlib.import_module(f"benchmarks.{contender}")
-    from pdae_jax.models import Architecture
+    from pdae_jax.networks.architecture import Architecture
 
     run = None
     for line in sys.stdin:

@@ -10,11 +10,13 @@ Hardware: one accelerator or more; --config.pdae.accumulate=N cuts the memory. T
     speed on one A100, float32, batch 32, is 81.57 images/s: 70M images are 9.9 days there.
 Score to expect, the paper's: FID 5.47 with T = 100, 10.05 with T = 10.
 """
+
 from pdae_jax import config as config_lib
-from pdae_jax.models import ADM_128
+from pdae_jax.networks.architecture import ADM_128
 
 
 def get_config(variant: str = ""):
-    config = config_lib.base(variant, name="bedroom128", data="lmdb:datasets/bedroom256.lmdb",
-                             model=ADM_128)
+    config = config_lib.base(
+        variant, name="bedroom128", data="lmdb:datasets/bedroom256.lmdb", model=ADM_128
+    )
     return config_lib.images(config, dpm=120, pdae=70)

@@ -11,11 +11,13 @@ Hardware: one accelerator or more. No time of the paper is known for this size. 
     paper's A100 has there, 38M images are an estimated 1 day, the :dpm's 72M 1.6 days.
 Score to expect, the paper's: FID 5.19 with T = 100, 11.84 with T = 10; probe AP 0.602.
 """
+
 from pdae_jax import config as config_lib
-from pdae_jax.models import ADM_64
+from pdae_jax.networks.architecture import ADM_64
 
 
 def get_config(variant: str = ""):
-    config = config_lib.base(variant, name="celeba64", data="lmdb:datasets/celeba.lmdb",
-                             model=ADM_64)
+    config = config_lib.base(
+        variant, name="celeba64", data="lmdb:datasets/celeba.lmdb", model=ADM_64
+    )
     return config_lib.images(config, dpm=72, pdae=38)

@@ -11,11 +11,13 @@ Hardware: one accelerator or more; --config.pdae.accumulate=N cuts the memory. T
 Score to expect, the paper's: none is published for this model; Figures 4, 5, 8, 11 and 13
     are made with it.
 """
+
 from pdae_jax import config as config_lib
-from pdae_jax.models import ADM_128
+from pdae_jax.networks.architecture import ADM_128
 
 
 def get_config(variant: str = ""):
-    config = config_lib.base(variant, name="celebahq128", data="lmdb:datasets/celebahq256.lmdb",
-                             model=ADM_128)
+    config = config_lib.base(
+        variant, name="celebahq128", data="lmdb:datasets/celebahq256.lmdb", model=ADM_128
+    )
     return config_lib.images(config, dpm=52, pdae=25)

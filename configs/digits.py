@@ -7,17 +7,43 @@ model and a classifier on its codes, then writes runs/digits/report/index.html.
 Hardware: two CPU cores, 11 to 13 minutes. Score: MSE 0.0135 from z alone, 7e-5 with inferred x_T, on
 held-out digits in [0, 1], 100 DDIM steps.
 """
+
 from pdae_jax import config as config_lib
 
 
 def get_config(variant: str = ""):
-    config = config_lib.base(variant, name="digits", data="digits", flip=False,
-                             stages=config_lib.EVERYTHING, model=dict(
-        image_shape=(8, 8, 1), base=32, mult=(1, 2), blocks=1, attention=(4,), heads=4,
-        dropout=0.0, z_size=32, encoder_widths=(64, 128), latent_layers=6, latent_hidden=256))
+    config = config_lib.base(
+        variant,
+        name="digits",
+        data="digits",
+        flip=False,
+        stages=config_lib.EVERYTHING,
+        model=dict(
+            image_shape=(8, 8, 1),
+            base=32,
+            mult=(1, 2),
+            blocks=1,
+            attention=(4,),
+            heads=4,
+            dropout=0.0,
+            z_size=32,
+            encoder_widths=(64, 128),
+            latent_layers=6,
+            latent_hidden=256,
+        ),
+    )
     for stage in (config.dpm, config.pdae):
-        stage.update(batch_size=128, learning_rate=1e-3, decay="cosine", warmup=100, ema=0.995,
-                     log_every=100, health_every=250, pictures_every=2000, save_every=1000)
+        stage.update(
+            batch_size=128,
+            learning_rate=1e-3,
+            decay="cosine",
+            warmup=100,
+            ema=0.995,
+            log_every=100,
+            health_every=250,
+            pictures_every=2000,
+            save_every=1000,
+        )
     config_lib.few_pictures(config)
     config.dpm.steps = 800
     config.pdae.steps = 1200

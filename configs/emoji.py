@@ -9,8 +9,9 @@ age) on its codes, then writes runs/emoji/report/index.html. Stages alone: :dpm,
 Hardware: an accelerator (two cores train 30 to 40 images a second: 15 hours for the full length).
 Score: README has a shorter run's; the full length has not been run.
 """
+
 from pdae_jax import config as config_lib
-from pdae_jax.names import nearest
+from pdae_jax.runtime.choices import nearest
 
 VARIANTS = [f"{size}{stage}".rstrip(":") for size in ("", "64:") for stage in config_lib.VARIANTS]
 
@@ -19,14 +20,36 @@ def get_config(variant: str = ""):
     nearest(variant, VARIANTS, "variant of this config")
     large = variant.startswith("64")
     size = 64 if large else 32
-    config = config_lib.base(variant.removeprefix("64").removeprefix(":"),
-                             name="emoji64" if large else "emoji", data="emoji",
-                             stages=config_lib.EVERYTHING, model=dict(
-        image_shape=(size, size, 3), base=32, mult=(1, 2, 4, 4) if large else (1, 2, 4),
-        blocks=1, attention=(8,), heads=4, dropout=0.0, z_size=128, latent_layers=6, latent_hidden=512))
+    config = config_lib.base(
+        variant.removeprefix("64").removeprefix(":"),
+        name="emoji64" if large else "emoji",
+        data="emoji",
+        stages=config_lib.EVERYTHING,
+        model=dict(
+            image_shape=(size, size, 3),
+            base=32,
+            mult=(1, 2, 4, 4) if large else (1, 2, 4),
+            blocks=1,
+            attention=(8,),
+            heads=4,
+            dropout=0.0,
+            z_size=128,
+            latent_layers=6,
+            latent_hidden=512,
+        ),
+    )
     for stage in (config.dpm, config.pdae):
-        stage.update(batch_size=64, learning_rate=1e-3, decay="cosine", warmup=200, ema=0.998,
-                     log_every=50, health_every=500, pictures_every=1000, save_every=500)
+        stage.update(
+            batch_size=64,
+            learning_rate=1e-3,
+            decay="cosine",
+            warmup=200,
+            ema=0.998,
+            log_every=50,
+            health_every=500,
+            pictures_every=1000,
+            save_every=500,
+        )
     config_lib.few_pictures(config)
     config.dpm.steps = 15_000
     config.pdae.steps = 15_000

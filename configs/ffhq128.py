@@ -11,11 +11,13 @@ Hardware: one accelerator or more; --config.pdae.accumulate=N cuts the memory. T
 Score to expect, the paper's: SSIM 0.696 from z alone, 0.993 with inferred x_T
     (on CelebA-HQ, T = 100); FID 10.31 with T = 100.
 """
+
 from pdae_jax import config as config_lib
-from pdae_jax.models import ADM_128
+from pdae_jax.networks.architecture import ADM_128
 
 
 def get_config(variant: str = ""):
-    config = config_lib.base(variant, name="ffhq128", data="lmdb:datasets/ffhq256.lmdb",
-                             model=ADM_128)
+    config = config_lib.base(
+        variant, name="ffhq128", data="lmdb:datasets/ffhq256.lmdb", model=ADM_128
+    )
     return config_lib.images(config, dpm=130, pdae=64)

@@ -12,13 +12,19 @@ Hardware: an accelerator. Time, estimated: 15 hours at 39 TFLOP/s, what the pape
 :pdae variant spare half. With the sizes of configs/emoji.py two CPU cores show something in hours.
 Score: depends on the pictures.
 """
+
 from pdae_jax import config as config_lib
-from pdae_jax.models import ADM_64
+from pdae_jax.networks.architecture import ADM_64
 
 
 def get_config(variant: str = ""):
-    config = config_lib.base(variant, name="folder", data="folder:pictures",
-                             stages=("dpm", "pdae", "report"), model=ADM_64)
+    config = config_lib.base(
+        variant,
+        name="folder",
+        data="folder:pictures",
+        stages=("dpm", "pdae", "report"),
+        model=ADM_64,
+    )
     for stage in (config.dpm, config.pdae):
         stage.update(ema=0.9995, save_every=2000, pictures_every=2000, steps=100_000)
     return config

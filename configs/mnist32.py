@@ -9,17 +9,30 @@ Hardware: one accelerator. Time, estimated: 0.8 hours at 39 TFLOP/s, what the pa
 at 128 px; small networks reach less. configs/digits.py is the smaller sister that two CPU cores
 train in minutes. Score: none published.
 """
+
 from pdae_jax import config as config_lib
 
 
 def get_config(variant: str = ""):
     config = config_lib.base(
-        variant, name="mnist32", data="tfds:mnist", flip=False, stages=("dpm", "pdae", "report"),
-        model=dict(image_shape=(32, 32, 1), base=64, mult=(1, 2, 2, 4), attention=(), heads=1,
-                   z_size=128))
+        variant,
+        name="mnist32",
+        data="tfds:mnist",
+        flip=False,
+        stages=("dpm", "pdae", "report"),
+        model=dict(
+            image_shape=(32, 32, 1), base=64, mult=(1, 2, 2, 4), attention=(), heads=1, z_size=128
+        ),
+    )
     for stage in (config.dpm, config.pdae):
-        stage.update(learning_rate=2e-4, decay="cosine", warmup=500, ema=0.999, save_every=5000,
-                     pictures_every=5000)
+        stage.update(
+            learning_rate=2e-4,
+            decay="cosine",
+            warmup=500,
+            ema=0.999,
+            save_every=5000,
+            pictures_every=5000,
+        )
     config.dpm.steps = 40_000
     config.pdae.steps = 40_000
     return config

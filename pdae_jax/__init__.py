@@ -7,6 +7,7 @@
 Importing the package imports nothing heavy: `pdae_jax.data`, whose worker processes must stay
 free of JAX, relies on that.
 """
+
 import importlib
 
 __version__ = "0.1.0"

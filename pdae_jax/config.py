@@ -2,19 +2,27 @@
 
 A ConfigDict is read in `main` and nowhere below: there it becomes plain arguments.
 """
+
 import dataclasses
 
 from ml_collections import ConfigDict
 
-from pdae_jax.models.architecture import Architecture
-from pdae_jax.modes import Options
-from pdae_jax.names import nearest
-from pdae_jax.training.run import Data
+from pdae_jax.commands import Options
+from pdae_jax.networks.architecture import Architecture
+from pdae_jax.runtime.choices import nearest
 from pdae_jax.training.state import Settings
+from pdae_jax.training.trainer import Data
 
 # What a variant after the colon trains: each a list of stages, done in turn.
-VARIANTS = {"": (), "pdae": ("pdae",), "dpm": ("dpm",), "latent": ("latent",),
-            "classifier": ("classifier",), "fewshot": ("fewshot",), "report": ("report",)}
+VARIANTS = {
+    "": (),
+    "pdae": ("pdae",),
+    "dpm": ("dpm",),
+    "latent": ("latent",),
+    "classifier": ("classifier",),
+    "fewshot": ("fewshot",),
+    "report": ("report",),
+}
 
 EVERYTHING = ("dpm", "pdae", "latent", "classifier", "report")
 
@@ -22,8 +30,15 @@ EVERYTHING = ("dpm", "pdae", "latent", "classifier", "report")
 FEW_SHOT = ("attribute", "images", "labels", "positives", "negatives", "unlabelled", "seed")
 
 
-def base(variant: str, *, name: str, data: str, model: dict, flip: bool = True,
-         stages: tuple[str, ...] = ("pdae",)) -> ConfigDict:
+def base(
+    variant: str,
+    *,
+    name: str,
+    data: str,
+    model: dict,
+    flip: bool = True,
+    stages: tuple[str, ...] = ("pdae",),
+) -> ConfigDict:
     """A config of `variant` for data set `name`; `stages` are what no variant means.
 
     Fields: `stages` in turn (objectives, "report"); `model` (see `Architecture`), `data` (see
@@ -45,8 +60,10 @@ def base(variant: str, *, name: str, data: str, model: dict, flip: bool = True,
     config.pdae = ConfigDict(defaults(Settings))
     # Both see codes alone: a step costs next to nothing.
     config.latent = ConfigDict(defaults(Settings) | {"batch_size": 512, "steps": 100_000})
-    config.classifier = ConfigDict(defaults(Settings) | {
-        "batch_size": 512, "steps": 10_000, "learning_rate": 1e-3, "ema": 0.999})
+    config.classifier = ConfigDict(
+        defaults(Settings)
+        | {"batch_size": 512, "steps": 10_000, "learning_rate": 1e-3, "ema": 0.999}
+    )
     options = defaults(Options)
     config.fewshot = ConfigDict({name: options[name] for name in FEW_SHOT})
     config.report = ConfigDict(options | {"n": 8})
@@ -56,16 +73,27 @@ def base(variant: str, *, name: str, data: str, model: dict, flip: bool = True,
 def few_pictures(config: ConfigDict) -> None:
     """Sets what is trained on codes for a data set of about a thousand pictures: half a minute."""
     for stage in (config.latent, config.classifier):
-        stage.update(batch_size=256, learning_rate=1e-3, decay="cosine", warmup=100, ema=0.998,
-                     log_every=500, health_every=0, save_every=5000)
+        stage.update(
+            batch_size=256,
+            learning_rate=1e-3,
+            decay="cosine",
+            warmup=100,
+            ema=0.998,
+            log_every=500,
+            health_every=0,
+            save_every=5000,
+        )
     config.latent.steps = 5000
     config.classifier.steps = 2000
 
 
 def defaults(cls) -> dict:
     """The default of every field of a dataclass that has one."""
-    return {field.name: field.default for field in dataclasses.fields(cls)
-            if field.default is not dataclasses.MISSING}
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(cls)
+        if field.default is not dataclasses.MISSING
+    }
 
 
 def images(config: ConfigDict, *, dpm: int, pdae: int) -> ConfigDict:

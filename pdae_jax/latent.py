@@ -2,6 +2,7 @@
 
 z is normalised (zero mean, unit standard deviation in each dimension) wherever these see it.
 """
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,8 +49,16 @@ def noise_fn(net, params, schedule: Schedule, times):
     return lambda z_t, t: net.latent_eps(params, z_t, time(t))
 
 
-def sample(net, params, rngs, schedule: Schedule, steps: int = 100, *, clamp: bool = False,
-           clip: bool = False):
+def sample(
+    net,
+    params,
+    rngs,
+    schedule: Schedule,
+    steps: int = 100,
+    *,
+    clamp: bool = False,
+    clip: bool = False,
+):
     """Codes from the latent diffusion model, by DDIM: one key an example -> z, denormalised [B, d].
 
     clamp: cut the first z_T to [-1, 1], and clip: the implied z_0 at every step; the original does

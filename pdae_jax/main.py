@@ -4,6 +4,7 @@ Does what the config's stages say, each from where it stopped; a stage that is d
 again. A variant after the config's colon picks what is trained (configs/bedroom128.py:dpm), and
 any field can be set: --config.pdae.batch_size=64 --config.model.base=64
 """
+
 import difflib
 import importlib.util
 import os
@@ -13,19 +14,27 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from pdae_jax import cpu
-from pdae_jax.names import nearest
+from pdae_jax.runtime import cpu
+from pdae_jax.runtime.choices import nearest
 
 FLAGS = flags.FLAGS
-MODES = {"train": "do the config's stages",
-         "compile": "what a step would cost on --topology, without running it",
-         "verify": "compare a converted workdir with its PyTorch files",
-         "encode": "a table of z of all pictures", "reconstruct": "Figures 5 to 7",
-         "interpolate": "Figures 8 to 10", "manipulate": "attributes, Figure 11",
-         "generate": "from the latent model", "fewshot": "a class from few labels, Figure 12",
-         "gap": "Figure 4", "denoise": "Figures 1 to 3", "shift": "Figure 13",
-         "probe": "attributes from z", "evaluate": "SSIM, LPIPS, MSE, FID: Tables 3 and 4",
-         "report": "all that the model's state allows, in one page"}
+MODES = {
+    "train": "do the config's stages",
+    "compile": "what a step would cost on --topology, without running it",
+    "verify": "compare a converted workdir with its PyTorch files",
+    "encode": "a table of z of all pictures",
+    "reconstruct": "Figures 5 to 7",
+    "interpolate": "Figures 8 to 10",
+    "manipulate": "attributes, Figure 11",
+    "generate": "from the latent model",
+    "fewshot": "a class from few labels, Figure 12",
+    "gap": "Figure 4",
+    "denoise": "Figures 1 to 3",
+    "shift": "Figure 13",
+    "probe": "attributes from z",
+    "evaluate": "SSIM, LPIPS, MSE, FID: Tables 3 and 4",
+    "report": "all that the model's state allows, in one page",
+}
 
 
 def cli() -> None:
@@ -49,14 +58,15 @@ def main(argv: list[str]) -> None:
     if parsed is None:
         return
     config, workdir, cache = parsed
-    from pdae_jax import processes
+    from pdae_jax.runtime import processes
 
-    processes.start(FLAGS.coordinator, FLAGS.processes, FLAGS.process,
-                    stoppable=FLAGS.mode == "train")
+    processes.start(
+        FLAGS.coordinator, FLAGS.processes, FLAGS.process, stoppable=FLAGS.mode == "train"
+    )
     if cache and FLAGS.mode != "compile":  # which tells how long compiling takes
         use_compilation_cache(cache)
     if FLAGS.mode == "verify":
-        from pdae_jax.convert.verify import verify
+        from pdae_jax.convert.verification import verify
 
         if not verify(workdir, FLAGS.source):
             sys.exit(1)
@@ -68,7 +78,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.mode == "compile":
         forecast(config, FLAGS.topology)
         return
-    from pdae_jax import modes
+    from pdae_jax import commands as modes
 
     given = {name: FLAGS[name].value for name in OPTIONS if FLAGS[name].present}
     for name, kind in (("keep", str), ("strengths", float), ("times", int)):
@@ -80,20 +90,22 @@ def main(argv: list[str]) -> None:
 def run(config, workdir: str | os.PathLike, command: str) -> bool:
     """Does a config's stages in workdir; False where a signal stopped it, with all done so far kept."""
     # What is heavy is imported once the command line is known to be right.
-    from pdae_jax import processes
-    from pdae_jax.models import Architecture
-    from pdae_jax.modes import Options, fit_few_shot
-    from pdae_jax.modes import run as run_mode
+    from pdae_jax.commands import Options, fit_few_shot
+    from pdae_jax.commands import run as run_mode
+    from pdae_jax.networks.architecture import Architecture
+    from pdae_jax.runtime import processes
     from pdae_jax.training.objectives import OBJECTIVES
-    from pdae_jax.training.run import Data, make_workdir, train
     from pdae_jax.training.state import Settings
+    from pdae_jax.training.trainer import Data, make_workdir, train
 
     for stage in config.stages:
         nearest(stage, [*OBJECTIVES, "fewshot", "report"], "stage")
     if config.pretrained and "dpm" in config.stages:
-        raise ValueError(f"--config.pretrained={config.pretrained} would be unused: the stages "
-                         f"{', '.join(config.stages)} train a dpm of their own; add :pdae to the "
-                         f"config's name")
+        raise ValueError(
+            f"--config.pretrained={config.pretrained} would be unused: the stages "
+            f"{', '.join(config.stages)} train a dpm of their own; add :pdae to the "
+            f"config's name"
+        )
     arch, data = Architecture(**config.model), Data(**config.data)
     report = Options(**config.report)
     settings = {stage: Settings(**config[stage]) for stage in config.stages if stage in OBJECTIVES}
@@ -111,9 +123,17 @@ def run(config, workdir: str | os.PathLike, command: str) -> bool:
                 run_mode("report", workdir, report, command=command, data=data, again=False)
             elif stage == "fewshot":
                 fit_few_shot(workdir, Options(**config.fewshot))
-            elif not train(workdir, stage, arch=arch, data=data, settings=settings[stage],
-                           pretrained=config.pretrained or None, precision=config.precision,
-                           fsdp=config.mesh.fsdp, seed=config.seed):
+            elif not train(
+                workdir,
+                stage,
+                arch=arch,
+                data=data,
+                settings=settings[stage],
+                pretrained=config.pretrained or None,
+                precision=config.precision,
+                fsdp=config.mesh.fsdp,
+                seed=config.seed,
+            ):
                 return False
     except processes.Stopped:
         if processes.writes():
@@ -124,16 +144,24 @@ def run(config, workdir: str | os.PathLike, command: str) -> bool:
 
 def forecast(config, topology: str) -> None:
     """Says what the config's last stage on pictures would cost on a topology."""
-    from pdae_jax.models import Architecture
-    from pdae_jax.training import forecast as forecast_lib
+    from pdae_jax.cost import forecast as forecast_lib
+    from pdae_jax.networks.architecture import Architecture
     from pdae_jax.training.state import Settings
 
     stage = [stage for stage in config.stages if stage in ("dpm", "pdae")][-1:]
     if not stage:
-        raise ValueError(f"the stages {', '.join(config.stages)} train on no pictures; forecast a "
-                         f"config of dpm or pdae")
-    forecast_lib.forecast(stage[0], Architecture(**config.model), Settings(**config[stage[0]]),
-                          topology, precision=config.precision, fsdp=config.mesh.fsdp)
+        raise ValueError(
+            f"the stages {', '.join(config.stages)} train on no pictures; forecast a "
+            f"config of dpm or pdae"
+        )
+    forecast_lib.forecast(
+        stage[0],
+        Architecture(**config.model),
+        Settings(**config[stage[0]]),
+        topology,
+        precision=config.precision,
+        fsdp=config.mesh.fsdp,
+    )
 
 
 def parse(argv: list[str]):
@@ -188,14 +216,20 @@ OPTIONS = {
     "frames": ("integer", "interpolate: of the animation (16)"),
     "attribute": ("string", "manipulate, fewshot: which"),
     "keep": ("list", "manipulate: attributes to hold still"),
-    "direction": ("string", "manipulate: a .npy of numbers to move z along, instead of an attribute"),
+    "direction": (
+        "string",
+        "manipulate: a .npy of numbers to move z along, instead of an attribute",
+    ),
     "strengths": ("list", "manipulate: how far, about -0.5 to 0.5"),
     "positives": ("integer", "fewshot: labelled positives (50)"),
     "negatives": ("integer", "fewshot: labelled negatives (50)"),
     "unlabelled": ("integer", "fewshot: unlabelled pictures instead of negatives (0)"),
     "stop": ("float", "generate, fewshot: share of the last steps that go without z (0.3)"),
     "clamp": ("boolean", "generate, fewshot: cut the latent model's first noise to [-1, 1] (true)"),
-    "clip": ("boolean", "generate, fewshot: cut normalised z at every step, as the original (false)"),
+    "clip": (
+        "boolean",
+        "generate, fewshot: cut normalised z at every step, as the original (false)",
+    ),
     "uniform": ("boolean", "gap: noise from [0, 1) instead of Gaussian, as the original (false)"),
     "save": ("string", "generate: pictures as npz, or as a folder of PNGs (npz)"),
     "metrics": ("string", "evaluate: directory of the converted weights of LPIPS and FID"),
@@ -219,8 +253,11 @@ def define_flags() -> None:
         flags.DEFINE_integer("process", None, OWN_FLAGS["process"])
         for name, (kind, text) in OPTIONS.items():
             getattr(flags, f"DEFINE_{kind}")(name, None, text)
-        flags.DEFINE_string("compilation_cache", os.path.expanduser("~/.cache/pdae_jax/xla"),
-                            OWN_FLAGS["compilation_cache"])
+        flags.DEFINE_string(
+            "compilation_cache",
+            os.path.expanduser("~/.cache/pdae_jax/xla"),
+            OWN_FLAGS["compilation_cache"],
+        )
 
 
 def flag_value(argv: list[str], flag: str) -> str | None:
@@ -253,11 +290,16 @@ def load_config(path: str):
 
 def load_module(file: str):
     if not Path(file).is_file():
-        there = sorted(str(p) for p in (Path(file).parent if Path(file).parent.is_dir()
-                                        else Path("configs")).glob("*.py"))
+        there = sorted(
+            str(p)
+            for p in (Path(file).parent if Path(file).parent.is_dir() else Path("configs")).glob(
+                "*.py"
+            )
+        )
         near = difflib.get_close_matches(file, there, 1, cutoff=0.0)
-        raise ValueError(f"no config file {file!r}"
-                         + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise ValueError(
+            f"no config file {file!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        )
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -267,7 +309,11 @@ def load_module(file: str):
 def check_names(argv: list[str], config) -> None:
     """Refuses an unknown flag or config field, with the nearest valid name."""
     fields = field_names(config) if config else []
-    valid = [*OWN_FLAGS, *(OPTIONS if config is None else ()), *(f"config.{name}" for name in fields)]
+    valid = [
+        *OWN_FLAGS,
+        *(OPTIONS if config is None else ()),
+        *(f"config.{name}" for name in fields),
+    ]
     for arg in argv[1:]:
         name = arg.lstrip("-").partition("=")[0]
         if arg.startswith("-"):
@@ -289,19 +335,32 @@ def usage(argv: list[str]) -> str:
     """The help: this file's docstring and flags and, of a config given, its own and its fields."""
     lines = [__doc__.strip(), "", "flags:"]
     lines += [f"  --{name:<18} {text}" for name, text in OWN_FLAGS.items()]
-    lines += ["", "modes:", *(f"  {name:<20} {text}" for name, text in MODES.items()),
-              "", "flags of the modes that work on a model, which need no config:"]
+    lines += [
+        "",
+        "modes:",
+        *(f"  {name:<20} {text}" for name, text in MODES.items()),
+        "",
+        "flags of the modes that work on a model, which need no config:",
+    ]
     lines += [f"  --{name:<18} {text}" for name, (_, text) in OPTIONS.items()]
     try:
         path = config_path(argv)
     except ValueError:
         files = sorted(str(p) for p in Path("configs").glob("*.py"))
-        lines += ["", "configs: " + (", ".join(files) or "none in this folder"),
-                  "with --config=FILE, --help tells of that config and lists its fields"]
+        lines += [
+            "",
+            "configs: " + (", ".join(files) or "none in this folder"),
+            "with --config=FILE, --help tells of that config and lists its fields",
+        ]
         return "\n".join(lines)
     config = load_config(path)
-    lines += ["", f"{path}:", *(load_module(path.partition(":")[0]).__doc__ or "").splitlines(),
-              "", "fields and their values:"]
+    lines += [
+        "",
+        f"{path}:",
+        *(load_module(path.partition(":")[0]).__doc__ or "").splitlines(),
+        "",
+        "fields and their values:",
+    ]
     for name in field_names(config):
         value = config
         for key in name.split("."):
@@ -314,8 +373,9 @@ def use_compilation_cache(folder: str) -> None:
     """Keeps compiled programs in `folder`, so that a second start does not compile again."""
     import jax
 
-    jax.config.update("jax_compilation_cache_dir",
-                      os.environ.get("JAX_COMPILATION_CACHE_DIR", folder))
+    jax.config.update(
+        "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", folder)
+    )
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 

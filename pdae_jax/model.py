@@ -1,4 +1,5 @@
 """The model as a user holds it: load, encode, invert, decode, predict."""
+
 import functools
 import numbers
 import os
@@ -7,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pdae_jax import latent, pdae, samplers, sharding
-from pdae_jax.checkpoint import read_architecture, read_weights
-from pdae_jax.models import DTYPES, Architecture, Networks
-from pdae_jax.names import nearest
+from pdae_jax import latent, pdae, samplers
+from pdae_jax.networks.architecture import Architecture
+from pdae_jax.networks.groups import DTYPES, Networks
+from pdae_jax.runtime import sharding
+from pdae_jax.runtime.choices import nearest
 from pdae_jax.schedule import SCHEDULES
 from pdae_jax.training.objectives import to_float
+from pdae_jax.workdir.checkpoints import read_architecture, read_weights
 
 METHODS = ("ddim", "ddpm")
 
@@ -25,8 +28,9 @@ def load(path: str | os.PathLike, *, precision: str = "float32", batch_size: int
     no model.
     """
     path = os.path.expanduser(path)
-    return Model(read_architecture(path), read_weights(path), precision=precision,
-                 batch_size=batch_size)
+    return Model(
+        read_architecture(path), read_weights(path), precision=precision, batch_size=batch_size
+    )
 
 
 class Model:
@@ -39,8 +43,9 @@ class Model:
     pixel. An x_T belongs to its image and z; to edit a picture, keep its x_T and change its z.
     """
 
-    def __init__(self, arch: Architecture, params: dict, *, precision: str = "float32",
-                 batch_size: int = 32):
+    def __init__(
+        self, arch: Architecture, params: dict, *, precision: str = "float32", batch_size: int = 32
+    ):
         """params: {"dpm", "encoder", "gradient"} (or "dpm" alone: then z must be None)."""
         self.arch = arch
         self.mesh = sharding.make_mesh(devices=jax.local_devices())
@@ -63,11 +68,11 @@ class Model:
         images = self._images(images)
         times = samplers.ddim_times(self.arch.T, steps)
         z = self.encode(images) if z is None else self._codes(z, len(images))
-        return self._batched(self._ddim, images, z, words="infer x_T",
-                             path=tuple(times.tolist()))
+        return self._batched(self._ddim, images, z, words="infer x_T", path=tuple(times.tolist()))
 
-    def decode(self, z, x_T=None, steps: int = 100, rng=None, method: str = "ddim",
-               stop: float = 0.0):
+    def decode(
+        self, z, x_T=None, steps: int = 100, rng=None, method: str = "ddim", stop: float = 0.0
+    ):
         """Pictures with codes z: Algorithm 3 ("ddim"), or Algorithm 2 ("ddpm").
 
         z: [B, d], or None for the bare diffusion model (then x_T gives B). x_T: the noise to
@@ -80,19 +85,21 @@ class Model:
         """
         nearest(method, METHODS, "method")
         if z is None and x_T is None:
-            raise ValueError("decode needs z or x_T; for n pictures of the bare diffusion model "
-                             "pass x_T = normal noise [n, H, W, C]")
+            raise ValueError(
+                "decode needs z or x_T; for n pictures of the bare diffusion model "
+                "pass x_T = normal noise [n, H, W, C]"
+            )
         n = len(x_T if z is None else z)
         rngs = self._rngs(rng, n)
         x_T = self._noise(rngs) if x_T is None else self._like_images(x_T, "x_T", n)
         z = None if z is None else self._codes(z, n)
         if method == "ddpm":
-            out = self._batched(self._ddpm, x_T, z, jax.random.key_data(rngs),
-                                words="decode")
+            out = self._batched(self._ddpm, x_T, z, jax.random.key_data(rngs), words="decode")
         else:
             path = samplers.ddim_times(self.arch.T, steps)[::-1]
-            out = self._batched(self._ddim, x_T, z, words="decode",
-                                path=tuple(path.tolist()), stop=stop)
+            out = self._batched(
+                self._ddim, x_T, z, words="decode", path=tuple(path.tolist()), stop=stop
+            )
         return jnp.clip(out, -1.0, 1.0)
 
     def interpolate(self, z_1, z_2, x_T, weight, steps: int = 100):
@@ -115,8 +122,7 @@ class Model:
         """
         self.need("gradient")
         x_t = self._like_images(x_t, "x_t")
-        return self._batched(self._predict, x_t, self._times(t, len(x_t)),
-                             self._codes(z, len(x_t)))
+        return self._batched(self._predict, x_t, self._times(t, len(x_t)), self._codes(z, len(x_t)))
 
     def posterior_gap(self, images, t: int, z=None, rng=None, uniform: bool = False):
         """|mu~ - mu_theta|^2 of noised images at time t, without and with the shift: [B] twice.
@@ -139,8 +145,9 @@ class Model:
         eps = self._noise(self._rngs(rng, len(x_0)))
         return self._batched(self._denoise, x_0, self._times(t, len(x_0)), eps, z)
 
-    def generate_codes(self, n: int, steps: int = 100, rng=None, clamp: bool = True,
-                       clip: bool = False):
+    def generate_codes(
+        self, n: int, steps: int = 100, rng=None, clamp: bool = True, clip: bool = False
+    ):
         """n codes from the latent diffusion model: z [n, d]; the i-th depends on rng and i alone.
 
         rng: as for `decode`. steps: of latent DDIM. clamp: cuts the first noise to [-1, 1], as the
@@ -149,8 +156,7 @@ class Model:
         self.need("latent")
         self.need("statistics")
         rngs = jax.random.key_data(self._rngs(rng, n))
-        return self._batched(self._latent, rngs, words="codes", steps=steps,
-                             clamp=clamp, clip=clip)
+        return self._batched(self._latent, rngs, words="codes", steps=steps, clamp=clamp, clip=clip)
 
     # What runs on the device: pure functions of (params, arrays), compiled once per setting.
 
@@ -161,23 +167,24 @@ class Model:
     @functools.cached_property
     def _predict(self):
         def predict(params, x_t, t, z):
-            out = self.net.predict(params, x_t, self.net.time(params, t),
-                                   self.net.code(params, z))
+            out = self.net.predict(params, x_t, self.net.time(params, t), self.net.code(params, z))
             return out.eps, out.gradient
+
         return jax.jit(predict)
 
     @functools.cached_property
     def _ddim(self):
         def run(params, x, z, path, stop=0.0):
             return pdae.decode(self.net, params, self.schedule, x, z, path, stop=stop)
+
         return jax.jit(run, static_argnames=("path", "stop"))
 
     @functools.cached_property
     def _trajectory(self):
         def run(params, x, z_1, z_2, weight, path):
-            eps = pdae.trajectory_noise_fn(self.net, params, self.schedule, z_1, z_2, weight,
-                                           path)
+            eps = pdae.trajectory_noise_fn(self.net, params, self.schedule, z_1, z_2, weight, path)
             return samplers.ddim(eps, x, path, self.schedule)
+
         return jax.jit(run, static_argnames="path")
 
     @functools.cached_property
@@ -187,12 +194,14 @@ class Model:
             posterior = pdae.ddpm_posterior(self.net, params, self.schedule, z, path)
             draw = samplers.draws(jax.random.wrap_key_data(rngs), self.arch.image_shape)
             return samplers.ddpm(posterior, x, path, draw)
+
         return jax.jit(run)
 
     @functools.cached_property
     def _gap(self):
         def run(params, x_0, t, eps, z):
             return pdae.posterior_gap(self.net, params, self.schedule, x_0, t, eps, z)
+
         return jax.jit(run)
 
     @functools.cached_property
@@ -200,13 +209,22 @@ class Model:
         def run(params, x_0, t, eps, z):
             x_t = self.schedule.x_t(x_0, t, eps)
             return x_t, *pdae.one_step_x_0(self.net, params, self.schedule, x_t, t, z)
+
         return jax.jit(run)
 
     @functools.cached_property
     def _latent(self):
         def run(params, rngs, steps, clamp, clip):
-            return latent.sample(self.net, params, jax.random.wrap_key_data(rngs),
-                                 latent.SCHEDULE(), steps, clamp=clamp, clip=clip)
+            return latent.sample(
+                self.net,
+                params,
+                jax.random.wrap_key_data(rngs),
+                latent.SCHEDULE(),
+                steps,
+                clamp=clamp,
+                clip=clip,
+            )
+
         return jax.jit(run, static_argnames=("steps", "clamp", "clip"))
 
     @functools.cached_property
@@ -214,8 +232,9 @@ class Model:
         return jax.jit(lambda rngs: samplers.draws(rngs, self.arch.image_shape)(self.arch.T))
 
     def _batched(self, function, *arrays, **static):
-        return sharding.in_batches(function, self.params, *arrays, mesh=self.mesh,
-                                   batch_size=self.batch_size, **static)
+        return sharding.in_batches(
+            function, self.params, *arrays, mesh=self.mesh, batch_size=self.batch_size, **static
+        )
 
     # What a user passes, checked.
 
@@ -224,8 +243,10 @@ class Model:
         self._shape(images, "images", None)
         images = to_float(images)
         if images.size and float(jnp.abs(images).max()) > 1.01:
-            raise ValueError(f"images must be uint8 or float in [-1, 1], got floats up to "
-                             f"{float(jnp.abs(images).max()):.3g}; divide by 127.5, subtract 1")
+            raise ValueError(
+                f"images must be uint8 or float in [-1, 1], got floats up to "
+                f"{float(jnp.abs(images).max()):.3g}; divide by 127.5, subtract 1"
+            )
         return images
 
     def _like_images(self, x, name, n=None):
@@ -235,9 +256,11 @@ class Model:
 
     def _shape(self, x, name, n):
         if x.ndim != 4 or x.shape[1:] != self.arch.image_shape or n not in (None, len(x)):
-            raise ValueError(f"{name} must be [{'B' if n is None else n}, "
-                             f"{', '.join(map(str, self.arch.image_shape))}], got "
-                             f"{list(x.shape)}")
+            raise ValueError(
+                f"{name} must be [{'B' if n is None else n}, "
+                f"{', '.join(map(str, self.arch.image_shape))}], got "
+                f"{list(x.shape)}"
+            )
 
     def _times(self, t, n):
         t = np.broadcast_to(np.asarray(t, np.int32), (n,))
@@ -260,8 +283,9 @@ class Model:
 
     def need(self, group: str):
         if group not in self.params:
-            how = {"latent": "train it with the config's :latent variant",
-                   "statistics": "train with the config's :latent variant",
-                   "classifier": "train it with the config's :classifier variant"}.get(
-                       group, "it is a diffusion model; train PDAE on it first")
+            how = {
+                "latent": "train it with the config's :latent variant",
+                "statistics": "train with the config's :latent variant",
+                "classifier": "train it with the config's :classifier variant",
+            }.get(group, "it is a diffusion model; train PDAE on it first")
             raise ValueError(f"this model has no {group!r}, only {sorted(self.params)}: {how}")

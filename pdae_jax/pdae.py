@@ -9,6 +9,7 @@
 Every function here is pure. `net` is the networks (`models.Networks`), `params` their parameters;
 what has to be sampled becomes a noise function for the loops in `samplers`.
 """
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +18,9 @@ from pdae_jax import samplers
 from pdae_jax.schedule import Schedule, at
 
 
-def training_loss(net, params, schedule: Schedule, x_0, t, eps, *, gamma: float = 0.1,
-                  dropout=None):
+def training_loss(
+    net, params, schedule: Schedule, x_0, t, eps, *, gamma: float = 0.1, dropout=None
+):
     """Algorithm 1: the loss of each example, [B].
 
     lambda_t (eps - (eps_theta(x_t, t) - k_t G(x_t, E(x_0), t)))^2, averaged over an image;
@@ -29,8 +31,7 @@ def training_loss(net, params, schedule: Schedule, x_0, t, eps, *, gamma: float 
     return code_loss(net, params, schedule, x_0, t, eps, z, gamma=gamma, dropout=dropout)
 
 
-def code_loss(net, params, schedule: Schedule, x_0, t, eps, z, *, gamma: float = 0.1,
-              dropout=None):
+def code_loss(net, params, schedule: Schedule, x_0, t, eps, z, *, gamma: float = 0.1, dropout=None):
     """Algorithm 1's loss, [B], of given codes z: what `training_loss` is at z = E(x_0)."""
     x_t = schedule.x_t(x_0, t, eps)
     out = net.predict(params, x_t, net.time(params, t), net.code(params, z), dropout=dropout)

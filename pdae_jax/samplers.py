@@ -4,6 +4,7 @@ A sampler sees a function of (x_t, t), never a network, its parameters or a code
 diffusion model, PDAE at a given z, trajectory interpolation and the latent diffusion model are
 all noise functions (see `pdae` and `latent`).
 """
+
 import numbers
 from collections.abc import Callable
 
@@ -61,6 +62,7 @@ def ddpm(posterior_fn: Callable, x, times, draw: Callable):
     posterior_fn(x_t, t) -> (mean, log variance) of x_{t-1}; draw(t) -> standard normal noise
     shaped like x, not used at t = 0.
     """
+
     def step(x, t):
         mean, log_variance = posterior_fn(x, t)
         return mean + jnp.where(t > 0, jnp.exp(0.5 * log_variance), 0.0) * draw(t), None
@@ -76,8 +78,10 @@ def keys(rng, indices):
 
 def draws(rngs, shape: tuple[int, ...]) -> Callable:
     """Noise for `ddpm` from one key an example: the same whatever batch an example is in."""
+
     def draw(t):
         return jax.vmap(lambda rng: jax.random.normal(jax.random.fold_in(rng, t), shape))(rngs)
+
     return draw
 
 
@@ -111,4 +115,3 @@ def slerp(a, b, weight):
     theta = jnp.arccos(cosine).reshape((-1,) + (1,) * (a.ndim - 1))
     mixed = (jnp.sin((1 - weight) * theta) * a + jnp.sin(weight * theta) * b) / jnp.sin(theta)
     return jnp.where(jnp.sin(theta) < 1e-4, lerp(a, b, weight), mixed)
-

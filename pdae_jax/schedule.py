@@ -3,6 +3,7 @@
 Arrays over t = 0..T-1 (the paper's 1..T), kept in float64 and cast to float32 once, where they
 meet an image. Networks and codes are not known here.
 """
+
 import dataclasses
 import functools
 
@@ -21,8 +22,10 @@ class Schedule:
         if beta.ndim != 1 or not len(beta):
             raise ValueError(f"beta must be a vector of T numbers, got shape {beta.shape}")
         if not ((beta > 0) & (beta < 1)).all():
-            raise ValueError(f"each beta must be in (0, 1), got {beta.min():.4g} to "
-                             f"{beta.max():.4g} with T = {len(beta)}")
+            raise ValueError(
+                f"each beta must be in (0, 1), got {beta.min():.4g} to "
+                f"{beta.max():.4g} with T = {len(beta)}"
+            )
         object.__setattr__(self, "beta", beta)
 
     @property
@@ -75,23 +78,29 @@ class Schedule:
 
     def x_t(self, x_0, t, eps):
         """Noises x_0 to time t: sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps."""
-        return (at(np.sqrt(self.alpha_bar), t, x_0) * x_0
-                + at(np.sqrt(1.0 - self.alpha_bar), t, x_0) * eps)
+        return (
+            at(np.sqrt(self.alpha_bar), t, x_0) * x_0
+            + at(np.sqrt(1.0 - self.alpha_bar), t, x_0) * eps
+        )
 
     def x_0(self, x_t, t, eps):
         """The x_0 that eps implies: (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t)."""
-        return (at(np.sqrt(1.0 / self.alpha_bar), t, x_t) * x_t
-                - at(np.sqrt(1.0 / self.alpha_bar - 1.0), t, x_t) * eps)
+        return (
+            at(np.sqrt(1.0 / self.alpha_bar), t, x_t) * x_t
+            - at(np.sqrt(1.0 / self.alpha_bar - 1.0), t, x_t) * eps
+        )
 
     def eps(self, x_t, t, x_0):
         """The eps that x_0 implies; the inverse of `x_0`."""
-        return ((at(np.sqrt(1.0 / self.alpha_bar), t, x_t) * x_t - x_0)
-                / at(np.sqrt(1.0 / self.alpha_bar - 1.0), t, x_t))
+        return (at(np.sqrt(1.0 / self.alpha_bar), t, x_t) * x_t - x_0) / at(
+            np.sqrt(1.0 / self.alpha_bar - 1.0), t, x_t
+        )
 
     def posterior_mean(self, x_t, t, eps):
         """mu_theta = (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t)."""
-        return (at(1.0 / np.sqrt(self.alpha), t, x_t)
-                * (x_t - at(self.beta / np.sqrt(1.0 - self.alpha_bar), t, x_t) * eps))
+        return at(1.0 / np.sqrt(self.alpha), t, x_t) * (
+            x_t - at(self.beta / np.sqrt(1.0 - self.alpha_bar), t, x_t) * eps
+        )
 
     def true_posterior_mean(self, x_0, x_t, t):
         """mu~(x_t, x_0), the mean of q(x_{t-1} | x_t, x_0): what mu_theta tries to be."""
@@ -129,4 +138,3 @@ def constant(T: int = 1000, beta: float = 0.008) -> Schedule:
 
 
 SCHEDULES = {"linear": linear, "cosine": cosine, "constant": constant}
-

@@ -1,4 +1,5 @@
 """The benchmarks run, end to end, at a tiny size. No number of theirs is judged."""
+
 import json
 import os
 import subprocess
@@ -16,36 +17,67 @@ TINY = ["--rounds", "2", "--seconds", "0.01"]
 
 def run(name: str, *args) -> str:
     environment = os.environ | {"PDAE_JAX_BENCHMARK_EAGER": "1", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *map(str, args)],
-                          capture_output=True, text=True, cwd=ROOT, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_side_by_side(tmp_path):
     pytest.importorskip("torch")
-    out = run("speed", "--sizes", 16, "--batch", 2, "--steps", 2, "--json", tmp_path / "speed.json",
-              "--precisions", "bfloat16", *TINY)
+    out = run(
+        "speed",
+        "--sizes",
+        16,
+        "--batch",
+        2,
+        "--steps",
+        2,
+        "--json",
+        tmp_path / "speed.json",
+        "--precisions",
+        "bfloat16",
+        *TINY,
+    )
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
     assert [(row["task"], row["contender"], row["precision"]) for row in rows] == [
-        (task, *who) for task in ("train", "decode")
-        for who in (("ours", "bfloat16"), ("peer", "bfloat16"))]
+        (task, *who)
+        for task in ("train", "decode")
+        for who in (("ours", "bfloat16"), ("peer", "bfloat16"))
+    ]
     for row in rows:
         assert len(row["images_per_second"]) == 2 and min(row["images_per_second"]) > 0
         assert row["peak_bytes"] > 0 and row["utilisation"] > 0 and row["ratio"] > 0
         assert row["versions"].startswith({"ours": "jax", "peer": "torch"}[row["contender"]])
     assert rows[1]["ratio"] == 1
-    assert [row["settings"] for row in rows] == ["jax.jit", "eager", "jax.jit", "channels_last, eager"]
+    assert [row["settings"] for row in rows] == [
+        "jax.jit",
+        "eager",
+        "jax.jit",
+        "channels_last, eager",
+    ]
     assert "| train | 16 | 2 | pdae_jax bfloat16 (jax.jit) |" in out and "decode, 2 steps" in out
 
 
 def test_ratios_are_of_rounds_and_utilisation_of_the_peak():
     def row(contender, precision, *rates):
-        return {"contender": contender, "precision": precision, "images_per_second": list(rates),
-                "peak_flops": 80.0}
+        return {
+            "contender": contender,
+            "precision": precision,
+            "images_per_second": list(rates),
+            "peak_flops": 80.0,
+        }
 
-    ours, strong, plain = rows = [row("ours", "float32", 4, 6, 9), row("peer", "float32", 2, 2, 2),
-                                  row("peer", "plain", 1, 6, 3)]
+    ours, strong, plain = rows = [
+        row("ours", "float32", 4, 6, 9),
+        row("peer", "float32", 2, 2, 2),
+        row("peer", "plain", 1, 6, 3),
+    ]
     summarise(rows, flop=10.0)
     assert (ours["median"], ours["ratio"], ours["to_plain"], ours["utilisation"]) == (6, 3, 3, 0.75)
     assert (strong["ratio"], strong["to_plain"]) == (1, 2 / 3) and plain["to_plain"] == 1
@@ -55,7 +87,20 @@ def test_ratios_are_of_rounds_and_utilisation_of_the_peak():
 
 
 def test_growth(tmp_path):
-    run("growth", "--out", tmp_path, "--size", 16, "--batches", 1, "--sizes", 16, "--steps", 2, *TINY)
+    run(
+        "growth",
+        "--out",
+        tmp_path,
+        "--size",
+        16,
+        "--batches",
+        1,
+        "--sizes",
+        16,
+        "--steps",
+        2,
+        *TINY,
+    )
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert numbers["batch"].keys() == {"train", "encode", "decode"}
     # The same work is measured once.
@@ -64,8 +109,20 @@ def test_growth(tmp_path):
 
 
 def test_the_loader_alone(tmp_path):
-    out = run("input", "--pictures", 12, "--stored", 24, "--sizes", 8, "--batch", 4,
-              "--json", tmp_path / "input.json", *TINY)
+    out = run(
+        "input",
+        "--pictures",
+        12,
+        "--stored",
+        24,
+        "--sizes",
+        8,
+        "--batch",
+        4,
+        "--json",
+        tmp_path / "input.json",
+        *TINY,
+    )
     rows = json.loads((tmp_path / "input.json").read_text())
     assert [row["data"] for row in rows] == ["folder", "lmdb", "tfds"] and "| tfds | 8 px |" in out
     assert all(rate > 0 for row in rows for rate in row["rates"])
@@ -78,7 +135,7 @@ for name in ("einops", "clu", "ml_collections", "tqdm", "grain", "tensorflow_dat
     sys.modules[name] = None
 from benchmarks import ours
 from benchmarks.speed import TINY, summarise, work_of
-from pdae_jax.models import Architecture
+from pdae_jax.networks.architecture import Architecture
 run, *_ = ours.prepare("decode", Architecture(**TINY), 2, "float32", 2)
 run(1)
 print(work_of("train", 16, 2) > work_of("decode", 16, 1) > 0)
@@ -86,15 +143,42 @@ print(work_of("train", 16, 2) > work_of("decode", 16, 1) > 0)
 
 
 def test_jax_flax_and_optax_are_enough():
-    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, cwd=ROOT,
-                          env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
     assert done.returncode == 0 and done.stdout.strip() == "True", done.stderr
 
 
 def test_a_contender_that_dies_is_one_line():
-    done = subprocess.run([sys.executable, "-m", "benchmarks.speed", "--sizes", "16", "--batch", "-1",
-                           "--contenders", "ours"], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("benchmarks: ours ended")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.speed",
+            "--sizes",
+            "16",
+            "--batch",
+            "-1",
+            "--contenders",
+            "ours",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(
+        "benchmarks: ours ended"
+    )
     with pytest.raises(ValueError, match="ours ended .exit code 1. at"):
-        Worker("ours", task="nothing", arch={"image_shape": (8, 8, 1)}, batch=1,
-               precision="float32", steps=1)
+        Worker(
+            "ours",
+            task="nothing",
+            arch={"image_shape": (8, 8, 1)},
+            batch=1,
+            precision="float32",
+            steps=1,
+        )

@@ -1,4 +1,5 @@
 """What is trained on z alone, and the tables of z it is trained on."""
+
 import dataclasses
 import json
 
@@ -9,12 +10,14 @@ import pytest
 from conftest import DIGITS_ARCH as ARCH
 
 import pdae_jax
-from pdae_jax import checkpoint, codes, latent
+from pdae_jax import latent
 from pdae_jax.data import code_batches, open_source
-from pdae_jax.models import Networks
+from pdae_jax.networks.groups import Networks
 from pdae_jax.schedule import constant
-from pdae_jax.training.run import Data, train
 from pdae_jax.training.state import Settings
+from pdae_jax.training.trainer import Data, train
+from pdae_jax.workdir import checkpoints as checkpoint
+from pdae_jax.workdir import code_table as codes
 
 QUICK = Settings(steps=2, batch_size=16, pictures_every=0, health_every=0)
 DIGITS = Data("digits", flip=False)
@@ -31,7 +34,8 @@ def test_batches_of_codes_are_a_function_of_seed_and_step():
     whole = take(5)
     seen = np.concatenate([batch["z"][:, 0] for batch in whole])
     assert sorted(seen[:20]) == sorted(seen[20:]) == list(range(20)) and list(seen[:20]) != list(
-        seen[20:])
+        seen[20:]
+    )
     assert all(np.array_equal(batch["label"], batch["z"] > 9) for batch in whole)
     for a, b in zip(whole[3:], take(2, start_step=3)):
         np.testing.assert_array_equal(a["z"], b["z"])
@@ -46,14 +50,24 @@ def test_objectives_on_codes_train(workdir):
         lines = [json.loads(line) for line in (workdir / objective / "metrics.jsonl").open()]
         assert lines[-1]["loss"] < lines[0]["loss"]
     model = pdae_jax.load(workdir)
-    assert model.params.keys() == {"dpm", "encoder", "gradient", "statistics", "latent",
-                                   "classifier"}
+    assert model.params.keys() == {
+        "dpm",
+        "encoder",
+        "gradient",
+        "statistics",
+        "latent",
+        "classifier",
+    }
     assert checkpoint.read_attributes(workdir) == tuple("0123456789")
     table = codes.read(workdir / "codes" / "train")
     source = open_source("digits", "train")
     assert table.z.shape == (len(source), 8) and table.attributes == tuple("0123456789")
-    np.testing.assert_allclose(table.z[:40], model.encode(np.stack(
-        [source.image(i) for i in range(40)])), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        table.z[:40],
+        model.encode(np.stack([source.image(i) for i in range(40)])),
+        rtol=1e-5,
+        atol=1e-6,
+    )
     mean, std = latent.statistics(table.z)
     np.testing.assert_allclose(model.params["statistics"]["std"], std, rtol=1e-6)
     np.testing.assert_allclose(model.params["statistics"]["mean"], mean, rtol=1e-6)
@@ -114,8 +128,10 @@ def test_latent_samples_have_the_statistics_of_what_they_are_drawn_from():
 def test_oddities_of_the_original_are_options(workdir):
     model = pdae_jax.load(workdir)
     rngs = jax.random.split(jax.random.key(1), 64)
-    plain, clamped, clipped = (latent.sample(model.net, model.params, rngs, constant(), 10, **odd)
-                               for odd in ({}, {"clamp": True}, {"clip": True}))
+    plain, clamped, clipped = (
+        latent.sample(model.net, model.params, rngs, constant(), 10, **odd)
+        for odd in ({}, {"clamp": True}, {"clip": True})
+    )
     assert not np.allclose(plain, clamped) and not np.allclose(plain, clipped)
     # z_0 is within [-1, 1]; at time 0, where the loop ends, alpha_bar is 0.992.
     bound = 1 + 5 * np.sqrt(1 - constant().alpha_bar[0])
@@ -141,16 +157,22 @@ def test_classifier_learns_a_plane_and_ignores_what_is_not_known():
 
 def test_edits_move_one_logit_and_keep_the_fixed_ones():
     rng = np.random.default_rng(0)
-    classifier = {"kernel": jnp.asarray(rng.standard_normal((16, 4)), jnp.float32),
-                  "bias": jnp.zeros(4)}
-    statistics = {"mean": jnp.asarray(rng.standard_normal(16), jnp.float32),
-                  "std": jnp.asarray(rng.uniform(0.5, 2, 16), jnp.float32)}
+    classifier = {
+        "kernel": jnp.asarray(rng.standard_normal((16, 4)), jnp.float32),
+        "bias": jnp.zeros(4),
+    }
+    statistics = {
+        "mean": jnp.asarray(rng.standard_normal(16), jnp.float32),
+        "std": jnp.asarray(rng.uniform(0.5, 2, 16), jnp.float32),
+    }
     z = jnp.asarray(rng.standard_normal((3, 16)), jnp.float32)
 
     def moved(direction, strength=0.3):
         after = latent.edit(statistics, z, direction, strength)
-        return np.asarray(latent.logits(classifier, latent.normalise(statistics, after))
-                          - latent.logits(classifier, latent.normalise(statistics, z)))
+        return np.asarray(
+            latent.logits(classifier, latent.normalise(statistics, after))
+            - latent.logits(classifier, latent.normalise(statistics, z))
+        )
 
     free, kept = latent.direction(classifier, 1), latent.direction(classifier, 1, fixed=(0, 2))
     np.testing.assert_allclose(jnp.linalg.norm(free), 1, rtol=1e-6)

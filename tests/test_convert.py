@@ -1,4 +1,5 @@
 """PyTorch's files in and out: every released kind, hostile ones, and the proof by a twin."""
+
 import contextlib
 import dataclasses
 import json
@@ -18,12 +19,14 @@ import torch
 from conftest import CELEBA64, GOLDEN, TINY, assert_close, golden, manifest, nhwc, stand_in
 
 import pdae_jax
-from pdae_jax import checkpoint, pdae
-from pdae_jax.convert import conversion, convert, export, infer, sources, torch_file, twin
-from pdae_jax.convert.verify import compare, verify
+from pdae_jax import pdae
+from pdae_jax.convert import conversion, infer, torch_checkpoint, torch_file, torch_twin
+from pdae_jax.convert.conversion import convert, export
+from pdae_jax.convert.verification import compare, verify
 from pdae_jax.metrics import inception, lpips
-from pdae_jax.training.run import Data, train
 from pdae_jax.training.state import Settings
+from pdae_jax.training.trainer import Data, train
+from pdae_jax.workdir import checkpoints as checkpoint
 
 ROOT = Path(__file__).parent.parent
 TOOL = ROOT / "tools" / "convert_torch_weights.py"
@@ -68,36 +71,67 @@ def save_lightning(path: Path, ema: dict, hyper_parameters: dict) -> Path:
     state = {f"model.{key}": value for key, value in zeros_like(ema).items()}
     state |= {f"ema_model.{key}": value for key, value in ema.items()}
     with lightning_classes() as pl:
-        torch.save({
-            "epoch": 7, "global_step": 940_000, "pytorch-lightning_version": "1.4.5",
-            "state_dict": state | {"x_T": torch.randn(8, 3, 16, 16)},
-            "callbacks": {pl.ModelCheckpoint: {"best_model_score": torch.tensor(0.1),
-                                               "dirpath": "checkpoints"}},
-            "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": []}],
-            "lr_schedulers": [], "hyper_parameters": pl.AttributeDict(hyper_parameters)}, path)
+        torch.save(
+            {
+                "epoch": 7,
+                "global_step": 940_000,
+                "pytorch-lightning_version": "1.4.5",
+                "state_dict": state | {"x_T": torch.randn(8, 3, 16, 16)},
+                "callbacks": {
+                    pl.ModelCheckpoint: {
+                        "best_model_score": torch.tensor(0.1),
+                        "dirpath": "checkpoints",
+                    }
+                },
+                "optimizer_states": [
+                    {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": []}
+                ],
+                "lr_schedulers": [],
+                "hyper_parameters": pl.AttributeDict(hyper_parameters),
+            },
+            path,
+        )
     return path
 
 
 def config_yml(path: Path, **changes) -> Path:
     """The authors' config.yml of the tiny UNet: attention as down-sampling rates."""
-    values = {"input_channel": 3, "base_channel": 32, "channel_multiplier": [1, 2],
-              "num_residual_blocks_of_a_block": 1, "attention_resolutions": [2], "num_heads": 2,
-              "head_channel": -1, "use_new_attention_order": False, "dropout": 0.0} | changes
+    values = {
+        "input_channel": 3,
+        "base_channel": 32,
+        "channel_multiplier": [1, 2],
+        "num_residual_blocks_of_a_block": 1,
+        "attention_resolutions": [2],
+        "num_heads": 2,
+        "head_channel": -1,
+        "use_new_attention_order": False,
+        "dropout": 0.0,
+    } | changes
     path.write_text(json.dumps({"dataset_config": {"image_size": 16}, "decoder_config": values}))
     return path
 
 
 def save_autoencoder(path: Path, decoder: dict, encoder: dict, **more) -> Path:
-    torch.save({"encoder": zeros_like(encoder), "ema_encoder": encoder,
-                "decoder": zeros_like(decoder), "ema_decoder": decoder, "step": 296_875,
-                "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}, "scaler": {}, **more}, path)
+    torch.save(
+        {
+            "encoder": zeros_like(encoder),
+            "ema_encoder": encoder,
+            "decoder": zeros_like(decoder),
+            "ema_decoder": decoder,
+            "step": 296_875,
+            "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}},
+            "scaler": {},
+            **more,
+        },
+        path,
+    )
     return path
 
 
 @pytest.fixture(scope="module")
 def tiny_encoder():
     """An encoder of 16 px pictures: 64, 128 channels, attention nowhere, z of 16."""
-    network = twin.Encoder(TINY)
+    network = torch_twin.Encoder(TINY)
     torch.manual_seed(0)
     return {key: torch.randn_like(value) * 0.1 for key, value in network.state_dict().items()}
 
@@ -110,15 +144,37 @@ def autoencoder(tmp_path, tiny_encoder):
 
 # What the files hold, read without PyTorch.
 
+
 def test_reads_every_tensor_that_torch_saves(tmp_path):
     base = torch.arange(24.0).reshape(4, 6)
-    value = {"float": base, "half": base.half(), "bfloat16": base.bfloat16(), "double": base.double(),
-             "long": base.long(), "bool": base > 3, "transposed": base.t(), "view": base[1:, ::2],
-             "parameter": torch.nn.Parameter(base + 1), "scalar": torch.tensor(2.5),
-             "empty": torch.zeros(0, 3), "nested": [{"a": (base[2],)}], "number": 3}
+    value = {
+        "float": base,
+        "half": base.half(),
+        "bfloat16": base.bfloat16(),
+        "double": base.double(),
+        "long": base.long(),
+        "bool": base > 3,
+        "transposed": base.t(),
+        "view": base[1:, ::2],
+        "parameter": torch.nn.Parameter(base + 1),
+        "scalar": torch.tensor(2.5),
+        "empty": torch.zeros(0, 3),
+        "nested": [{"a": (base[2],)}],
+        "number": 3,
+    }
     torch.save(value, tmp_path / "a.pt")
     found = torch_file.read(tmp_path / "a.pt").value
-    for name in ("float", "half", "double", "long", "bool", "transposed", "view", "scalar", "empty"):
+    for name in (
+        "float",
+        "half",
+        "double",
+        "long",
+        "bool",
+        "transposed",
+        "view",
+        "scalar",
+        "empty",
+    ):
         assert np.array_equal(found[name], value[name].numpy()), name
         assert found[name].dtype == value[name].numpy().dtype
     assert np.array_equal(found["bfloat16"].astype(np.float32), value["bfloat16"].float().numpy())
@@ -132,16 +188,20 @@ def test_reading_needs_neither_torch_nor_lightning_nor_the_memory(tmp_path):
     """A 256 MB file is opened in a process without PyTorch, by far less memory than it holds."""
     state = {"big": torch.zeros(64 * 2**20)}
     with lightning_classes() as pl:
-        torch.save({"state_dict": state, "callbacks": {pl.ModelCheckpoint: pl.ModelCheckpoint()}},
-                   tmp_path / "a.ckpt")
-    code = (f"import resource, sys; sys.modules['torch'] = None\n"
-            f"from pdae_jax.convert import torch_file, sources, conversion\n"
-            f"before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-            f"c = torch_file.read({str(tmp_path / 'a.ckpt')!r}); print(c.placeholders)\n"
-            f"assert c.value['state_dict']['big'].shape == (64 * 2**20,)\n"
-            f"grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
-            f"assert grown < 64 * 2**10, f'{{grown}} KB'\n"
-            f"print(sorted(m for m in sys.modules if m.startswith(('torch', 'pytorch_l'))))")
+        torch.save(
+            {"state_dict": state, "callbacks": {pl.ModelCheckpoint: pl.ModelCheckpoint()}},
+            tmp_path / "a.ckpt",
+        )
+    code = (
+        f"import resource, sys; sys.modules['torch'] = None\n"
+        f"from pdae_jax.convert import torch_file, torch_checkpoint, conversion\n"
+        f"before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"c = torch_file.read({str(tmp_path / 'a.ckpt')!r}); print(c.placeholders)\n"
+        f"assert c.value['state_dict']['big'].shape == (64 * 2**20,)\n"
+        f"grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
+        f"assert grown < 64 * 2**10, f'{{grown}} KB'\n"
+        f"print(sorted(m for m in sys.modules if m.startswith(('torch', 'pytorch_l'))))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "ModelCheckpoint" in done.stdout and done.stdout.splitlines()[-1] == "['torch']"
@@ -149,12 +209,24 @@ def test_reading_needs_neither_torch_nor_lightning_nor_the_memory(tmp_path):
 
 # Every row of the released files: converted, loaded, run.
 
+
 def test_diffae_lightning_file(tmp_path):
     data = golden("diffae_ddpm_tiny")
-    path = save_lightning(tmp_path / "last.ckpt", named("diffae_ddpm_tiny"), {
-        "net_ch": 32, "net_ch_mult": (1, 2), "net_attn": (8,), "net_beatgans_attn_head": 1,
-        "net_num_res_blocks": 1, "img_size": 16, "T": 1000, "beta_scheduler": "linear",
-        "dropout": 0.0})
+    path = save_lightning(
+        tmp_path / "last.ckpt",
+        named("diffae_ddpm_tiny"),
+        {
+            "net_ch": 32,
+            "net_ch_mult": (1, 2),
+            "net_attn": (8,),
+            "net_beatgans_attn_head": 1,
+            "net_num_res_blocks": 1,
+            "img_size": 16,
+            "T": 1000,
+            "beta_scheduler": "linear",
+            "dropout": 0.0,
+        },
+    )
     said = []
     receipt = convert([path], tmp_path / "out", say=said.append)
     model = pdae_jax.load(tmp_path / "out")
@@ -174,8 +246,16 @@ def eps(model, data):
 
 def test_pdae_diffusion_model_at_full_size(tmp_path):
     data, state = golden("unet_celeba64"), named("unet_celeba64")
-    torch.save({"ema_denoise_fn": state, "denoise_fn": zeros_like(state), "step": 562_500,
-                "optimizer": {}, "scaler": {}}, tmp_path / "checkpoint.pt")
+    torch.save(
+        {
+            "ema_denoise_fn": state,
+            "denoise_fn": zeros_like(state),
+            "step": 562_500,
+            "optimizer": {},
+            "scaler": {},
+        },
+        tmp_path / "checkpoint.pt",
+    )
     receipt = convert([tmp_path / "checkpoint.pt"], tmp_path / "out", say=quiet)
     model = pdae_jax.load(tmp_path / "out")
     assert model.arch == dataclasses.replace(CELEBA64, z_size=512)
@@ -187,38 +267,67 @@ def test_pdae_autoencoder_and_all_that_goes_with_it_at_full_size(tmp_path):
     """Autoencoder, latents, latent model and classifier: one directory that can do everything."""
     decoder, encoder = named("shift_unet_celeba64"), named("encoder_celeba64")
     latent = named("latent_dpm_celeba64")
-    files = [save_autoencoder(tmp_path / "checkpoint.pt", decoder, encoder),
-             *(tmp_path / name for name in ("latents.pt", "latent.pt", "classifier.pt"))]
+    files = [
+        save_autoencoder(tmp_path / "checkpoint.pt", decoder, encoder),
+        *(tmp_path / name for name in ("latents.pt", "latent.pt", "classifier.pt")),
+    ]
     mean, std = torch.randn(512), torch.rand(512) + 0.5
     torch.save({"mean": mean, "std": std}, files[1])
-    torch.save({"ema_latent_denoise_fn": latent, "latent_denoise_fn": zeros_like(latent),
-                "encoder": encoder, "step": 1000}, files[2])
+    torch.save(
+        {
+            "ema_latent_denoise_fn": latent,
+            "latent_denoise_fn": zeros_like(latent),
+            "encoder": encoder,
+            "step": 1000,
+        },
+        files[2],
+    )
     weight, bias = torch.randn(40, 512), torch.randn(40)
-    torch.save({"ema_classifier": {"weight": weight, "bias": bias},
-                "classifier": {"weight": weight, "bias": bias}}, files[3])
+    torch.save(
+        {
+            "ema_classifier": {"weight": weight, "bias": bias},
+            "classifier": {"weight": weight, "bias": bias},
+        },
+        files[3],
+    )
     receipt = convert(files, tmp_path / "out", say=quiet)
 
     model = pdae_jax.load(tmp_path / "out")
-    assert model.params.keys() == {"dpm", "encoder", "gradient", "latent", "statistics",
-                                   "classifier"}
+    assert model.params.keys() == {
+        "dpm",
+        "encoder",
+        "gradient",
+        "latent",
+        "statistics",
+        "classifier",
+    }
     data = golden("shift_unet_celeba64")
-    out = model.net.predict(model.params, nhwc(data["x"]), model.net.time(model.params, data["t"]),
-                            model.net.code(model.params, data["z"]))
+    out = model.net.predict(
+        model.params,
+        nhwc(data["x"]),
+        model.net.time(model.params, data["t"]),
+        model.net.code(model.params, data["z"]),
+    )
     assert_close(out.eps, nhwc(data["epsilon"]), 1e-5)
     assert_close(out.gradient, nhwc(data["gradient"]), 1e-5)
     data = golden("encoder_celeba64")
     assert_close(model.encode(nhwc(data["x"])), data["z"], 1e-5)
     data = golden("latent_dpm_celeba64")
-    assert_close(model.net.latent_eps(model.params, data["z"],
-                                      model.net.latent_time(model.params, data["t"])),
-                 data["out"], 1e-5)
+    assert_close(
+        model.net.latent_eps(
+            model.params, data["z"], model.net.latent_time(model.params, data["t"])
+        ),
+        data["out"],
+        1e-5,
+    )
     assert np.array_equal(model.params["statistics"]["std"], std.numpy())
     assert np.array_equal(model.params["classifier"]["kernel"], weight.numpy().T)
     names_told = checkpoint.read_attributes(tmp_path / "out")
     assert len(set(names_told)) == 40 and names_told[20] == "Male" and names_told[-1] == "Young"
     assert len(receipt["sources"]) == 4 and all(len(s["sha256"]) == 64 for s in receipt["sources"])
-    assert receipt["groups"]["gradient"]["parameters"] + receipt["groups"]["dpm"]["parameters"] \
-        == sum(value.numel() for value in decoder.values())
+    assert receipt["groups"]["gradient"]["parameters"] + receipt["groups"]["dpm"][
+        "parameters"
+    ] == sum(value.numel() for value in decoder.values())
     stored = json.loads((tmp_path / "out" / "receipt.json").read_text())
     assert stored == json.loads(json.dumps(receipt))
 
@@ -226,32 +335,43 @@ def test_pdae_autoencoder_and_all_that_goes_with_it_at_full_size(tmp_path):
 def test_guided_diffusion_with_learned_variance(tmp_path):
     data = golden("adm_learned_sigma_tiny")
     torch.save(named("adm_learned_sigma_tiny"), tmp_path / "adm.pt")
-    convert([tmp_path / "adm.pt"], tmp_path / "out", flags={"heads": 4, "image_size": 16}, say=quiet)
+    convert(
+        [tmp_path / "adm.pt"], tmp_path / "out", flags={"heads": 4, "image_size": 16}, say=quiet
+    )
     model = pdae_jax.load(tmp_path / "out")
     assert model.arch.learned_variance and model.arch.head_channels == 0
     assert_close(eps(model, data), nhwc(data["out"]), 1e-5)
 
 
-@pytest.mark.parametrize("flags", [{"qkv_order": "new", "heads": 4},
-                                   {"qkv_order": "legacy", "head_channels": 16}])
+@pytest.mark.parametrize(
+    "flags", [{"qkv_order": "new", "heads": 4}, {"qkv_order": "legacy", "head_channels": 16}]
+)
 def test_both_qkv_orders_and_head_channels_agree_with_the_twin(tmp_path, flags):
     state = named("adm_new_order_tiny", 5)
     torch.save(state, tmp_path / "adm.pt")
     said = []
-    convert([tmp_path / "adm.pt"], tmp_path / "out", flags=flags | {"image_size": 16},
-            say=said.append)
+    convert(
+        [tmp_path / "adm.pt"], tmp_path / "out", flags=flags | {"image_size": 16}, say=said.append
+    )
     assert f"qkv_order = {flags['qkv_order']}, from a flag" in said
     assert verify(tmp_path / "out", say=quiet)
-    other = dataclasses.replace(checkpoint.read_architecture(tmp_path / "out"),
-                                qkv_order={"new": "legacy", "legacy": "new"}[flags["qkv_order"]])
-    rows = compare(other, checkpoint.read_weights(tmp_path / "out"),
-                   {"unet": stand_in("adm_new_order_tiny", 5)})
+    other = dataclasses.replace(
+        checkpoint.read_architecture(tmp_path / "out"),
+        qkv_order={"new": "legacy", "legacy": "new"}[flags["qkv_order"]],
+    )
+    rows = compare(
+        other,
+        checkpoint.read_weights(tmp_path / "out"),
+        {"unet": stand_in("adm_new_order_tiny", 5)},
+    )
     assert all(row.passed for row in rows)  # the twin follows: so the order is looked at below
     model, wrong = pdae_jax.load(tmp_path / "out"), pdae_jax.load(tmp_path / "out")
     x, t = jnp.ones((1, 16, 16, 3)), jnp.array([5])
     wrong = dataclasses.replace(model.net, arch=other)
-    assert not np.allclose(model.net.predict(model.params, x, model.net.time(model.params, t)).eps,
-                           wrong.predict(model.params, x, wrong.time(model.params, t)).eps)
+    assert not np.allclose(
+        model.net.predict(model.params, x, model.net.time(model.params, t)).eps,
+        wrong.predict(model.params, x, wrong.time(model.params, t)).eps,
+    )
 
 
 def test_a_class_conditional_unet_becomes_that_of_one_class(tmp_path):
@@ -261,7 +381,7 @@ def test_a_class_conditional_unet_becomes_that_of_one_class(tmp_path):
     with pytest.raises(ValueError, match="conditioned on 10 classes.*--class_label=0..9"):
         convert([tmp_path / "adm.pt"], tmp_path / "out", flags=TINY_FLAGS, say=quiet)
     convert([tmp_path / "adm.pt"], tmp_path / "out", flags=TINY_FLAGS, class_label=3, say=quiet)
-    network = twin.load("unet", TINY, {key: value.numpy() for key, value in state.items()})
+    network = torch_twin.load("unet", TINY, {key: value.numpy() for key, value in state.items()})
     data = golden("unet_tiny")
     with torch.no_grad():  # as guided-diffusion does: emb = time_embed(t) + label_emb(y)
         network.time_embed.register_forward_hook(lambda module, x, out: out + embedding[3])
@@ -277,26 +397,34 @@ def test_half_precision_and_a_data_parallel_prefix(tmp_path, dtype):
     convert([tmp_path / "a.pt"], tmp_path / "out", flags=TINY_FLAGS, say=quiet)
     params = checkpoint.read_weights(tmp_path / "out")["dpm"]
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
-    np.testing.assert_array_equal(params["time_embedding"]["in"]["kernel"],
-                                  state["time_embed.0.weight"].float().numpy().T)
+    np.testing.assert_array_equal(
+        params["time_embedding"]["in"]["kernel"], state["time_embed.0.weight"].float().numpy().T
+    )
     assert verify(tmp_path / "out", say=quiet)
 
 
-@pytest.mark.parametrize("name, shapes, extra", [
-    ("lpips_alexnet", lpips.alexnet_shapes(), {"classifier.1.weight": (8, 4)}),
-    ("fid_inception", inception.shapes(), {"Mixed_5b.branch1x1.bn.num_batches_tracked": ()}),
-])
+@pytest.mark.parametrize(
+    "name, shapes, extra",
+    [
+        ("lpips_alexnet", lpips.alexnet_shapes(), {"classifier.1.weight": (8, 4)}),
+        ("fid_inception", inception.shapes(), {"Mixed_5b.branch1x1.bn.num_batches_tracked": ()}),
+    ],
+)
 def test_metric_files(tmp_path, name, shapes, extra):
     assert {key: tuple(shape) for key, shape in manifest(name).items()} == shapes
     state = named(name, 800)
-    torch.save(state | {key: torch.zeros(shape) for key, shape in extra.items()}, tmp_path / "a.pth")
+    torch.save(
+        state | {key: torch.zeros(shape) for key, shape in extra.items()}, tmp_path / "a.pth"
+    )
     receipt = convert([tmp_path / "a.pth"], tmp_path / "out", say=quiet)
     assert receipt["architecture"] is None
-    (group, facts), = receipt["groups"].items()
+    ((group, facts),) = receipt["groups"].items()
     assert facts["arrays"] == len(shapes)
     params = checkpoint.read_weights(tmp_path / "out")[group]
-    first = {"alexnet": ("features", "0", "kernel"),
-             "inception": ("Conv2d_1a_3x3", "conv", "kernel")}[group]
+    first = {
+        "alexnet": ("features", "0", "kernel"),
+        "inception": ("Conv2d_1a_3x3", "conv", "kernel"),
+    }[group]
     kernel = params[first[0]][first[1]][first[2]]
     key = f"{first[0]}.{first[1]}.weight"
     assert np.array_equal(kernel, state[key].numpy().transpose(2, 3, 1, 0))
@@ -308,18 +436,31 @@ def test_lpips_heads(tmp_path):
     heads = {key: torch.rand(shape) for key, shape in lpips.head_shapes().items()}
     torch.save(heads, tmp_path / "alex.pth")
     torch.save(named("lpips_alexnet", 1), tmp_path / "alexnet.pth")
-    receipt = convert([tmp_path / "alex.pth", tmp_path / "alexnet.pth"], tmp_path / "out", say=quiet)
+    receipt = convert(
+        [tmp_path / "alex.pth", tmp_path / "alexnet.pth"], tmp_path / "out", say=quiet
+    )
     assert receipt["groups"].keys() == {"lpips", "alexnet"}
 
 
-@pytest.mark.parametrize("name, wanted", [
-    ("unet_128", {"image_shape": (128, 128, 3), "heads": 1, "mult": (1, 1, 2, 3, 4)}),
-    ("diffae_ddpm128", {"image_shape": (128, 128, 3), "heads": 1}),
-    ("unet_celeba64", {"image_shape": (64, 64, 3), "heads": 4}),
-    ("unet_mnist", {"image_shape": (32, 32, 1), "attention": ()}),
-    ("adm_lsun256", {"image_shape": (256, 256, 3), "head_channels": 64, "attention": (32, 16, 8),
-                     "learned_variance": True, "mult": (1, 1, 2, 2, 4, 4)}),
-])
+@pytest.mark.parametrize(
+    "name, wanted",
+    [
+        ("unet_128", {"image_shape": (128, 128, 3), "heads": 1, "mult": (1, 1, 2, 3, 4)}),
+        ("diffae_ddpm128", {"image_shape": (128, 128, 3), "heads": 1}),
+        ("unet_celeba64", {"image_shape": (64, 64, 3), "heads": 4}),
+        ("unet_mnist", {"image_shape": (32, 32, 1), "attention": ()}),
+        (
+            "adm_lsun256",
+            {
+                "image_shape": (256, 256, 3),
+                "head_channels": 64,
+                "attention": (32, 16, 8),
+                "learned_variance": True,
+                "mult": (1, 1, 2, 2, 4, 4),
+            },
+        ),
+    ],
+)
 def test_architecture_of_the_released_models(name, wanted):
     shapes = {key: tuple(shape) for key, shape in manifest(name).items()}
     arch, lines = infer.architecture({"unet": shapes}, [])
@@ -329,31 +470,44 @@ def test_architecture_of_the_released_models(name, wanted):
 
 # What no shape tells: config.yml, hyper_parameters, a flag, the known models, in that order.
 
+
 def test_who_tells_what_shapes_do_not(tmp_path):
     shapes = {"unet": {key: tuple(shape) for key, shape in manifest("unet_tiny").items()}}
     config = infer.from_config(json.loads(config_yml(tmp_path / "c.yml").read_text()))
     hyper = infer.from_hyper_parameters({"net_ch": 32, "net_beatgans_attn_head": 4, "img_size": 16})
     flag = infer.Told("a flag", {"heads": 8}, asked=True)
-    heads = [infer.architecture(shapes, told)[0].heads
-             for told in ([config, hyper], [hyper], [flag], [])]
+    heads = [
+        infer.architecture(shapes, told)[0].heads for told in ([config, hyper], [hyper], [flag], [])
+    ]
     assert heads == [2, 4, 8, 1]
     with pytest.raises(ValueError, match="heads is 2 by config.yml and 8 by a flag; leave one out"):
         infer.architecture(shapes, [config, flag])
     with pytest.raises(ValueError, match=r"mult is \(1, 2\) by the tensors and \(1, 4\) by config"):
         wrong = config_yml(tmp_path / "d.yml", channel_multiplier=[1, 4])
         infer.architecture(shapes, [infer.from_config(json.loads(wrong.read_text()))])
-    attention = {key: shape for key, shape in shapes["unet"].items() if "input_blocks.3.1" not in key}
+    attention = {
+        key: shape for key, shape in shapes["unet"].items() if "input_blocks.3.1" not in key
+    }
     with pytest.raises(ValueError, match="nothing tells the image_size.*--image_size="):
         infer.architecture({"unet": attention}, [])
 
 
-@pytest.mark.parametrize("text, says", [
-    ("decoder_config: {base_channel: 32, head_channel: null}", "cannot be read as a config"),
-    ("decoder_config: {base_channel: 32, attention_resolutions: '2'}", "cannot be read as a config"),
-    ("decoder_config: {base_channel: 32, attention_resolutions: [0]}", "cannot be read as a config"),
-    ("a: &a {b: *a}", "is not used: it has no base_channel"),
-    ("a: [unclosed", "cannot be read as a config"),
-])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("decoder_config: {base_channel: 32, head_channel: null}", "cannot be read as a config"),
+        (
+            "decoder_config: {base_channel: 32, attention_resolutions: '2'}",
+            "cannot be read as a config",
+        ),
+        (
+            "decoder_config: {base_channel: 32, attention_resolutions: [0]}",
+            "cannot be read as a config",
+        ),
+        ("a: &a {b: *a}", "is not used: it has no base_channel"),
+        ("a: [unclosed", "cannot be read as a config"),
+    ],
+)
 def test_a_config_beside_is_used_or_spoken_of(tmp_path, text, says):
     said = []
     path = tmp_path / "checkpoint.pt"
@@ -374,14 +528,21 @@ def test_our_own_files_know_themselves_best(tmp_path, autoencoder):
     convert([tmp_path / "new" / "out.pt"], tmp_path / "back", say=quiet)
     assert checkpoint.read_architecture(tmp_path / "back").heads == 2
     with pytest.raises(ValueError, match="leave one out"):
-        convert([tmp_path / "new" / "out.pt"], tmp_path / "again", say=quiet,
-                config=tmp_path / "new" / "config.yml")
+        convert(
+            [tmp_path / "new" / "out.pt"],
+            tmp_path / "again",
+            say=quiet,
+            config=tmp_path / "new" / "config.yml",
+        )
 
 
-@pytest.mark.parametrize("change, says", [
-    ({"layers.30000000.linear.weight": (4, 4)}, "layers.4 is missing"),
-    ({"layers.x.linear.weight": (4, 4)}, "layers.4 is missing"),
-])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"layers.30000000.linear.weight": (4, 4)}, "layers.4 is missing"),
+        ({"layers.x.linear.weight": (4, 4)}, "layers.4 is missing"),
+    ],
+)
 def test_layers_are_counted_not_believed(change, says):
     shapes = {key: tuple(shape) for key, shape in manifest("latent_dpm_celeba64").items()}
     layers = infer.READERS["latent"](shapes)["latent_layers"]
@@ -400,21 +561,35 @@ def test_a_number_too_large_for_float32_is_refused(tmp_path):
 
 # Strict, and whole or not at all.
 
-@pytest.mark.parametrize("change, says", [
-    (lambda d: d.pop("out.2.bias"), r"missing out\.2\.bias"),
-    (lambda d: d.update(extra=torch.ones(2)), "left over extra"),
-    (lambda d: d.update({"shift_out.2.wieght": d.pop("shift_out.2.weight")}),
-     r"missing shift_out\.2\.weight \(nearest there: shift_out\.2\.wieght\)"),
-    (lambda d: d.update({"label_emb.weight": d["label_emb.weight"].t().contiguous()}), "z_size"),
-    (lambda d: d.update({"time_embed.0.weight": d["time_embed.0.weight"].t().contiguous()}),
-     "base"),
-    (lambda d: d.update({"middle_block.0.emb_layers.1.weight":
-                         d["middle_block.0.emb_layers.1.weight"][:64]}),
-     r"misshapen: middle_block\.0\.emb_layers\.1\.weight is \[64, 128\], not \[128, 128\]"),
-    (lambda d: d["out.0.weight"].fill_(float("nan")), r"NaN or infinite .* out\.0\.weight"),
-    (lambda d: d.pop("input_blocks.0.0.weight"), r"input_blocks\.0\.0\.weight"),
-    (lambda d: d.update({"out.2.weight": [1, 2]}), "no tensor that can be read"),
-])
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda d: d.pop("out.2.bias"), r"missing out\.2\.bias"),
+        (lambda d: d.update(extra=torch.ones(2)), "left over extra"),
+        (
+            lambda d: d.update({"shift_out.2.wieght": d.pop("shift_out.2.weight")}),
+            r"missing shift_out\.2\.weight \(nearest there: shift_out\.2\.wieght\)",
+        ),
+        (
+            lambda d: d.update({"label_emb.weight": d["label_emb.weight"].t().contiguous()}),
+            "z_size",
+        ),
+        (
+            lambda d: d.update({"time_embed.0.weight": d["time_embed.0.weight"].t().contiguous()}),
+            "base",
+        ),
+        (
+            lambda d: d.update(
+                {"middle_block.0.emb_layers.1.weight": d["middle_block.0.emb_layers.1.weight"][:64]}
+            ),
+            r"misshapen: middle_block\.0\.emb_layers\.1\.weight is \[64, 128\], not \[128, 128\]",
+        ),
+        (lambda d: d["out.0.weight"].fill_(float("nan")), r"NaN or infinite .* out\.0\.weight"),
+        (lambda d: d.pop("input_blocks.0.0.weight"), r"input_blocks\.0\.0\.weight"),
+        (lambda d: d.update({"out.2.weight": [1, 2]}), "no tensor that can be read"),
+    ],
+)
 def test_a_wrong_tensor_is_named_and_nothing_is_written(tmp_path, tiny_encoder, change, says):
     decoder = named("shift_unet_tiny", 1)
     change(decoder)
@@ -427,7 +602,9 @@ def test_a_wrong_tensor_is_named_and_nothing_is_written(tmp_path, tiny_encoder, 
 def test_files_of_two_models_are_not_mixed(tmp_path, autoencoder):
     other = named("unet_tiny", 9)
     torch.save({"ema_denoise_fn": other}, tmp_path / "dpm.pt")
-    with pytest.raises(ValueError, match="diffusion model of .*dpm.pt is not that of .*checkpoint.pt"):
+    with pytest.raises(
+        ValueError, match="diffusion model of .*dpm.pt is not that of .*checkpoint.pt"
+    ):
         convert([autoencoder, tmp_path / "dpm.pt"], tmp_path / "out", say=quiet)
     torch.save({"mean": torch.zeros(32), "std": torch.ones(32)}, tmp_path / "latents.pt")
     with pytest.raises(ValueError, match="z_size = 32 and another network 16"):
@@ -452,6 +629,7 @@ def test_a_failing_write_leaves_nothing(tmp_path, autoencoder, monkeypatch):
 
 
 # Hostile files: nothing of them is ever run, and nothing is written.
+
 
 class Call:
     """Pickles as a call of function(*args)."""
@@ -482,8 +660,13 @@ def hostile(kind: str, path: Path) -> str:
             torch.save(good | {"step": Call(os.system, trap)}, path)
             return "asks for (posix|nt).system.*refused, and nothing of it was run"
         case "nested":
-            torch.save(good | {"callbacks": [{"a": ({"b": Call(eval, f"__import__('os').system("
-                                                             f"{trap!r})")},)}]}, path)
+            torch.save(
+                good
+                | {
+                    "callbacks": [{"a": ({"b": Call(eval, f"__import__('os').system({trap!r})")},)}]
+                },
+                path,
+            )
             return "asks for .*builtin.*eval"
         case "in a tensor's place":
             good["ema_denoise_fn"]["out.2.bias"] = Call(subprocess.check_output, ["sh", "-c", trap])
@@ -495,9 +678,15 @@ def hostile(kind: str, path: Path) -> str:
             return "damaged or cut short"
         case "bomb":  # 10^15 numbers in a file of a few hundred kB
             torch.save(good, path)
-            rezip(path, lambda name, data: (name, data.replace(
-                b"K\x80K\x20\x86", b"J\x00\x00\x00\x40J\x00\x00\x10\x00\x86")
-                if name.endswith("data.pkl") else data))
+            rezip(
+                path,
+                lambda name, data: (
+                    name,
+                    data.replace(b"K\x80K\x20\x86", b"J\x00\x00\x00\x40J\x00\x00\x10\x00\x86")
+                    if name.endswith("data.pkl")
+                    else data,
+                ),
+            )
             return "larger than its .* stored numbers|should hold"
         case "compressed":
             torch.save({"ema_denoise_fn": {"a": torch.zeros(10**6)}}, path)
@@ -513,8 +702,10 @@ def hostile(kind: str, path: Path) -> str:
             return "data/3, which it does not hold"
         case "path traversal":
             torch.save(good, path)
-            rezip(path, lambda name, data: (name.replace("/data/3", "/data/../../../etc/passwd"),
-                                            data))
+            rezip(
+                path,
+                lambda name, data: (name.replace("/data/3", "/data/../../../etc/passwd"), data),
+            )
             return "outside the archive; refused"
         case "flipped bit":
             torch.save(good, path)
@@ -566,15 +757,21 @@ def test_containers_without_end_are_read_in_no_time(tmp_path):
         nested = [nested] * 100
     itself = []
     itself.append(itself)
-    torch.save({"ema_denoise_fn": named("unet_tiny"), "extra": nested, "more": itself},
-               tmp_path / "a.pt")
-    found = sources.read_source(tmp_path / "a.pt")
+    torch.save(
+        {"ema_denoise_fn": named("unet_tiny"), "extra": nested, "more": itself}, tmp_path / "a.pt"
+    )
+    found = torch_checkpoint.read_source(tmp_path / "a.pt")
     assert found.networks.keys() == {"unet"} and any("extra" in line for line in found.ignored)
 
 
-@pytest.mark.parametrize("hyper_parameters", [{"img_size": "large", "net_attn": (8,)},
-                                              {"img_size": 16, "net_attn": (0,)},
-                                              {"dropout": "much", "img_size": 16}])
+@pytest.mark.parametrize(
+    "hyper_parameters",
+    [
+        {"img_size": "large", "net_attn": (8,)},
+        {"img_size": 16, "net_attn": (0,)},
+        {"dropout": "much", "img_size": 16},
+    ],
+)
 def test_settings_that_make_no_sense_are_one_line(tmp_path, hyper_parameters):
     path = save_lightning(tmp_path / "a.ckpt", named("diffae_ddpm_tiny"), hyper_parameters)
     with pytest.raises(ValueError, match="makes no sense|of another kind|must be"):
@@ -584,45 +781,76 @@ def test_settings_that_make_no_sense_are_one_line(tmp_path, hyper_parameters):
 def test_what_is_not_refused_is_inert(tmp_path):
     """Every other callable that a pickle names is a placeholder: called, it does nothing."""
     written = tmp_path / "written"
-    torch.save({"ema_denoise_fn": named("unet_tiny", 1), "callbacks": [
-        Call(Path, str(written)), Call(json.dump, {}, "x"), Call(getattr, {}, "pop"),
-        Call(np.save, str(written), 1)]}, tmp_path / "a.pt")
+    torch.save(
+        {
+            "ema_denoise_fn": named("unet_tiny", 1),
+            "callbacks": [
+                Call(Path, str(written)),
+                Call(json.dump, {}, "x"),
+                Call(getattr, {}, "pop"),
+                Call(np.save, str(written), 1),
+            ],
+        },
+        tmp_path / "a.pt",
+    )
     contents = torch_file.read(tmp_path / "a.pt")
     assert all(isinstance(v, torch_file.Placeholder) for v in contents.value["callbacks"])
     assert not list(tmp_path.glob("written*"))
 
 
-@pytest.mark.parametrize("pickled, says", [
-    # BUILD with a state upon what reads tensors, upon a class, upon a placeholder's class.
-    (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x01\x00\x00\x00aK\x01sb.", "change how tensors"),
-    (b"\x80\x02ccollections\nOrderedDict\n}X\x01\x00\x00\x00aK\x01sb.", "cannot be read|dict of"),
-    (b"\x80\x02cx\ny\n}X\x01\x00\x00\x00aK\x01sb.", "cannot be read|dict of"),
-    (b"\x80\x02X\x01\x00\x00\x00aQ.", "storage of an unknown kind"),
-    (b"\x80\x02.", "cannot be read"),
-    (b"\x80\x02]r" + (1 << 26).to_bytes(4, "little") + b".", "memory for 67,108,864 objects"),
-    (b"\x80\x02" + b"(" * 10**6 + b".", "cannot be read|dict of"),
-])
+@pytest.mark.parametrize(
+    "pickled, says",
+    [
+        # BUILD with a state upon what reads tensors, upon a class, upon a placeholder's class.
+        (
+            b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x01\x00\x00\x00aK\x01sb.",
+            "change how tensors",
+        ),
+        (
+            b"\x80\x02ccollections\nOrderedDict\n}X\x01\x00\x00\x00aK\x01sb.",
+            "cannot be read|dict of",
+        ),
+        (b"\x80\x02cx\ny\n}X\x01\x00\x00\x00aK\x01sb.", "cannot be read|dict of"),
+        (b"\x80\x02X\x01\x00\x00\x00aQ.", "storage of an unknown kind"),
+        (b"\x80\x02.", "cannot be read"),
+        (b"\x80\x02]r" + (1 << 26).to_bytes(4, "little") + b".", "memory for 67,108,864 objects"),
+        (b"\x80\x02" + b"(" * 10**6 + b".", "cannot be read|dict of"),
+    ],
+)
 def test_crafted_pickles(tmp_path, pickled, says):
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as file:
         file.writestr("a/data.pkl", pickled)
     with pytest.raises(ValueError, match=says):
-        sources.read_source(tmp_path / "a.pt")
+        torch_checkpoint.read_source(tmp_path / "a.pt")
 
 
 # The proof, and the way out.
+
 
 def test_verify_passes_what_is_right_and_fails_what_is_not(tmp_path, autoencoder):
     said = []
     convert([autoencoder], tmp_path / "out", say=quiet)
     assert verify(tmp_path / "out", say=said.append)
     table = said[0]
-    for group in ("eps_theta: time embedding", "eps_theta: way down", "eps_theta: middle",
-                  "eps_theta: way up", "G: z embedding", "G: middle", "G: way up",
-                  "encoder: layers", "\neps ", "\ngradient ", "\nz "):
+    for group in (
+        "eps_theta: time embedding",
+        "eps_theta: way down",
+        "eps_theta: middle",
+        "eps_theta: way up",
+        "G: z embedding",
+        "G: middle",
+        "G: way up",
+        "encoder: layers",
+        "\neps ",
+        "\ngradient ",
+        "\nz ",
+    ):
         assert group in table, table
-    networks = conversion.merge([sources.read_source(autoencoder)])
-    arch, params = checkpoint.read_architecture(tmp_path / "out"), pdae_jax.load(
-        tmp_path / "out").params
+    networks = conversion.merge([torch_checkpoint.read_source(autoencoder)])
+    arch, params = (
+        checkpoint.read_architecture(tmp_path / "out"),
+        pdae_jax.load(tmp_path / "out").params,
+    )
     kernel = params["gradient"]["up"]["block_1"]["conv_in"]["kernel"]
     params["gradient"]["up"]["block_1"]["conv_in"]["kernel"] = kernel.swapaxes(0, 1)
     rows = {row.group: row for row in compare(arch, params, networks)}
@@ -653,7 +881,7 @@ def test_out_to_torch_and_back_is_bit_equal(tmp_path, autoencoder):
     for key in ("ema_decoder", "ema_encoder"):
         assert back[key].keys() == original[key].keys()
         assert all(torch.equal(back[key][name], original[key][name]) for name in original[key])
-    twin.UNet(TINY, True).load_state_dict(back["ema_decoder"], strict=True)
+    torch_twin.UNet(TINY, True).load_state_dict(back["ema_decoder"], strict=True)
     convert([tmp_path / "back.pt"], tmp_path / "again", say=quiet)
     same_model(tmp_path / "out", tmp_path / "again")
     with pytest.raises(ValueError, match="is there already"):
@@ -662,46 +890,70 @@ def test_out_to_torch_and_back_is_bit_equal(tmp_path, autoencoder):
 
 def same_model(one: Path, other: Path) -> None:
     assert checkpoint.read_architecture(one) == checkpoint.read_architecture(other)
-    jax.tree.map(np.testing.assert_array_equal, checkpoint.read_weights(one),
-                 checkpoint.read_weights(other))
+    jax.tree.map(
+        np.testing.assert_array_equal, checkpoint.read_weights(one), checkpoint.read_weights(other)
+    )
 
 
 def test_a_model_trained_here_goes_out_and_comes_back(tmp_path):
     """Not square, one channel, with more heads: its file carries its architecture."""
-    arch = dataclasses.replace(TINY, image_shape=(16, 8, 1), mult=(1,), attention=(), heads=4,
-                               encoder_widths=(32,), dropout=0.2, T=500)
+    arch = dataclasses.replace(
+        TINY,
+        image_shape=(16, 8, 1),
+        mult=(1,),
+        attention=(),
+        heads=4,
+        encoder_widths=(32,),
+        dropout=0.2,
+        T=500,
+    )
     settings = Settings(steps=1, batch_size=8, pictures_every=0, health_every=0)
     for objective in ("dpm", "pdae"):
-        assert train(tmp_path / "run", objective, arch=arch, data=Data("digits"),
-                     settings=settings)
+        assert train(tmp_path / "run", objective, arch=arch, data=Data("digits"), settings=settings)
     export(tmp_path / "run", tmp_path / "run.pt")
     convert([tmp_path / "run.pt"], tmp_path / "again", say=quiet)
     back = checkpoint.read_architecture(tmp_path / "again")
-    latent = {name: getattr(arch, name) for name in ("latent_layers", "latent_hidden",
-                                                     "latent_time")}
+    latent = {
+        name: getattr(arch, name) for name in ("latent_layers", "latent_hidden", "latent_time")
+    }
     assert dataclasses.replace(back, **latent) == arch
-    jax.tree.map(np.testing.assert_array_equal, checkpoint.read_weights(tmp_path / "run"),
-                 checkpoint.read_weights(tmp_path / "again"))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        checkpoint.read_weights(tmp_path / "run"),
+        checkpoint.read_weights(tmp_path / "again"),
+    )
 
 
 def test_pdae_starts_at_the_converted_diffusion_models_loss_and_leaves_it_alone(tmp_path):
     """G starts at zero; the diffusion model's parameters are what they were, after training."""
-    save_lightning(tmp_path / "last.ckpt", named("diffae_ddpm_tiny"),
-                   {"net_beatgans_attn_head": 1, "img_size": 16, "dropout": 0.0})
+    save_lightning(
+        tmp_path / "last.ckpt",
+        named("diffae_ddpm_tiny"),
+        {"net_beatgans_attn_head": 1, "img_size": 16, "dropout": 0.0},
+    )
     convert([tmp_path / "last.ckpt"], tmp_path / "dpm", say=quiet)
     arch = dataclasses.replace(checkpoint.read_architecture(tmp_path / "dpm"), z_size=16)
     from PIL import Image
+
     rng = np.random.default_rng(0)
     (tmp_path / "pictures").mkdir()
     for k in range(16):
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(
-            tmp_path / "pictures" / f"{k}.png")
+            tmp_path / "pictures" / f"{k}.png"
+        )
     settings = Settings(steps=3, batch_size=8, log_every=1, pictures_every=0, health_every=0)
-    assert train(tmp_path / "run", "pdae", arch=arch, data=Data(f"folder:{tmp_path / 'pictures'}"),
-                 settings=settings, pretrained=tmp_path / "dpm")
+    assert train(
+        tmp_path / "run",
+        "pdae",
+        arch=arch,
+        data=Data(f"folder:{tmp_path / 'pictures'}"),
+        settings=settings,
+        pretrained=tmp_path / "dpm",
+    )
     before = checkpoint.read_weights(tmp_path / "dpm")["dpm"]
-    jax.tree.map(np.testing.assert_array_equal, before,
-                 checkpoint.read_weights(tmp_path / "run")["dpm"])
+    jax.tree.map(
+        np.testing.assert_array_equal, before, checkpoint.read_weights(tmp_path / "run")["dpm"]
+    )
 
     model = pdae_jax.load(tmp_path / "dpm")
     net = dataclasses.replace(model.net, arch=arch)
@@ -711,43 +963,62 @@ def test_pdae_starts_at_the_converted_diffusion_models_loss_and_leaves_it_alone(
     weight = model.schedule.loss_weight()[np.asarray(t)]
     np.testing.assert_allclose(
         pdae.training_loss(net, params, model.schedule, x_0, t, noise),
-        weight * pdae.dpm_loss(net, params, model.schedule, x_0, t, noise), rtol=1e-5)
+        weight * pdae.dpm_loss(net, params, model.schedule, x_0, t, noise),
+        rtol=1e-5,
+    )
     lines = [json.loads(line) for line in (tmp_path / "run/pdae/metrics.jsonl").open()]
     assert len(lines) == 3 and all(np.isfinite(line["loss"]) for line in lines)
 
 
 # The commands.
 
+
 def run_tool(*args) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(TOOL), *map(str, args)], capture_output=True,
-                          text=True, cwd=ROOT)
+    return subprocess.run(
+        [sys.executable, str(TOOL), *map(str, args)], capture_output=True, text=True, cwd=ROOT
+    )
 
 
 def test_the_commands(tmp_path, autoencoder):
     done = run_tool(autoencoder, f"--output={tmp_path / 'out'}", "--verify")
     assert done.returncode == 0, done.stderr
-    for words in ("PDAE's autoencoder, step 296,875", "heads = 2, from", "config.yml",
-                  "not used: encoder: its average", "gradient: ", "passed: largest relative error"):
+    for words in (
+        "PDAE's autoencoder, step 296,875",
+        "heads = 2, from",
+        "config.yml",
+        "not used: encoder: its average",
+        "gradient: ",
+        "passed: largest relative error",
+    ):
         assert words in done.stdout
     done = run_tool(tmp_path / "out", f"--to-torch={tmp_path / 'back.pt'}")
     assert done.returncode == 0 and (tmp_path / "back.pt").exists(), done.stderr
     moved = autoencoder.rename(tmp_path / "moved.pt")
-    command = [sys.executable, "-m", "pdae_jax.main", "--mode=verify", f"--workdir={tmp_path / 'out'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pdae_jax.main",
+        "--mode=verify",
+        f"--workdir={tmp_path / 'out'}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and "no such file; give the sources with --source=" in done.stderr
     done = subprocess.run([*command, f"--source={moved}"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and "passed" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("args, says", [
-    ((), "the following arguments are required"),
-    (("no.pt",), "where to? give --output=DIR"),
-    (("no.pt", "--output=x"), "no.pt: no such file"),
-    ((str(GOLDEN / "weights.py"), "--output=x"), "not a PyTorch file"),
-    ((str(GOLDEN / "unet_tiny.npz"), "--output=x"), "a zip, but not one that torch.save wrote"),
-    (("no", "--to-torch=y"), "no model at no"),
-    (("no", "--to-torch=y", "--heads=2"), "--heads means nothing with --to-torch"),
-])
+@pytest.mark.parametrize(
+    "args, says",
+    [
+        ((), "the following arguments are required"),
+        (("no.pt",), "where to? give --output=DIR"),
+        (("no.pt", "--output=x"), "no.pt: no such file"),
+        ((str(GOLDEN / "weights.py"), "--output=x"), "not a PyTorch file"),
+        ((str(GOLDEN / "unet_tiny.npz"), "--output=x"), "a zip, but not one that torch.save wrote"),
+        (("no", "--to-torch=y"), "no model at no"),
+        (("no", "--to-torch=y", "--heads=2"), "--heads means nothing with --to-torch"),
+    ],
+)
 def test_bad_commands_are_one_line(tmp_path, args, says):
     done = run_tool(*args)
     assert done.returncode == 2 and says in done.stderr.splitlines()[-1], done.stderr

@@ -1,4 +1,5 @@
 """Digits and emoji: counts, labels, and that nothing leaks from training into the test."""
+
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ def test_digits_are_all_there_at_full_contrast():
 
 def test_digits_are_labelled_and_stratified():
     from sklearn.datasets import load_digits
+
     source = open_source("digits", "all")
     assert source.attributes == tuple("0123456789")
     assert np.array_equal(source.labels.argmax(1), load_digits().target)
@@ -42,31 +44,40 @@ def test_emoji_are_about_1300_pictures(emoji):
     assert 1200 <= len(emoji) <= 1400
     image = emoji.image(0)
     assert image.shape == (72, 72, 3) and image.dtype == np.uint8
-    assert (emoji.image(emoji.sequences.index(sequence("\U0001F468")))[0, 0] == 255).all()  # white
+    assert (emoji.image(emoji.sequences.index(sequence("\U0001f468")))[0, 0] == 255).all()  # white
 
 
-@pytest.mark.parametrize("text", [
-    "\U0001F468\u200D\U0001F469\u200D\U0001F466",              # a family
-    "\U0001F469\u200D\u2764\uFE0F\u200D\U0001F468",            # a couple
-    "\U0001F9D1\u200D\U0001F91D\u200D\U0001F9D1",              # holding hands
-    "\U0001F46B", "\U0001F46F", "\U0001F93C", "\U0001F44D",    # two people, bunnies, fights, a hand
-    "\U0001F6B6\u200D\u27A1\uFE0F",                            # a mirror image
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\U0001f468\u200d\U0001f469\u200d\U0001f466",  # a family
+        "\U0001f469\u200d\u2764\ufe0f\u200d\U0001f468",  # a couple
+        "\U0001f9d1\u200d\U0001f91d\u200d\U0001f9d1",  # holding hands
+        "\U0001f46b",
+        "\U0001f46f",
+        "\U0001f93c",
+        "\U0001f44d",  # two people, bunnies, fights, a hand
+        "\U0001f6b6\u200d\u27a1\ufe0f",  # a mirror image
+    ],
+)
 def test_emoji_that_are_no_single_person_are_left_out(emoji, text):
     assert sequence(text) not in emoji.sequences
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("\U0001F469\U0001F3FD", {"woman", "medium skin", "adult"}),
-    ("\U0001F468\U0001F3FF\u200D\U0001F9B0", {"man", "dark skin", "red hair", "adult"}),
-    ("\U0001F9D1\u200D\U0001F692", {"person", "yellow skin", "adult"}),
-    ("\U0001F46E\U0001F3FB\u200D\u2640\uFE0F", {"woman", "light skin", "adult"}),
-    ("\U0001F471", {"person", "yellow skin", "blond hair", "adult"}),
-    ("\U0001F475", {"woman", "yellow skin", "older"}),
-    ("\U0001F9D2\U0001F3FE", {"person", "medium-dark skin", "child"}),
-    ("\U0001F476", {"person", "yellow skin", "baby"}),
-    ("\U0001F9DF\u200D\u2642\uFE0F", {"man", "adult"}),        # zombies have no skin tone
-])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("\U0001f469\U0001f3fd", {"woman", "medium skin", "adult"}),
+        ("\U0001f468\U0001f3ff\u200d\U0001f9b0", {"man", "dark skin", "red hair", "adult"}),
+        ("\U0001f9d1\u200d\U0001f692", {"person", "yellow skin", "adult"}),
+        ("\U0001f46e\U0001f3fb\u200d\u2640\ufe0f", {"woman", "light skin", "adult"}),
+        ("\U0001f471", {"person", "yellow skin", "blond hair", "adult"}),
+        ("\U0001f475", {"woman", "yellow skin", "older"}),
+        ("\U0001f9d2\U0001f3fe", {"person", "medium-dark skin", "child"}),
+        ("\U0001f476", {"person", "yellow skin", "baby"}),
+        ("\U0001f9df\u200d\u2642\ufe0f", {"man", "adult"}),  # zombies have no skin tone
+    ],
+)
 def test_emoji_attributes(emoji, text, expected):
     row = emoji.labels[emoji.sequences.index(sequence(text))]
     assert {name for name, value in zip(emoji.attributes, row, strict=True) if value} == expected
@@ -98,12 +109,19 @@ def test_emoji_twins_never_fall_on_both_sides(emoji, seed):
     assert not pictures[0] & pictures[1]
 
 
-@pytest.mark.parametrize("a, b", [
-    ("\U0001F468\U0001F3FD\u200D\U0001F692", "\U0001F9D1\u200D\U0001F692"),
-    ("\U0001F469\u200D\U0001F9B3", "\U0001F9D1"), ("\U0001F471", "\U0001F9D4\U0001F3FB"),
-    ("\U0001F385", "\U0001F9D1\U0001F3FF\u200D\U0001F384"), ("\U0001F478", "\U0001FAC5"),
-    ("\U0001F57A", "\U0001F483"), ("\U0001F930", "\U0001FAC3"), ("\U0001F474", "\U0001F9D3"),
-])
+@pytest.mark.parametrize(
+    "a, b",
+    [
+        ("\U0001f468\U0001f3fd\u200d\U0001f692", "\U0001f9d1\u200d\U0001f692"),
+        ("\U0001f469\u200d\U0001f9b3", "\U0001f9d1"),
+        ("\U0001f471", "\U0001f9d4\U0001f3fb"),
+        ("\U0001f385", "\U0001f9d1\U0001f3ff\u200d\U0001f384"),
+        ("\U0001f478", "\U0001fac5"),
+        ("\U0001f57a", "\U0001f483"),
+        ("\U0001f930", "\U0001fac3"),
+        ("\U0001f474", "\U0001f9d3"),
+    ],
+)
 def test_emoji_of_one_character(a, b):
     assert base_character(sequence(a)) == base_character(sequence(b))
 

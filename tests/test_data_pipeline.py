@@ -1,4 +1,5 @@
 """The training stream: the same for every start, process count and kind of worker."""
+
 import itertools
 import logging
 import sys
@@ -54,7 +55,7 @@ def test_rows_are_the_pictures_they_say_mirrored_or_not(digits, reference):
 def test_each_epoch_is_every_picture_once_in_a_new_order(digits, reference):
     order = np.concatenate([batch["index"] for batch in reference])
     size = len(digits)
-    epochs = order[:size], order[size:2 * size]
+    epochs = order[:size], order[size : 2 * size]
     assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
     assert not np.array_equal(*epochs) and not np.array_equal(epochs[0], np.arange(size))
 
@@ -76,10 +77,14 @@ def test_the_seed_decides(digits, reference):
 
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_any_number_of_processes_sees_the_same_global_batches(digits, reference, count):
-    shards = [take(train_batches(digits, **ARGUMENTS, process_index=p, process_count=count), 15)
-              for p in range(count)]
-    whole = [{key: np.concatenate([shard[k][key] for shard in shards]) for key in reference[0]}
-             for k in range(15)]
+    shards = [
+        take(train_batches(digits, **ARGUMENTS, process_index=p, process_count=count), 15)
+        for p in range(count)
+    ]
+    whole = [
+        {key: np.concatenate([shard[k][key] for shard in shards]) for key in reference[0]}
+        for k in range(15)
+    ]
     assert same(whole, reference[:15])
 
 
@@ -112,13 +117,17 @@ class Spy(Source):
 
     def example(self, i):
         print("libraries that print must not disturb")
-        return np.zeros((4, 4, 1), np.uint8), np.float32([m in sys.modules for m in self.attributes])
+        return np.zeros((4, 4, 1), np.uint8), np.float32(
+            [m in sys.modules for m in self.attributes]
+        )
 
 
 def test_workers_do_not_import_jax():
     pytest.importorskip("jax")
-    here, there = (take(train_batches(Spy(), size=4, channels=1, batch_size=4, seed=0, workers=w), 1)
-                   for w in (0, 2))
+    here, there = (
+        take(train_batches(Spy(), size=4, channels=1, batch_size=4, seed=0, workers=w), 1)
+        for w in (0, 2)
+    )
     assert here[0]["label"][:, :2].all()  # Grain and with it JAX, in the main process
     assert not there[0]["label"].any()
 
@@ -139,6 +148,7 @@ def test_a_dead_worker_is_an_error_not_a_hang():
 
 
 # Broken pictures
+
 
 def folder(path, good, broken):
     for i in range(good + broken):
@@ -210,6 +220,7 @@ def test_bad_arguments_are_refused(digits):
 
 
 # One ordered pass
+
 
 def test_one_pass_in_order_with_a_padded_end(digits):
     found = list(batches(digits, size=8, channels=1, batch_size=100))

@@ -1,4 +1,5 @@
 """Folders, LMDBs and TFDS: real files of every kind, and the one line each mistake gets."""
+
 import io
 import os
 import pickle
@@ -30,8 +31,9 @@ def png(array):
 
 def gradient(h, w):
     rows, columns = np.mgrid[:h, :w]
-    return np.stack([rows * 255 // h, columns * 255 // w, (rows + columns) % 256],
-                    -1).astype(np.uint8)
+    return np.stack([rows * 255 // h, columns * 255 // w, (rows + columns) % 256], -1).astype(
+        np.uint8
+    )
 
 
 def one_line(error):
@@ -41,6 +43,7 @@ def one_line(error):
 
 
 # Decoding and preparing
+
 
 def test_transparency_is_flattened_on_white(tmp_path):
     rgba = np.zeros((4, 4, 4), np.uint8)
@@ -113,6 +116,7 @@ def test_crop_comes_before_the_resize_and_must_fit():
 
 # Folders
 
+
 def test_folder_is_recursive_and_in_natural_order(tmp_path):
     for name in ("b/img10.png", "b/img2.jpg", "a/x.bmp", "c.gif", ".hidden.png", "notes.txt"):
         if name.endswith(".txt"):
@@ -179,11 +183,14 @@ def test_celeba_text_attributes(tmp_path):
     assert source.attributes == ("Bald", "Male") and source.labels.tolist() == [[0, 1], [1, 0]]
 
 
-@pytest.mark.parametrize("text, message", [
-    ("file,Male\na.png,yes\n", r"line 2: 'yes' under 'Male'"),
-    ("file,Male\na.png,1,2\n", r"line 2: 2 values for 1 names"),
-    ("", "no attributes"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("file,Male\na.png,yes\n", r"line 2: 'yes' under 'Male'"),
+        ("file,Male\na.png,1,2\n", r"line 2: 2 values for 1 names"),
+        ("", "no attributes"),
+    ],
+)
 def test_a_bad_table_names_its_line(tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DataError, match=message):
@@ -217,8 +224,15 @@ def test_folder_mistakes_get_one_line(tmp_path):
         open_source(str(tmp_path), "test")
 
 
-@pytest.mark.parametrize("name, near", [("digit", "digits"), ("emojis", "emoji"), ("lmbd:x", "lmdb:"),
-                                        ("/no/such/folder", "folder:PATH")])
+@pytest.mark.parametrize(
+    "name, near",
+    [
+        ("digit", "digits"),
+        ("emojis", "emoji"),
+        ("lmbd:x", "lmdb:"),
+        ("/no/such/folder", "folder:PATH"),
+    ],
+)
 def test_unknown_names_get_the_nearest_valid_ones(name, near):
     with pytest.raises(ValueError, match=near) as error:
         open_source(name)
@@ -226,6 +240,7 @@ def test_unknown_names_get_the_nearest_valid_ones(name, near):
 
 
 # LMDB
+
 
 def write_lmdb(path, items, length):
     with lmdb.open(str(path), map_size=1 << 24) as env, env.begin(write=True) as txn:
@@ -251,8 +266,9 @@ def test_lmdb_knows_the_key_formats(tmp_path, form):
 def test_lmdb_has_celebas_splits(tmp_path):
     """The whole CelebA by its length; only the first picture of each part is there."""
     firsts = [CELEBA_SPLITS[s][0] for s in ("train", "valid", "test")]
-    write_lmdb(tmp_path, {f"None-{i:07d}": png(gradient(8, k + 1)) for k, i in enumerate(firsts)},
-               202599)
+    write_lmdb(
+        tmp_path, {f"None-{i:07d}": png(gradient(8, k + 1)) for k, i in enumerate(firsts)}, 202599
+    )
     sources = [open_source(f"lmdb:{tmp_path}", s) for s in ("train", "valid", "test", "all")]
     assert [len(s) for s in sources] == [162770, 19867, 19962, 202599]  # the parts add up
     assert [s.image(0).shape[1] for s in sources] == [1, 2, 3, 1]
@@ -264,8 +280,10 @@ def test_lmdb_attributes_and_held_out_share(tmp_path):
     write_lmdb(tmp_path / "db", {f"256-{i:05d}": png(gradient(4, 4)) for i in range(10)}, 10)
     lines = [f"{i}.jpg {1 if i % 2 else -1}" for i in range(10)]
     (tmp_path / "t.txt").write_text("\n".join(["10", "Odd", *lines]))
-    train, test = (open_source(f"lmdb:{tmp_path}/db", s, attributes=tmp_path / "t.txt")
-                   for s in ("train", "test"))
+    train, test = (
+        open_source(f"lmdb:{tmp_path}/db", s, attributes=tmp_path / "t.txt")
+        for s in ("train", "test")
+    )
     assert (len(train), len(test)) == (9, 1)
     assert train.labels[:, 0].tolist() == (train.indices % 2).tolist()
     assert len(open_source(f"lmdb:{tmp_path}/db", "train", test_fraction=0)) == 10
@@ -292,6 +310,7 @@ def test_lmdb_mistakes_get_one_line(tmp_path):
 
 # TFDS
 
+
 @pytest.fixture(scope="module")
 def tfds_dir(tmp_path_factory):
     """A real data set of TFDS, prepared as array_record files without TensorFlow."""
@@ -303,19 +322,31 @@ def tfds_dir(tmp_path_factory):
         pkg_dir_path = folder
 
         def _info(self):
-            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict({
-                "image": tfds.features.Image(shape=(None, None, 3)),
-                "label": tfds.features.ClassLabel(names=["cat", "dog"]),
-                "text": tfds.features.Text(),
-                "attributes": {"Male": np.bool_, "Age": np.float32}}))
+            return self.dataset_info_from_configs(
+                features=tfds.features.FeaturesDict(
+                    {
+                        "image": tfds.features.Image(shape=(None, None, 3)),
+                        "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+                        "text": tfds.features.Text(),
+                        "attributes": {"Male": np.bool_, "Age": np.float32},
+                    }
+                )
+            )
 
         def _split_generators(self, dl_manager):
             return {"train": self._generate_examples(7), "validation": self._generate_examples(3)}
 
         def _generate_examples(self, count):
             for i in range(count):
-                yield i, {"image": io.BytesIO(png(np.full((8, 9, 3), i, np.uint8))), "text": "x",
-                          "label": i % 2, "attributes": {"Male": i % 2 == 1, "Age": i * 1.5}}
+                yield (
+                    i,
+                    {
+                        "image": io.BytesIO(png(np.full((8, 9, 3), i, np.uint8))),
+                        "text": "x",
+                        "label": i % 2,
+                        "attributes": {"Male": i % 2 == 1, "Age": i * 1.5},
+                    },
+                )
 
     PdaeTiny(data_dir=folder / "data", file_format="array_record").download_and_prepare()
     return folder / "data"
@@ -334,7 +365,9 @@ def test_tfds_pictures_and_labels(tfds_dir):
 
 
 def test_tfds_splits(tfds_dir):
-    sizes = [len(TFDS("pdae_tiny", s, data_dir=tfds_dir)) for s in ("train", "test", "valid", "all")]
+    sizes = [
+        len(TFDS("pdae_tiny", s, data_dir=tfds_dir)) for s in ("train", "test", "valid", "all")
+    ]
     assert sizes == [7, 3, 3, 10]
 
 
@@ -349,8 +382,9 @@ def test_tfds_without_a_train_split_shares_nothing_between_train_and_test(tfds_d
         return found
 
     monkeypatch.setattr(TFDS, "_builder", without_train)
-    train, test = (TFDS("pdae_tiny", s, data_dir=tfds_dir, test_fraction=0.34)
-                   for s in ("train", "test"))
+    train, test = (
+        TFDS("pdae_tiny", s, data_dir=tfds_dir, test_fraction=0.34) for s in ("train", "test")
+    )
     assert sorted([*train.indices, *test.indices]) == [0, 1, 2]
     with pytest.raises(DataError, match="no validation split beside a train split"):
         TFDS("pdae_tiny", "valid", data_dir=tfds_dir)
@@ -366,6 +400,7 @@ def test_tfds_mistakes_get_one_line(tfds_dir):
 
 
 # Layering
+
 
 def test_importing_and_reading_needs_no_jax_and_no_tensorflow(tfds_dir):
     code = f"""

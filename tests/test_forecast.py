@@ -1,4 +1,5 @@
 """What a step would cost on devices that are not here."""
+
 import dataclasses
 import importlib.util
 import re
@@ -10,7 +11,7 @@ import jax
 import pytest
 from conftest import DIGITS_ARCH as ARCH
 
-from pdae_jax.training import forecast
+from pdae_jax.cost import forecast
 from pdae_jax.training.state import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -19,18 +20,22 @@ SMALL = Settings(batch_size=16)
 
 def test_on_this_machine():
     train = forecast.train_step("pdae", ARCH, SMALL, jax.devices())
-    twice = forecast.train_step("pdae", ARCH, dataclasses.replace(SMALL, batch_size=32),
-                                jax.devices())
+    twice = forecast.train_step(
+        "pdae", ARCH, dataclasses.replace(SMALL, batch_size=32), jax.devices()
+    )
     assert 1.8 < twice.flops / train.flops < 2.1 and train.moved > 0
-    parts = forecast.train_step("pdae", ARCH, dataclasses.replace(SMALL, batch_size=32, accumulate=2),
-                                jax.devices())  # a loop's body counts once
+    parts = forecast.train_step(
+        "pdae", ARCH, dataclasses.replace(SMALL, batch_size=32, accumulate=2), jax.devices()
+    )  # a loop's body counts once
     assert 0.9 < parts.flops / train.flops < 1.2 and parts.arguments > train.arguments
     # The new state lies where the old one lay.
     assert train.outputs < 0.01 * train.arguments
     # Arguments: parameters with average and two moments, frozen ones, and the pictures.
     params = jax.eval_shape(lambda: forecast.Networks(ARCH).init(jax.random.key(0)))
-    size = {group: 4 * sum(leaf.size for leaf in jax.tree.leaves(params[group]))
-            for group in ("dpm", "encoder", "gradient")}
+    size = {
+        group: 4 * sum(leaf.size for leaf in jax.tree.leaves(params[group]))
+        for group in ("dpm", "encoder", "gradient")
+    }
     expected = 4 * (size["encoder"] + size["gradient"]) + size["dpm"] + 16 * 8 * 8
     assert abs(train.arguments - expected) < 0.02 * expected
     # A decoding loop's cost is one step's, however many it has, but for the table of its times.
@@ -40,9 +45,17 @@ def test_on_this_machine():
 
 
 def test_the_roofline_is_the_longer_of_computing_and_moving():
-    cost = forecast.Cost(flops=2e12, moved=1e9, accessed=4e9, cycles=3 * 10**9, arguments=10**9,
-                         temporary=10**9, outputs=0, collectives={"all-reduce": (2, 10**6)},
-                         compile_seconds=1.0)
+    cost = forecast.Cost(
+        flops=2e12,
+        moved=1e9,
+        accessed=4e9,
+        cycles=3 * 10**9,
+        arguments=10**9,
+        temporary=10**9,
+        outputs=0,
+        collectives={"all-reduce": (2, 10**6)},
+        compile_seconds=1.0,
+    )
     assert cost.fastest(forecast.Chip(1e12, 1e12, 16e9)) == 2.0
     assert cost.fastest(forecast.Chip(1e15, 1e9, 16e9)) == 1.0
     said = "\n".join(forecast.lines(cost, forecast.Chip(1e12, 1e12, 1e9, clock=1e9), 4))
@@ -65,20 +78,37 @@ def test_what_does_not_fit_is_told_what_to_set(monkeypatch):
     assert [row[0] for row in table] == ["encoder", "on"]
 
 
-@pytest.mark.parametrize("args, says", [
-    (["--config=configs/digits.py:latent"], "train on no pictures"),
-    (["--config=configs/digits.py", "--config.pdae.batch_size=9", "--config.pdae.accumulate=2"],
-     "does not divide batch_size = 9"),
-])
+@pytest.mark.parametrize(
+    "args, says",
+    [
+        (["--config=configs/digits.py:latent"], "train on no pictures"),
+        (
+            [
+                "--config=configs/digits.py",
+                "--config.pdae.batch_size=9",
+                "--config.pdae.accumulate=2",
+            ],
+            "does not divide batch_size = 9",
+        ),
+    ],
+)
 def test_bad_forecasts_are_one_line(args, says):
-    done = subprocess.run([sys.executable, "-m", "pdae_jax.main", "--mode=compile", *args],
-                          capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "pdae_jax.main", "--mode=compile", *args],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_the_pages_table_is_what_the_tool_prints():
-    done = subprocess.run([sys.executable, "tools/scale_table.py", "table", "docs/tpu_costs.json"],
-                          capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "tools/scale_table.py", "table", "docs/tpu_costs.json"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stderr
     page = (ROOT / "docs" / "scale.md").read_text()
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
@@ -97,15 +127,30 @@ def test_without_libtpu_the_remedy_is_said(monkeypatch):
         forecast.devices_of("v5e:2x2")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None,
-                    reason="libtpu is not installed (pip install 'pdae_jax[tpu]')")
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed (pip install 'pdae_jax[tpu]')",
+)
 def test_for_a_tpu_that_is_not_here():
     """The command itself, on a small config; and what it says of each of its two programs."""
-    done = subprocess.run([sys.executable, "-m", "pdae_jax.main", "--mode=compile",
-                           "--topology=v5e:2x2", "--config=configs/digits.py",
-                           "--config.model.mult=(1,)", "--config.model.attention=()",
-                           "--config.pdae.batch_size=16", "--config.precision=bfloat16",
-                           "--config.mesh.fsdp=2"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pdae_jax.main",
+            "--mode=compile",
+            "--topology=v5e:2x2",
+            "--config=configs/digits.py",
+            "--config.model.mult=(1,)",
+            "--config.model.attention=()",
+            "--config.pdae.batch_size=16",
+            "--config.precision=bfloat16",
+            "--config.mesh.fsdp=2",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stderr
     head, *programs = done.stdout.split(", on each device:\n")
     assert "4 x TPU v5 lite, batch 16 (4 a device), bfloat16, fsdp 2" in head and "encoder" in head
@@ -113,9 +158,14 @@ def test_for_a_tpu_that_is_not_here():
     assert "all-gather" in programs[0] and "all-" not in programs[1]
     for program in programs:
         moved, accessed, best, model = (
-            float(re.search(pattern, program)[1].replace(",", "")) for pattern in (
-                r"moved, (\S+) an image", r"\((\S+) with what stays", r"at best (\S+) ms",
-                r"M cycles, (\S+) ms"))
+            float(re.search(pattern, program)[1].replace(",", ""))
+            for pattern in (
+                r"moved, (\S+) an image",
+                r"\((\S+) with what stays",
+                r"at best (\S+) ms",
+                r"M cycles, (\S+) ms",
+            )
+        )
         assert 0 < moved <= accessed and model >= best
         assert "GB of memory" in program and "compiled in" in program
     with pytest.raises(ValueError, match="no topology 'v5e:nonsense'"):

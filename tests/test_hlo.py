@@ -1,9 +1,10 @@
 """What is read off the text of compiled programs: written by hand, and of a real one."""
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from pdae_jax.training import hlo
+from pdae_jax.cost import hlo
 
 PROGRAM = """HloModule step
 
@@ -83,11 +84,14 @@ def test_what_is_called_runs():
 
 def test_collectives_within_fusions():
     """One that runs beside computing counts once; a slice of an all-reduce is a reduce-scatter."""
-    fused = PROGRAM.replace("ENTRY", INNER + "ENTRY").replace("  ROOT %t = ", """\
+    fused = PROGRAM.replace("ENTRY", INNER + "ENTRY").replace(
+        "  ROOT %t = ",
+        """\
   %u = bf16[64,64]{1,0} fusion(%p), calls=%start
   %v = bf16[64,64]{1,0} fusion(%u), calls=%done
   %o = f32[16,256]{1,0} fusion(%x), calls=%all-reduce-scatter
-  ROOT %t = """)
+  ROOT %t = """,
+    )
     plain, found = hlo.collectives(PROGRAM), hlo.collectives(fused)
     assert found.pop("reduce-scatter") == (1, 16 * 256 * 4)
     count, size = plain["all-gather"]
@@ -95,14 +99,20 @@ def test_collectives_within_fusions():
 
 
 def test_collectives_by_kind():
-    assert hlo.collectives(PROGRAM) == {"all-reduce": (2, 4 * 512 + 32 + 32),
-                                        "all-gather": (2, 256 * 2 + 64 * 128 * 2)}
+    assert hlo.collectives(PROGRAM) == {
+        "all-reduce": (2, 4 * 512 + 32 + 32),
+        "all-gather": (2, 256 * 2 + 64 * 128 * 2),
+    }
 
 
 def test_a_real_program():
     n = 512
-    text = jax.jit(lambda a, b: jnp.tanh(a @ b)).lower(
-        *[jax.ShapeDtypeStruct((n, n), jnp.float32)] * 2).compile().as_text()
+    text = (
+        jax.jit(lambda a, b: jnp.tanh(a @ b))
+        .lower(*[jax.ShapeDtypeStruct((n, n), jnp.float32)] * 2)
+        .compile()
+        .as_text()
+    )
     matmul, tanh = 3 * n * n * 4, 2 * n * n * 4
     assert hlo.traffic(text) in (matmul, matmul + tanh)  # fused or not
     assert hlo.cycles(text) is None and not hlo.collectives(text)

@@ -1,4 +1,5 @@
 """Each layer that is computed in another way than it is written down, against what it stands for."""
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import assert_close
 
-from pdae_jax.models import layers
+from pdae_jax.networks import layers
 
 DIMENSIONS = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 
@@ -21,11 +22,14 @@ def test_convolution_has_the_gradients_of_the_plain_one(strides, size):
 
     def gradients(convolution):
         def loss(x, kernel):
-            return (convolution(x, kernel, strides, ((1, 1), (1, 1)), **DIMENSIONS)**2).sum()
+            return (convolution(x, kernel, strides, ((1, 1), (1, 1)), **DIMENSIONS) ** 2).sum()
+
         return jax.value_and_grad(loss, (0, 1))(x, kernel)
 
-    for ours, plain in zip(jax.tree.leaves(gradients(layers.convolution)),
-                           jax.tree.leaves(gradients(jax.lax.conv_general_dilated))):
+    for ours, plain in zip(
+        jax.tree.leaves(gradients(layers.convolution)),
+        jax.tree.leaves(gradients(jax.lax.conv_general_dilated)),
+    ):
         assert_close(ours, plain, 1e-5)
 
 
@@ -53,14 +57,21 @@ def test_both_ways_of_up_sampling_agree():
 
 def test_group_norm_is_flaxs():
     x, norm = 3 + 2 * normal(0, 2, 4, 5, 64), layers.GroupNorm(jnp.float32)
-    params = jax.tree.map(lambda leaf: leaf + normal(1, *leaf.shape),
-                          norm.init(jax.random.key(0), x))
+    params = jax.tree.map(
+        lambda leaf: leaf + normal(1, *leaf.shape), norm.init(jax.random.key(0), x)
+    )
     expected = nn.GroupNorm(32, epsilon=1e-5).apply(params, x)
     assert_close(norm.apply(params, x), expected, 1e-5)
     scale, shift = normal(2, 2, 64), normal(3, 1, 64)
-    assert_close(norm.apply(params, x, (scale, shift), (shift, scale)),
-                 ((expected * (1 + scale[:, None, None]) + shift[:, None, None])
-                  * (1 + shift[:, None, None]) + scale[:, None, None]), 1e-5)
+    assert_close(
+        norm.apply(params, x, (scale, shift), (shift, scale)),
+        (
+            (expected * (1 + scale[:, None, None]) + shift[:, None, None])
+            * (1 + shift[:, None, None])
+            + scale[:, None, None]
+        ),
+        1e-5,
+    )
 
 
 def test_pooling_is_the_mean_of_four():
@@ -71,13 +82,18 @@ def test_pooling_is_the_mean_of_four():
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout(rate):
     h, dropout = jnp.ones((4, 63, 40, 10)), layers.Dropout(rate)  # an odd height
-    first, again, other = (np.asarray(dropout.apply({}, h, rngs={"dropout": jax.random.key(key)}))
-                           for key in (0, 0, 1))
+    first, again, other = (
+        np.asarray(dropout.apply({}, h, rngs={"dropout": jax.random.key(key)})) for key in (0, 0, 1)
+    )
     np.testing.assert_array_equal(first, again)
     zeros, others = first == 0, other == 0
     np.testing.assert_allclose(first[~zeros], 1 / (1 - rate), rtol=1e-6)
     spread = 4 * np.sqrt(rate * (1 - rate) / h.size)
     assert abs(zeros.mean() - rate) < spread
-    for together in (zeros & others, zeros[:, :31] & zeros[:, 32:], zeros[..., :-1] & zeros[..., 1:]):
+    for together in (
+        zeros & others,
+        zeros[:, :31] & zeros[:, 32:],
+        zeros[..., :-1] & zeros[..., 1:],
+    ):
         assert abs(together.mean() - rate**2) < 2 * spread  # independent, also two of one word
     assert layers.Dropout(0.0).apply({}, h) is h

@@ -1,4 +1,5 @@
 """What a run keeps on a device, what makes it less, and what is said where it is too much."""
+
 import os
 import subprocess
 import sys
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 from conftest import DIGITS_ARCH as ARCH
 
-from pdae_jax import sharding
-from pdae_jax.models import Networks
+from pdae_jax.networks.groups import Networks
+from pdae_jax.runtime import sharding
 from pdae_jax.schedule import SCHEDULES
 from pdae_jax.training import memory
 from pdae_jax.training.objectives import OBJECTIVES
@@ -26,27 +27,37 @@ def as_trained(net):
     params = net.init(jax.random.key(0), ("dpm", "encoder", "gradient"))
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    params = treedef.unflatten([p + 0.05 * jax.random.normal(k, p.shape)
-                                for p, k in zip(leaves, keys)])
+    params = treedef.unflatten(
+        [p + 0.05 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)]
+    )
     images = jax.random.randint(jax.random.key(2), (4, *ARCH.image_shape), 0, 256).astype(jnp.uint8)
     return params, ROW.draw(jax.random.key(3), {"image": images}, ARCH.T)
 
 
 def loss_and_gradients(net, frozen, trained, drawn):
     def loss(trained):
-        return ROW.loss(net, SCHEDULES["linear"](ARCH.T), {**frozen, **trained}, drawn, 0.1,
-                        None).mean()
+        return ROW.loss(
+            net, SCHEDULES["linear"](ARCH.T), {**frozen, **trained}, drawn, 0.1, None
+        ).mean()
+
     return jax.jit(jax.value_and_grad(loss))(trained)
 
 
 def kept_for_backward(net, frozen, trained, drawn) -> int:
     """Bytes of what a forward pass leaves for the backward one, without the parameters."""
+
     def backward(trained):
-        return jax.vjp(lambda trained: ROW.loss(net, SCHEDULES["linear"](ARCH.T),
-                                                {**frozen, **trained}, drawn, 0.1, None).mean(),
-                       trained)[1]
-    return sum(leaf.size * leaf.dtype.itemsize
-               for leaf in jax.tree.leaves(jax.eval_shape(backward, trained)))
+        return jax.vjp(
+            lambda trained: ROW.loss(
+                net, SCHEDULES["linear"](ARCH.T), {**frozen, **trained}, drawn, 0.1, None
+            ).mean(),
+            trained,
+        )[1]
+
+    return sum(
+        leaf.size * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(jax.eval_shape(backward, trained))
+    )
 
 
 def split(params):
@@ -56,12 +67,15 @@ def split(params):
 def test_rematerialisation_keeps_less_and_changes_nothing():
     params, drawn = as_trained(Networks(ARCH))
     frozen, trained = split(params)
-    plain, remat = (loss_and_gradients(Networks(ARCH, remat=flag), frozen, trained, drawn)
-                    for flag in (False, True))
+    plain, remat = (
+        loss_and_gradients(Networks(ARCH, remat=flag), frozen, trained, drawn)
+        for flag in (False, True)
+    )
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(remat)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max()))
-    assert (kept_for_backward(Networks(ARCH, remat=True), frozen, trained, drawn)
-            < 0.6 * kept_for_backward(Networks(ARCH), frozen, trained, drawn))
+    assert kept_for_backward(
+        Networks(ARCH, remat=True), frozen, trained, drawn
+    ) < 0.6 * kept_for_backward(Networks(ARCH), frozen, trained, drawn)
 
 
 def test_frozen_kernels_in_bfloat16_change_no_number():
@@ -84,7 +98,7 @@ EIGHT = """
 import jax
 from conftest import DIGITS_ARCH as ARCH
 from pdae_jax import sharding
-from pdae_jax.models import Networks
+from pdae_jax.networks.groups import Networks
 from pdae_jax.training import memory
 from pdae_jax.training.state import Settings, TrainState
 
@@ -102,17 +116,28 @@ print(memory.per_device(shapes), there, sum(leaf.nbytes for leaf in jax.tree.lea
 
 def test_the_bytes_told_are_the_bytes_there():
     done = subprocess.run(
-        [sys.executable, "-c", EIGHT], capture_output=True, text=True, cwd=ROOT, check=True,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
-             "XLA_FLAGS": "--xla_force_host_platform_device_count=8"})
+        [sys.executable, "-c", EIGHT],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        },
+    )
     told, there, whole = map(int, done.stdout.split())
     assert told == there and 0.25 * whole < there < 0.35 * whole
 
 
 def test_the_table_adds_up():
     mesh, net = sharding.make_mesh(), Networks(ARCH)
-    state = jax.eval_shape(lambda: TrainState.create(
-        net.init(jax.random.key(0), ("encoder", "gradient")), Settings().optimizer()))
+    state = jax.eval_shape(
+        lambda: TrainState.create(
+            net.init(jax.random.key(0), ("encoder", "gradient")), Settings().optimizer()
+        )
+    )
     frozen = jax.eval_shape(lambda: net.init(jax.random.key(0), ("dpm",)))
     lines = memory.table(sharding.shapes(mesh, state), sharding.shapes(mesh, frozen)).splitlines()
     rows = {line.split()[0]: line.split() for line in lines[1:-1]}
@@ -123,7 +148,8 @@ def test_the_table_adds_up():
     assert float(total) == pytest.approx(5 * size, abs=0.06)
     assert rows["dpm"][-1] == "frozen" and len(rows["dpm"]) == 6
     assert float(lines[-1].split()[-1]) == pytest.approx(
-        sum(float(row[-2]) for row in rows.values()), abs=0.2)
+        sum(float(row[-2]) for row in rows.values()), abs=0.2
+    )
 
 
 def test_running_out_of_memory_is_one_line_with_what_to_set():
@@ -135,8 +161,9 @@ def test_running_out_of_memory_is_one_line_with_what_to_set():
     for flag in ("precision=bfloat16", "pdae.accumulate=2", "pdae.remat=True", "pdae.batch_size"):
         assert f"--config.{flag}" in said
     # What is set already, or cannot be, is not advised.
-    again = memory.advice("pdae", Settings(batch_size=3, remat=True), sharding.make_mesh(),
-                          "bfloat16")
+    again = memory.advice(
+        "pdae", Settings(batch_size=3, remat=True), sharding.make_mesh(), "bfloat16"
+    )
     assert again == "set a smaller --config.pdae.batch_size"
     assert "remat" not in memory.advice("latent", Settings(), sharding.make_mesh(), "float32")
 

@@ -1,10 +1,11 @@
 """LPIPS and FID on stand-in weights: the original's numbers, and what must hold of any."""
+
 import jax
 import numpy as np
 import pytest
 from conftest import golden, nhwc, stand_in
 
-from pdae_jax.convert import names
+from pdae_jax.convert import name_map
 from pdae_jax.metrics import frechet, inception, lpips
 
 
@@ -13,8 +14,9 @@ def lpips_params():
     data = golden("image_metrics")
     heads = {f"lin{i}.model.1.weight": data[f"lpips_head_{i}"] for i in range(5)}
     alexnet = stand_in("lpips_alexnet", int(data["alexnet_seed"]))
-    return (names.to_params(names.plain("alexnet", lpips.alexnet_shapes()), alexnet)
-            | names.to_params(names.plain("lpips", lpips.head_shapes()), heads))
+    return name_map.to_params(
+        name_map.plain("alexnet", lpips.alexnet_shapes()), alexnet
+    ) | name_map.to_params(name_map.plain("lpips", lpips.head_shapes()), heads)
 
 
 def test_lpips(lpips_params):
@@ -28,7 +30,7 @@ def test_lpips(lpips_params):
 def test_inception_features():
     data = golden("fid_inception")
     state = stand_in("fid_inception", int(data["seed"]))
-    params = names.to_params(names.plain("inception", inception.shapes()), state)
+    params = name_map.to_params(name_map.plain("inception", inception.shapes()), state)
     found = jax.jit(inception.features)(params["inception"], nhwc(data["images"]))
     error = np.abs(found - data["features_2048"]).max() / np.abs(data["features_2048"]).max()
     assert error <= 1e-4
@@ -45,8 +47,9 @@ def distance(a, b):
 
 def test_frechet_distance():
     a, b = map(frechet.Moments.of, clouds())
-    np.testing.assert_allclose(distance(a, b), golden("fid_inception")["frechet_distance"],
-                               rtol=1e-4)
+    np.testing.assert_allclose(
+        distance(a, b), golden("fid_inception")["frechet_distance"], rtol=1e-4
+    )
     np.testing.assert_allclose(distance(b, a), distance(a, b), rtol=1e-9)
     assert abs(distance(a, a)) < 1e-9
 
@@ -55,7 +58,7 @@ def test_frechet_distance_in_closed_form():
     """Of two Gaussians with diagonal covariance: |step|^2 + sum (s_1 - s_2)^2; singular too."""
     s_1, s_2 = np.array([1.0, 2.0, 0.0]), np.array([3.0, 0.5, 0.0])
     found = frechet.frechet_distance([1.0, 0, 0], np.diag(s_1**2), [0, 0, 2.0], np.diag(s_2**2))
-    np.testing.assert_allclose(found, 5 + ((s_1 - s_2)**2).sum(), rtol=1e-9)
+    np.testing.assert_allclose(found, 5 + ((s_1 - s_2) ** 2).sum(), rtol=1e-9)
 
 
 def test_moments_grow_by_batches():

@@ -1,27 +1,40 @@
 """The model as a user holds it, and the picture metrics."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_close, golden, nhwc
 
+from pdae_jax import images as pictures
 from pdae_jax import pdae, samplers
 from pdae_jax.metrics import image
 from pdae_jax.model import Model
-from pdae_jax.models import Architecture, Networks
-from pdae_jax.tasks import pictures
-from pdae_jax.tasks.interpolate import interpolate
-from pdae_jax.tasks.reconstruct import reconstruct, scores
+from pdae_jax.networks.architecture import Architecture
+from pdae_jax.networks.groups import Networks
+from pdae_jax.tasks.interpolation import interpolate
+from pdae_jax.tasks.reconstruction import reconstruct, scores
 
-ARCH = Architecture(image_shape=(8, 8, 1), base=32, mult=(1,), blocks=1, attention=(), heads=1,
-                    dropout=0.0, z_size=6, encoder_widths=(32,), T=40)
+ARCH = Architecture(
+    image_shape=(8, 8, 1),
+    base=32,
+    mult=(1,),
+    blocks=1,
+    attention=(),
+    heads=1,
+    dropout=0.0,
+    z_size=6,
+    encoder_widths=(32,),
+    T=40,
+)
 
 
 @pytest.fixture(scope="module")
 def model():
     params = jax.jit(lambda: Networks(ARCH).init(jax.random.key(0)))()
     params = jax.tree.map(
-        lambda p: p + 0.05 * np.random.default_rng(p.size).standard_normal(p.shape), params)
+        lambda p: p + 0.05 * np.random.default_rng(p.size).standard_normal(p.shape), params
+    )
     return Model(ARCH, params, batch_size=4)
 
 
@@ -75,13 +88,14 @@ def test_ddpm_draws_by_example(model, images):
 def test_bad_arguments_are_one_line(model, images):
     z = model.encode(images)
     for call, message in [
-            (lambda: model.encode(images[0]), r"images must be \[B, 8, 8, 1\], got \[8, 8, 1\]"),
-            (lambda: model.decode(z[:, :3]), r"z must be \[6, 6\], got \[6, 3\]"),
-            (lambda: model.decode(z, steps=0), "steps must be from 1 to T = 40, got 0"),
-            (lambda: model.decode(z, method="ddmp"), "did you mean 'ddpm'"),
-            (lambda: model.predict(images, 40, z), "t must be from 0 to 39"),
-            (lambda: model.decode(None), "decode needs z or x_T"),
-            (lambda: Model(ARCH, {"dpm": model.params["dpm"]}).encode(images), "no 'encoder'")]:
+        (lambda: model.encode(images[0]), r"images must be \[B, 8, 8, 1\], got \[8, 8, 1\]"),
+        (lambda: model.decode(z[:, :3]), r"z must be \[6, 6\], got \[6, 3\]"),
+        (lambda: model.decode(z, steps=0), "steps must be from 1 to T = 40, got 0"),
+        (lambda: model.decode(z, method="ddmp"), "did you mean 'ddpm'"),
+        (lambda: model.predict(images, 40, z), "t must be from 0 to 39"),
+        (lambda: model.decode(None), "decode needs z or x_T"),
+        (lambda: Model(ARCH, {"dpm": model.params["dpm"]}).encode(images), "no 'encoder'"),
+    ]:
         with pytest.raises(ValueError, match=message) as caught:
             call()
         assert "\n" not in str(caught.value)
@@ -91,8 +105,9 @@ def test_tasks(model, images):
     parts = reconstruct(model, images, steps=3, invert_steps=3, draws=2, ddpm=False)
     assert parts.from_z.shape == (2, *images.shape) and parts.inferred.shape == images.shape
     assert set(scores(images, parts.inferred)) == {"ssim", "mse", "psnr"}
-    codes, trajectories = interpolate(model, images[:2], images[2:4], (0.0, 0.5, 1.0), steps=3,
-                                      invert_steps=3)
+    codes, trajectories = interpolate(
+        model, images[:2], images[2:4], (0.0, 0.5, 1.0), steps=3, invert_steps=3
+    )
     assert codes.shape == trajectories.shape == (2, 3, 8, 8, 1)
     np.testing.assert_allclose(codes[:, 0], trajectories[:, 0], atol=1e-3)  # they meet at the ends
 
@@ -103,8 +118,9 @@ def test_in_bfloat16_kernels_are_kept_so_and_no_number_changes(model, images):
         assert leaf.dtype == (jnp.bfloat16 if leaf.ndim > 1 else jnp.float32)
     z = low.encode(images)
     np.testing.assert_array_equal(z, jax.jit(low.net.encode)(model.params, low._images(images)))
-    with_means = Model(ARCH, model.params | {"classifier": {"kernel": jnp.zeros((6, 2))}},
-                       precision="bfloat16")
+    with_means = Model(
+        ARCH, model.params | {"classifier": {"kernel": jnp.zeros((6, 2))}}, precision="bfloat16"
+    )
     assert with_means.params["classifier"]["kernel"].dtype == jnp.float32
 
 

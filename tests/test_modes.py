@@ -1,4 +1,5 @@
 """Each mode of the command on a small trained model: its page, numbers and files."""
+
 import dataclasses
 import json
 import os
@@ -14,18 +15,22 @@ from conftest import golden, stand_in
 from PIL import Image
 
 import pdae_jax
-from pdae_jax import codes, evaluate, modes, parts, sample_file
-from pdae_jax.checkpoint import Checkpoints
-from pdae_jax.convert import names
+from pdae_jax import commands as modes
+from pdae_jax.commands import generation
+from pdae_jax.commands.context import Context
+from pdae_jax.convert import name_map
 from pdae_jax.data import open_source
+from pdae_jax.images import to_uint8
 from pdae_jax.main import MODES, OPTIONS
 from pdae_jax.metrics import inception, lpips
 from pdae_jax.metrics.frechet import Moments, frechet_distance
 from pdae_jax.metrics.measure import Metrics
-from pdae_jax.modes import generation
-from pdae_jax.modes.work import Context
-from pdae_jax.tasks.generate import generate
-from pdae_jax.tasks.pictures import to_uint8
+from pdae_jax.tasks import evaluation as evaluate
+from pdae_jax.tasks.generation import generate
+from pdae_jax.workdir import chunk_cache as parts
+from pdae_jax.workdir import code_table as codes
+from pdae_jax.workdir import samples_npz as sample_file
+from pdae_jax.workdir.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 QUICK = {"n": 3, "steps": 2, "invert_steps": 2, "latent_steps": 2}
@@ -37,25 +42,35 @@ def run(workdir, mode, out, **more):
     return json.loads((out / "numbers.json").read_text())["numbers"]
 
 
-@pytest.mark.parametrize("mode, files", [
-    ("encode", ["codes.npz", "codes.parquet", "made_from.json"]),
-    ("reconstruct", ["reconstruct.png"]),
-    ("interpolate", ["interpolate.png", "interpolate.gif"]),
-    ("generate", ["generate.png", "samples.npz"]), ("gap", ["gap.csv"]),
-    ("denoise", ["denoise.png"]), ("shift", ["shift.png"]), ("probe", []),
-    ("evaluate", ["row.md", "reconstruction"]),
-])
+@pytest.mark.parametrize(
+    "mode, files",
+    [
+        ("encode", ["codes.npz", "codes.parquet", "made_from.json"]),
+        ("reconstruct", ["reconstruct.png"]),
+        ("interpolate", ["interpolate.png", "interpolate.gif"]),
+        ("generate", ["generate.png", "samples.npz"]),
+        ("gap", ["gap.csv"]),
+        ("denoise", ["denoise.png"]),
+        ("shift", ["shift.png"]),
+        ("probe", []),
+        ("evaluate", ["row.md", "reconstruction"]),
+    ],
+)
 def test_mode(workdir, tmp_path, mode, files):
     numbers = run(workdir, mode, tmp_path / "out", **{"times": (5, 999)} if mode == "shift" else {})
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "index.html", "numbers.json", *files}
+        "index.html",
+        "numbers.json",
+        *files,
+    }
     if mode == "probe":
         assert numbers["means"].keys() == {"z", "pixels", "principal components"}
         assert all(0.5 < mean["auroc"] <= 1 for mean in numbers["means"].values())
     if mode == "gap":
         rows = np.loadtxt(tmp_path / "out" / "gap.csv", delimiter=",", skiprows=1)
-        np.testing.assert_allclose(numbers["closed"], 1 - rows[:, 2].sum() / rows[:, 1].sum(),
-                                   rtol=1e-5)
+        np.testing.assert_allclose(
+            numbers["closed"], 1 - rows[:, 2].sum() / rows[:, 1].sum(), rtol=1e-5
+        )
     if mode == "generate":
         assert np.load(tmp_path / "out" / "samples.npz")["arr_0"].shape == (3, 8, 8, 1)
     if mode == "interpolate":
@@ -67,7 +82,7 @@ def test_mode(workdir, tmp_path, mode, files):
         model, images = pdae_jax.load(workdir), digits(3)
         z = model.encode(images)
         alone = np.asarray(model.decode(z, steps=2)) / 2 + 0.5
-        mse = ((alone - images / 255)**2).mean()
+        mse = ((alone - images / 255) ** 2).mean()
         np.testing.assert_allclose(numbers["reconstruction"]["z alone"]["mse"], mse, rtol=1e-4)
         assert numbers["fid"] is None and "--metrics=DIR" in numbers["missing"]["LPIPS"]
         heading, rule, row = (tmp_path / "out" / "row.md").read_text().splitlines()
@@ -99,15 +114,23 @@ def digits(n):
 def metric_weights(tmp_path_factory):
     """A directory of metric weights, as the converter makes it, with stand-in numbers."""
     folder, data = tmp_path_factory.mktemp("metrics"), golden("image_metrics")
-    states = {"alexnet": (names.plain("alexnet", lpips.alexnet_shapes()),
-                          stand_in("lpips_alexnet", 1)),
-              "lpips": (names.plain("lpips", lpips.head_shapes()), {
-                  f"lin{i}.model.1.weight": data[f"lpips_head_{i}"] for i in range(5)}),
-              "inception": (names.plain("inception", inception.shapes()),
-                            stand_in("fid_inception", 2))}
+    states = {
+        "alexnet": (
+            name_map.plain("alexnet", lpips.alexnet_shapes()),
+            stand_in("lpips_alexnet", 1),
+        ),
+        "lpips": (
+            name_map.plain("lpips", lpips.head_shapes()),
+            {f"lin{i}.model.1.weight": data[f"lpips_head_{i}"] for i in range(5)},
+        ),
+        "inception": (
+            name_map.plain("inception", inception.shapes()),
+            stand_in("fid_inception", 2),
+        ),
+    }
     for group, (table, state) in states.items():
         with Checkpoints(folder / group) as checkpoints:
-            checkpoints.save(0, names.to_params(table, state))
+            checkpoints.save(0, name_map.to_params(table, state))
     return folder
 
 
@@ -122,20 +145,35 @@ def test_evaluate_gives_fid_where_the_weights_are(workdir, tmp_path, metric_weig
     np.savez(tmp_path / "moments.npz", mu=moments.mean, sigma=moments.covariance)
     fid = {}
     for name in ("", "pictures.npz", "moments.npz"):
-        numbers = run(workdir, "evaluate", tmp_path / f"out{name}", n=4, metrics=str(metric_weights),
-                      reference=str(tmp_path / name) if name else "")
+        numbers = run(
+            workdir,
+            "evaluate",
+            tmp_path / f"out{name}",
+            n=4,
+            metrics=str(metric_weights),
+            reference=str(tmp_path / name) if name else "",
+        )
         fid[name] = numbers["fid"]
         assert numbers["missing"].keys() == {"LPIPS"}  # 8 x 8 is too small for AlexNet
     assert fid[""] > 0
     np.testing.assert_allclose(list(fid.values()), fid[""], rtol=1e-5)
     made = generate(pdae_jax.load(workdir), range(4), steps=2, latent_steps=2)
     seen = Moments.of(metrics.features(to_uint8(made.images)))
-    np.testing.assert_allclose(fid[""], frechet_distance(
-        seen.mean, seen.covariance, moments.mean, moments.covariance), rtol=1e-4)
+    np.testing.assert_allclose(
+        fid[""],
+        frechet_distance(seen.mean, seen.covariance, moments.mean, moments.covariance),
+        rtol=1e-4,
+    )
     np.savez(tmp_path / "neither.npz", x=np.ones(3))
     with pytest.raises(ValueError, match="neither.npz is no reference for FID.*it has x"):
-        run(workdir, "evaluate", tmp_path / "out", n=4, metrics=str(metric_weights),
-            reference=str(tmp_path / "neither.npz"))
+        run(
+            workdir,
+            "evaluate",
+            tmp_path / "out",
+            n=4,
+            metrics=str(metric_weights),
+            reference=str(tmp_path / "neither.npz"),
+        )
     with pytest.raises(ValueError, match="no metric weights in"):
         run(workdir, "evaluate", tmp_path / "o", n=4, metrics=str(tmp_path))
     big = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 1), np.uint8)
@@ -145,10 +183,12 @@ def test_evaluate_gives_fid_where_the_weights_are(workdir, tmp_path, metric_weig
     assert (metrics.compare(big, 255 - big)["lpips"] > 0.01).all()
 
 
-@pytest.mark.parametrize("mode, files", [("generate", "samples.npz"), ("evaluate", "row.md"),
-                                         ("encode", "codes.npz")])
-def test_what_is_interrupted_goes_on_with_the_same_result(workdir, tmp_path, monkeypatch, mode,
-                                                          files):
+@pytest.mark.parametrize(
+    "mode, files", [("generate", "samples.npz"), ("evaluate", "row.md"), ("encode", "codes.npz")]
+)
+def test_what_is_interrupted_goes_on_with_the_same_result(
+    workdir, tmp_path, monkeypatch, mode, files
+):
     monkeypatch.setattr(codes, "PART_ROWS", 6)
     monkeypatch.setattr(evaluate, "PART_ROWS", 6)
     monkeypatch.setattr(generation, "PART_ROWS", 6)
@@ -166,13 +206,16 @@ def test_what_is_interrupted_goes_on_with_the_same_result(workdir, tmp_path, mon
         run(workdir, mode, tmp_path / "cut", n=20)
     assert len(list((tmp_path / "cut").glob("*/0*.npz"))) == 2
     before = len(seen)
-    monkeypatch.setattr(parts.np, "savez", lambda path, **arrays: (seen.append(path),
-                                                                   real(path, **arrays)))
+    monkeypatch.setattr(
+        parts.np, "savez", lambda path, **arrays: (seen.append(path), real(path, **arrays))
+    )
     run(workdir, mode, tmp_path / "cut", n=20)
     assert not {Path(path).name for path in seen[:2]} & {Path(path).name for path in seen[before:]}
     if mode == "evaluate":
-        first, second = (json.loads((tmp_path / name / "numbers.json").read_text())["numbers"]
-                         for name in ("whole", "cut"))
+        first, second = (
+            json.loads((tmp_path / name / "numbers.json").read_text())["numbers"]
+            for name in ("whole", "cut")
+        )
         assert first == second
     else:
         first, second = (np.load(tmp_path / name / files) for name in ("whole", "cut"))
@@ -186,11 +229,16 @@ def test_a_part_of_something_else_is_made_anew(tmp_path):
         return {"x": np.array(rows)}
 
     made = []
-    for made_from, n, expected in (({"a": 1}, 10, 3), ({"a": 1}, 10, 0), ({"a": 1}, 12, 1),
-                                   ({"a": 2}, 12, 3)):
+    for made_from, n, expected in (
+        ({"a": 1}, 10, 3),
+        ({"a": 1}, 10, 0),
+        ({"a": 1}, 12, 1),
+        ({"a": 2}, 12, 3),
+    ):
         made.clear()
         np.testing.assert_array_equal(
-            parts.Parts(tmp_path / "p", made_from, size=4).whole(n, make, "x")["x"], np.arange(n))
+            parts.Parts(tmp_path / "p", made_from, size=4).whole(n, make, "x")["x"], np.arange(n)
+        )
         assert len(made) == expected
 
 
@@ -199,12 +247,16 @@ def test_generate_to_a_folder(workdir, tmp_path):
     run(workdir, "generate", tmp_path / "folder", n=5, save="folder")
     files = sorted((tmp_path / "folder" / "samples").iterdir())
     assert [path.name for path in files] == [f"{i:06d}.png" for i in range(5)]
-    np.testing.assert_array_equal(np.stack([np.array(Image.open(path)) for path in files]),
-                                  np.load(tmp_path / "npz" / "samples.npz")["arr_0"][..., 0])
+    np.testing.assert_array_equal(
+        np.stack([np.array(Image.open(path)) for path in files]),
+        np.load(tmp_path / "npz" / "samples.npz")["arr_0"][..., 0],
+    )
 
 
 def test_report_has_what_can_be_and_says_what_cannot(workdir, tmp_path):
-    numbers = run(workdir, "report", tmp_path / "r", scored=3, attribute="3", keep=("5",), ddpm=False)
+    numbers = run(
+        workdir, "report", tmp_path / "r", scored=3, attribute="3", keep=("5",), ddpm=False
+    )
     assert numbers.keys() == set(modes.MODES) - {"report", "encode"}
     page = (tmp_path / "r" / "index.html").read_text()
     for mode in numbers:
@@ -212,11 +264,19 @@ def test_report_has_what_can_be_and_says_what_cannot(workdir, tmp_path):
         assert json.loads((tmp_path / "r" / mode / "numbers.json").read_text())["mode"] == mode
     assert "http" not in page.replace("http-equiv", "") and "Not here" not in page
     bare = tmp_path / "bare"
-    shutil.copytree(workdir, bare, ignore=lambda folder, names: set(names) & {
-        "latent", "classifier", "statistics", "codes"})
+    shutil.copytree(
+        workdir,
+        bare,
+        ignore=lambda folder, names: set(names) & {"latent", "classifier", "statistics", "codes"},
+    )
     numbers = run(bare, "report", tmp_path / "b", scored=3, ddpm=False)
-    assert numbers.keys() == set(modes.MODES) - {"report", "encode", "generate", "fewshot",
-                                                 "manipulate"}
+    assert numbers.keys() == set(modes.MODES) - {
+        "report",
+        "encode",
+        "generate",
+        "fewshot",
+        "manipulate",
+    }
     page = (tmp_path / "b" / "index.html").read_text()
     assert "Not here" in page and ":latent variant" in page and ":classifier variant" in page
     assert not (tmp_path / "b" / "generate").exists()
@@ -228,11 +288,27 @@ def test_a_few_shot_classifier_is_kept(workdir, tmp_path):
     shutil.copytree(workdir, home)
     with pytest.raises(ValueError, match="no few-shot classifier: give --attribute=NAME"):
         run(home, "fewshot", tmp_path / "no")
-    command = [sys.executable, "-m", "pdae_jax.main", "--config=configs/digits.py:fewshot",
-               f"--workdir={home}"]
-    done = subprocess.run([*command, "--config.fewshot.attribute=0", "--config.fewshot.positives=9",
-                           "--config.fewshot.negatives=8"], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0 and "attribute 0, labelled 17, positives 9" in done.stdout, done.stderr
+    command = [
+        sys.executable,
+        "-m",
+        "pdae_jax.main",
+        "--config=configs/digits.py:fewshot",
+        f"--workdir={home}",
+    ]
+    done = subprocess.run(
+        [
+            *command,
+            "--config.fewshot.attribute=0",
+            "--config.fewshot.positives=9",
+            "--config.fewshot.negatives=8",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0 and "attribute 0, labelled 17, positives 9" in done.stdout, (
+        done.stderr
+    )
     numbers = run(home, "fewshot", tmp_path / "kept")
     fresh = run(home, "fewshot", tmp_path / "fresh", attribute="0", positives=9, negatives=8)
     assert numbers == fresh and numbers["labelled"] == 17
@@ -240,10 +316,16 @@ def test_a_few_shot_classifier_is_kept(workdir, tmp_path):
     source = open_source("digits", "train")
     for k in range(12):
         Image.fromarray(source.image(k)[..., 0]).save(tmp_path / f"{k}.png")
-    (tmp_path / "list.csv").write_text("file,odd\n" + "".join(
-        f"{k}.png,{'' if k > 8 else k % 2}\n" for k in range(12)))
-    options = modes.Options(images=str(tmp_path), labels=str(tmp_path / "list.csv"),
-                            attribute="odd", positives=0, negatives=0)
+    (tmp_path / "list.csv").write_text(
+        "file,odd\n" + "".join(f"{k}.png,{'' if k > 8 else k % 2}\n" for k in range(12))
+    )
+    options = modes.Options(
+        images=str(tmp_path),
+        labels=str(tmp_path / "list.csv"),
+        attribute="odd",
+        positives=0,
+        negatives=0,
+    )
     modes.fit_few_shot(home, options)
     numbers = run(home, "fewshot", tmp_path / "list")
     assert (numbers["attribute"], numbers["labelled"], numbers["positives"]) == ("odd", 9, 4)
@@ -264,24 +346,37 @@ for mode in ("report", "encode"):  # the report does all the others
 
 def test_eight_devices_give_the_same_as_one(workdir, tmp_path, monkeypatch):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    eight = subprocess.run([sys.executable, "-c", ALL_MODES, str(workdir), str(tmp_path / "8")],
-                           env=os.environ | flags, capture_output=True, text=True, cwd=ROOT)
+    eight = subprocess.run(
+        [sys.executable, "-c", ALL_MODES, str(workdir), str(tmp_path / "8")],
+        env=os.environ | flags,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert eight.returncode == 0, eight.stderr
     monkeypatch.setattr(sys, "argv", ["", str(workdir), str(tmp_path / "1")])
     exec(ALL_MODES, {})
     pictures = sorted((tmp_path / "1").rglob("*.png"))
     assert len(pictures) == 7
     for path in pictures:
-        one, eight = (np.asarray(Image.open(p), np.int32) for p in
-                      (path, tmp_path / "8" / path.relative_to(tmp_path / "1")))
+        one, eight = (
+            np.asarray(Image.open(p), np.int32)
+            for p in (path, tmp_path / "8" / path.relative_to(tmp_path / "1"))
+        )
         assert np.abs(one - eight).max() <= 1, path
     for mode in ("evaluate", "gap", "manipulate", "fewshot"):
-        one, eight = (json.loads((tmp_path / devices / "report" / mode / "numbers.json")
-                                 .read_text())["numbers"] for devices in ("1", "8"))
+        one, eight = (
+            json.loads((tmp_path / devices / "report" / mode / "numbers.json").read_text())[
+                "numbers"
+            ]
+            for devices in ("1", "8")
+        )
         assert jax.tree.structure(one) == jax.tree.structure(eight)
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight)):
             assert a == b if isinstance(a, str) else np.isclose(a, b, rtol=1e-3), mode
-    one, eight = (np.load(tmp_path / devices / "encode" / "codes.npz")["z"] for devices in ("1", "8"))
+    one, eight = (
+        np.load(tmp_path / devices / "encode" / "codes.npz")["z"] for devices in ("1", "8")
+    )
     np.testing.assert_allclose(one, eight, rtol=1e-4, atol=1e-5)
 
 
@@ -291,10 +386,12 @@ def test_manipulate_by_attribute_and_by_direction(workdir, tmp_path):
     np.save(tmp_path / "d.npy", np.arange(8.0))
     run(workdir, "manipulate", tmp_path / "b", direction=str(tmp_path / "d.npy"))
     np.save(tmp_path / "d.npy", np.arange(7.0))
-    for more, says in (({"attribute": "three"}, "no attribute 'three'; did you mean"),
-                       ({}, "which attribute"),
-                       ({"direction": str(tmp_path / "d.npy")}, "must hold 8 numbers"),
-                       ({"direction": "no.npy"}, "no.npy is no .npy of a direction")):
+    for more, says in (
+        ({"attribute": "three"}, "no attribute 'three'; did you mean"),
+        ({}, "which attribute"),
+        ({"direction": str(tmp_path / "d.npy")}, "must hold 8 numbers"),
+        ({"direction": "no.npy"}, "no.npy is no .npy of a direction"),
+    ):
         with pytest.raises(ValueError, match=says):
             run(workdir, "manipulate", tmp_path / "c", **more)
 
@@ -341,18 +438,28 @@ def test_options_and_modes_are_the_commands():
     assert MODES.keys() == {"train", "verify", "compile", *modes.MODES}
 
 
-@pytest.mark.parametrize("args, says", [
-    (["--mode=gap"], "--mode=gap needs --workdir=DIR"),
-    (["--mode=gap", "--workdir=no/such"], "no model at no/such"),
-    (["--mode=gapp", "--workdir=x"], "did you mean 'gap'"),
-    (["--mode=gap", "--workdir={run}", "--steps=0"], "steps must be at least 1, got 0"),
-    (["--mode=gap", "--workdir={run}", "--steps=1001"], "steps = 1001 is more than the model's T"),
-    (["--mode=gap", "--workdir={run}", "--nn=3"], "did you mean 'n'"),
-    (["--mode=gap", "--workdir={run}", "--images=no/such"], "no such folder: no/such"),
-])
+@pytest.mark.parametrize(
+    "args, says",
+    [
+        (["--mode=gap"], "--mode=gap needs --workdir=DIR"),
+        (["--mode=gap", "--workdir=no/such"], "no model at no/such"),
+        (["--mode=gapp", "--workdir=x"], "did you mean 'gap'"),
+        (["--mode=gap", "--workdir={run}", "--steps=0"], "steps must be at least 1, got 0"),
+        (
+            ["--mode=gap", "--workdir={run}", "--steps=1001"],
+            "steps = 1001 is more than the model's T",
+        ),
+        (["--mode=gap", "--workdir={run}", "--nn=3"], "did you mean 'n'"),
+        (["--mode=gap", "--workdir={run}", "--images=no/such"], "no such folder: no/such"),
+    ],
+)
 def test_bad_commands_are_one_line(workdir, tmp_path, args, says):
     args = [arg.format(run=workdir) for arg in args]
-    done = subprocess.run([sys.executable, "-m", "pdae_jax.main", *args, f"--out={tmp_path / 'o'}"],
-                          capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "pdae_jax.main", *args, f"--out={tmp_path / 'o'}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert says in done.stderr.splitlines()[-1] and len(done.stderr.splitlines()) == 1, done.stderr

@@ -1,4 +1,5 @@
 """The package as a stranger meets it: layers, lazy imports, absent libraries, configs, errors."""
+
 import ast
 import os
 import subprocess
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pdae_jax import checkpoint, cpu
 from pdae_jax import main as command
-from pdae_jax.convert import names
-from pdae_jax.models import Architecture, Networks
+from pdae_jax.convert import name_map
+from pdae_jax.networks.architecture import Architecture
+from pdae_jax.networks.groups import Networks
+from pdae_jax.runtime import cpu
 from pdae_jax.training.state import Settings
+from pdae_jax.workdir import checkpoints as checkpoint
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pdae_jax"
@@ -24,14 +27,37 @@ CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 FORBIDDEN = {
     "schedule": ["flax", "optax", "pdae_jax"],
     "samplers": ["flax", "optax", "pdae_jax.models", "pdae_jax.pdae", "pdae_jax.training"],
-    "pdae": ["flax", "optax", "pdae_jax.models", "pdae_jax.data", "pdae_jax.training",
-             "pdae_jax.config", "pathlib", "os"],
+    "pdae": [
+        "flax",
+        "optax",
+        "pdae_jax.models",
+        "pdae_jax.data",
+        "pdae_jax.training",
+        "pdae_jax.config",
+        "pathlib",
+        "os",
+    ],
     "latent": ["flax", "optax", "pdae_jax.models", "pdae_jax.data", "pdae_jax.tasks", "pathlib"],
-    "models": ["optax", "orbax", "pdae_jax.training", "pdae_jax.data", "pdae_jax.pdae",
-               "pdae_jax.samplers", "pdae_jax.config", "pathlib"],
+    "models": [
+        "optax",
+        "orbax",
+        "pdae_jax.training",
+        "pdae_jax.data",
+        "pdae_jax.pdae",
+        "pdae_jax.samplers",
+        "pdae_jax.config",
+        "pathlib",
+    ],
     "data": ["jax", "flax", "optax", "pdae_jax.models", "pdae_jax.training", "pdae_jax.pdae"],
-    "tasks": ["ml_collections", "pdae_jax.config", "pdae_jax.training", "pdae_jax.data", "pathlib",
-              "os", "json"],
+    "tasks": [
+        "ml_collections",
+        "pdae_jax.config",
+        "pdae_jax.training",
+        "pdae_jax.data",
+        "pathlib",
+        "os",
+        "json",
+    ],
     "metrics": ["flax", "pdae_jax.models", "pdae_jax.training", "pdae_jax.data"],
     "convert": ["flax", "optax", "pdae_jax.training", "pdae_jax.data", "pdae_jax.model"],
     "checkpoint": ["flax", "optax", "pdae_jax.training", "pdae_jax.data", "pdae_jax.pdae"],
@@ -39,13 +65,23 @@ FORBIDDEN = {
     "report": ["jax", "flax", "pdae_jax"],
     "parts": ["flax", "pdae_jax.model"],
     "sample_file": ["jax", "flax", "pdae_jax.model"],
-    **{name: ["flax", "optax", "ml_collections", "pdae_jax.config", "pdae_jax.modes"]
-       for name in ("codes", "evaluate", "fewshot")},
+    **{
+        name: ["flax", "optax", "ml_collections", "pdae_jax.config", "pdae_jax.modes"]
+        for name in ("codes", "evaluate", "fewshot")
+    },
     "modes": ["flax", "optax", "ml_collections", "pdae_jax.config", "pdae_jax.main"],
-    "training/loop": ["flax", "pdae_jax.pdae", "pdae_jax.latent", "pdae_jax.data",
-                      "pdae_jax.config", "ml_collections"],
-    **{f"training/{name}": ["flax", "pdae_jax.pdae", "pdae_jax.models", "pdae_jax.data"]
-       for name in ("state", "step")},
+    "training/loop": [
+        "flax",
+        "pdae_jax.pdae",
+        "pdae_jax.latent",
+        "pdae_jax.data",
+        "pdae_jax.config",
+        "ml_collections",
+    ],
+    **{
+        f"training/{name}": ["flax", "pdae_jax.pdae", "pdae_jax.models", "pdae_jax.data"]
+        for name in ("state", "step")
+    },
     "training/hlo": ["jax", "flax", "pdae_jax"],
 }
 
@@ -86,14 +122,20 @@ def test_only_models_use_linen_and_only_config_and_main_use_config_dicts():
 
 
 def python(code, *args, **env):
-    return subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True,
-                          text=True, env={**os.environ, **env, "PYTHONPATH": str(ROOT)})
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env, "PYTHONPATH": str(ROOT)},
+    )
 
 
 def test_importing_brings_nothing_heavy():
-    code = ("import sys, pdae_jax, pdae_jax.data\n"
-            "print([m for m in ('jax', 'flax', 'tensorflow', 'clu', 'ml_collections') "
-            "if m in sys.modules])")
+    code = (
+        "import sys, pdae_jax, pdae_jax.data\n"
+        "print([m for m in ('jax', 'flax', 'tensorflow', 'clu', 'ml_collections') "
+        "if m in sys.modules])"
+    )
     assert python(code).stdout.strip() == "[]"
 
 
@@ -110,8 +152,8 @@ class Hiding:
         return getattr(self.finder, name)
 sys.meta_path[:] = map(Hiding, sys.meta_path)
 import numpy as np, pdae_jax
-from pdae_jax.models import Architecture
-from pdae_jax.training.run import Data, train
+from pdae_jax.networks.architecture import Architecture
+from pdae_jax.training.trainer import Data, train
 from pdae_jax.training.state import Settings
 arch = Architecture(image_shape=(8, 8, 3), base=32, mult=(1,), blocks=1, attention=(), z_size=4,
                     encoder_widths=(32,))
@@ -142,9 +184,13 @@ def test_a_folder_trains_without_tensorflow_clu_and_ml_collections(folder, tmp_p
 
 
 # Parameters in millions, as published: eps_theta + G with z embedding, trainable G, encoder.
-SIZES = {"celeba64": (116.0, 52.0, 1.49), "celebahq128": (177.1, 78.5, 3.91),
-         "ffhq128": (177.1, 78.5, 3.91), "horse128": (177.1, 78.5, 3.91),
-         "bedroom128": (177.1, 78.5, 3.91)}
+SIZES = {
+    "celeba64": (116.0, 52.0, 1.49),
+    "celebahq128": (177.1, 78.5, 3.91),
+    "ffhq128": (177.1, 78.5, 3.91),
+    "horse128": (177.1, 78.5, 3.91),
+    "bedroom128": (177.1, 78.5, 3.91),
+}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -152,8 +198,10 @@ def test_every_config_builds(name):
     config = command.load_config(str(ROOT / "configs" / f"{name}.py"))
     net = Networks(Architecture(**config.model))
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0)))
-    counts = {group: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
-              for group, tree in shapes.items()}
+    counts = {
+        group: sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+        for group, tree in shapes.items()
+    }
     if name in SIZES:
         both, trainable, encoder = SIZES[name]
         assert counts["dpm"] + counts["gradient"] == pytest.approx(both, abs=0.05)
@@ -167,8 +215,19 @@ def test_every_config_builds(name):
 
 
 def test_every_config_is_there_and_documented():
-    assert CONFIGS == sorted(["bedroom128", "horse128", "ffhq128", "celebahq128", "celeba64",
-                              "mnist32", "digits", "emoji", "folder"])
+    assert CONFIGS == sorted(
+        [
+            "bedroom128",
+            "horse128",
+            "ffhq128",
+            "celebahq128",
+            "celeba64",
+            "mnist32",
+            "digits",
+            "emoji",
+            "folder",
+        ]
+    )
     for name in CONFIGS:
         text = ast.get_docstring(ast.parse((ROOT / "configs" / f"{name}.py").read_text()))
         for word in (f"--config=configs/{name}.py", "Hardware", "Score"):
@@ -182,8 +241,14 @@ def test_every_config_trains_two_steps(name, folder, tmp_path):
     config = command.load_config(str(ROOT / "configs" / f"{name}.py"))
     model = config.model
     model.attention = (4,) if model.attention else ()
-    model.update(image_shape=(4, 4, model.image_shape[2]), base=32, mult=model.mult[-1:], blocks=1,
-                 z_size=4, encoder_widths=(32,))
+    model.update(
+        image_shape=(4, 4, model.image_shape[2]),
+        base=32,
+        mult=model.mult[-1:],
+        blocks=1,
+        z_size=4,
+        encoder_widths=(32,),
+    )
     if name not in ("digits", "emoji"):
         config.data.name = f"folder:{folder}"
     for objective in ("dpm", "pdae"):
@@ -213,11 +278,19 @@ def _bad_inputs():
         "no folder": ([digits, "--config.data.name=folder:no/such"], "no/such"),
         "empty folder": ([digits, "--config.data.name=folder:{empty}"], "no pictures"),
         "channels": ([digits, *small, "--config.data.name=folder:{four}"], "channels"),
-        "no pre-trained model": ([bedroom, "--config.data.name=folder:{four}",
-                                  "--config.model.image_shape=(16,16,4)"], "--config.pretrained"),
-        "pre-trained folder": ([bedroom, "--config.data.name=folder:{four}",
-                                "--config.model.image_shape=(16,16,4)",
-                                "--config.pretrained=no/such"], "no/such"),
+        "no pre-trained model": (
+            [bedroom, "--config.data.name=folder:{four}", "--config.model.image_shape=(16,16,4)"],
+            "--config.pretrained",
+        ),
+        "pre-trained folder": (
+            [
+                bedroom,
+                "--config.data.name=folder:{four}",
+                "--config.model.image_shape=(16,16,4)",
+                "--config.pretrained=no/such",
+            ],
+            "no/such",
+        ),
         "mult": ([digits, "--config.model.mult=(1,'a')"], "mult must be whole numbers above 0"),
         "heads": ([digits, "--config.model.heads=5"], "64 channels do not divide into 5"),
         "encoder heads": ([digits, "--config.model.encoder_heads=5"], "encoder_heads = 5"),
@@ -246,8 +319,12 @@ def test_bad_input_is_one_clear_line(case, tmp_path):
     arguments = [a.format(empty=empty, four=four, file=file) for a in arguments]
     if not any(a.startswith("--workdir") for a in arguments):
         arguments.append(f"--workdir={tmp_path / 'run'}")
-    run = subprocess.run([sys.executable, "-m", "pdae_jax.main", *arguments], cwd=ROOT,
-                         capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "pdae_jax.main", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     lines = [line for line in run.stderr.splitlines() if line.strip()]
     assert run.returncode == 2, run.stderr
     assert "Traceback" not in run.stderr
@@ -297,5 +374,5 @@ def test_name_map_covers_every_parameter_of_every_config():
         arch = Architecture(**command.load_config(str(ROOT / "configs" / f"{name}.py")).model)
         shapes = jax.eval_shape(lambda arch=arch: Networks(arch).init(jax.random.key(0)))
         paths = {tuple(k.key for k in path) for path, _ in jax.tree.leaves_with_path(shapes)}
-        table = names.decoder(arch) | names.encoder(arch)
+        table = name_map.decoder(arch) | name_map.encoder(arch)
         assert {entry.path for entry in table.values()} == paths

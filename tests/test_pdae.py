@@ -1,4 +1,5 @@
 """Identities that hold whatever the weights: the algorithms, samplers and networks."""
+
 import dataclasses
 
 import jax
@@ -8,7 +9,8 @@ import pytest
 from conftest import TINY, assert_close
 
 from pdae_jax import latent, pdae, samplers
-from pdae_jax.models import Architecture, Networks
+from pdae_jax.networks.architecture import Architecture
+from pdae_jax.networks.groups import Networks
 from pdae_jax.schedule import constant, cosine, linear
 
 SCHEDULE = linear()
@@ -18,8 +20,9 @@ def randomised(params, rng):
     """Adds noise to every array, so that nothing stays at its zero initialisation."""
     leaves, tree = jax.tree.flatten(params)
     rngs = jax.random.split(rng, len(leaves))
-    return tree.unflatten([leaf + 0.05 * jax.random.normal(r, leaf.shape)
-                           for leaf, r in zip(leaves, rngs)])
+    return tree.unflatten(
+        [leaf + 0.05 * jax.random.normal(r, leaf.shape) for leaf, r in zip(leaves, rngs)]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +39,7 @@ def test_shift_moves_the_posterior_mean_by_sigma_squared_G():
     t = jnp.array([0, 1, 10, 500, 999])
     sigma2 = pdae.Sigma(SCHEDULE, t, x_t)
     k_t = SCHEDULE.mean_shift[t].reshape(-1, 1, 1, 1).astype(np.float32) * sigma2
-    moved = (SCHEDULE.posterior_mean(x_t, t, eps - k_t * G)
-             - SCHEDULE.posterior_mean(x_t, t, eps))
+    moved = SCHEDULE.posterior_mean(x_t, t, eps - k_t * G) - SCHEDULE.posterior_mean(x_t, t, eps)
     assert_close(moved, sigma2 * G, 1e-4)
 
 
@@ -46,8 +48,9 @@ def test_posterior_mean_of_the_true_noise_is_the_true_posterior_mean():
     x_0, eps = (rng.standard_normal((4, 4, 4, 1)).astype(np.float32) for _ in range(2))
     t = jnp.array([1, 20, 500, 999])
     x_t = SCHEDULE.x_t(x_0, t, eps)
-    assert_close(SCHEDULE.posterior_mean(x_t, t, eps),
-                 SCHEDULE.true_posterior_mean(x_0, x_t, t), 1e-5)
+    assert_close(
+        SCHEDULE.posterior_mean(x_t, t, eps), SCHEDULE.true_posterior_mean(x_0, x_t, t), 1e-5
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 3, 50])
@@ -82,15 +85,19 @@ def test_without_G_pdae_is_the_bare_model_bit_for_bit(tiny):
     params = {**params, **fresh}
     times = samplers.ddim_times(1000, 4)
     z = net.encode(params, x_0)
-    runs = [samplers.ddim(pdae.noise_fn(net, params, SCHEDULE, code, times), x_0, times[::-1],
-                          SCHEDULE) for code in (z, None)]
+    runs = [
+        samplers.ddim(pdae.noise_fn(net, params, SCHEDULE, code, times), x_0, times[::-1], SCHEDULE)
+        for code in (z, None)
+    ]
     np.testing.assert_array_equal(*runs)
 
     t, eps = jnp.array([3, 200, 600, 999]), jax.random.normal(jax.random.key(4), x_0.shape)
     weight = SCHEDULE.loss_weight(0.1)[t]
     np.testing.assert_allclose(
         pdae.training_loss(net, params, SCHEDULE, x_0, t, eps),
-        weight * pdae.dpm_loss(net, params, SCHEDULE, x_0, t, eps), rtol=1e-5)
+        weight * pdae.dpm_loss(net, params, SCHEDULE, x_0, t, eps),
+        rtol=1e-5,
+    )
 
 
 def test_stop_1_is_the_bare_model_and_stop_0_is_pdae(tiny):
@@ -98,8 +105,11 @@ def test_stop_1_is_the_bare_model_and_stop_0_is_pdae(tiny):
     times, z = samplers.ddim_times(1000, 5), net.encode(params, x_0)
 
     def run(z, **kwargs):
-        return np.asarray(samplers.ddim(pdae.noise_fn(net, params, SCHEDULE, z, times, **kwargs),
-                                        x_0, times[::-1], SCHEDULE))
+        return np.asarray(
+            samplers.ddim(
+                pdae.noise_fn(net, params, SCHEDULE, z, times, **kwargs), x_0, times[::-1], SCHEDULE
+            )
+        )
 
     assert_close(run(z, stop=1.0), run(None), 1e-6)
     assert np.abs(run(z, stop=0.0) - run(None)).max() > 1e-3
@@ -153,32 +163,42 @@ def test_time_projections_are_made_once_a_call(tiny):
     times = samplers.ddim_times(1000, 5)
 
     def decode(params, x, z):
-        return samplers.ddim(pdae.noise_fn(net, params, SCHEDULE, z, times), x, times[::-1],
-                             SCHEDULE)
+        return samplers.ddim(
+            pdae.noise_fn(net, params, SCHEDULE, z, times), x, times[::-1], SCHEDULE
+        )
 
     jaxpr = jax.make_jaxpr(decode)(params, x_0, jnp.zeros((4, 16)))
-    wide = {2 * sum(widths) for widths in (TINY.up_conditions(),
-                                           TINY.down_conditions() + TINY.up_conditions())}
+    wide = {
+        2 * sum(widths)
+        for widths in (TINY.up_conditions(), TINY.down_conditions() + TINY.up_conditions())
+    }
 
     def products(jaxpr):
-        return sum(eqn.primitive.name == "dot_general" and eqn.outvars[0].aval.shape[-1] in wide
-                   for eqn in jaxpr.eqns)
+        return sum(
+            eqn.primitive.name == "dot_general" and eqn.outvars[0].aval.shape[-1] in wide
+            for eqn in jaxpr.eqns
+        )
 
     scans = [eqn for eqn in jaxpr.jaxpr.eqns if eqn.primitive.name == "scan"]
     assert len(scans) == 1
     assert products(scans[0].params["jaxpr"].jaxpr) == 0
-    inner = [eqn.params["jaxpr"].jaxpr for eqn in jaxpr.jaxpr.eqns if "jaxpr" in eqn.params
-             and eqn.primitive.name != "scan"]
+    inner = [
+        eqn.params["jaxpr"].jaxpr
+        for eqn in jaxpr.jaxpr.eqns
+        if "jaxpr" in eqn.params and eqn.primitive.name != "scan"
+    ]
     assert products(jaxpr.jaxpr) + sum(map(products, inner)) == 3  # t for both networks, and z
 
 
 def test_learned_variance_bounds_and_pdae_on_it():
     """v = -1 is sigma_t^2, v = 1 is beta_t, per pixel; and PDAE runs on such a model."""
     t, x = jnp.array([500]), jnp.zeros((1, 16, 16, 3))
-    np.testing.assert_allclose(pdae.Sigma(SCHEDULE, t, x, x - 1)[0, 0, 0, 0],
-                               SCHEDULE.posterior_variance[500], rtol=1e-5)
-    np.testing.assert_allclose(pdae.Sigma(SCHEDULE, t, x, x + 1)[0, 0, 0, 0],
-                               SCHEDULE.beta[500], rtol=1e-5)
+    np.testing.assert_allclose(
+        pdae.Sigma(SCHEDULE, t, x, x - 1)[0, 0, 0, 0], SCHEDULE.posterior_variance[500], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        pdae.Sigma(SCHEDULE, t, x, x + 1)[0, 0, 0, 0], SCHEDULE.beta[500], rtol=1e-5
+    )
     net = Networks(dataclasses.replace(TINY, learned_variance=True))
     params = jax.jit(lambda: net.init(jax.random.key(0)))()
     out = net.predict(params, x, net.time(params, t), net.code(params, jnp.zeros((1, 16))))
@@ -189,8 +209,9 @@ def test_learned_variance_bounds_and_pdae_on_it():
 
 @pytest.mark.parametrize("shape", [(16, 24, 1), (8, 16, 5)])
 def test_any_shape_and_channel_count(shape):
-    arch = Architecture(image_shape=shape, base=32, mult=(1, 2), blocks=1, attention=(8,), heads=2,
-                        z_size=7)
+    arch = Architecture(
+        image_shape=shape, base=32, mult=(1, 2), blocks=1, attention=(8,), heads=2, z_size=7
+    )
     net, x = Networks(arch), jnp.zeros((2, *shape))
     params = jax.jit(lambda: net.init(jax.random.key(0)))()
     z = net.encode(params, x)
@@ -199,10 +220,13 @@ def test_any_shape_and_channel_count(shape):
     assert out.eps.shape == out.gradient.shape == x.shape
 
 
-@pytest.mark.parametrize("shape, message", [
-    ((20, 16, 3), "height 20 is not divisible by 16.*use 16 or 32"),
-    ((64, 40, 3), "width 40 is not divisible by 16.*use 32 or 48"),
-])
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        ((20, 16, 3), "height 20 is not divisible by 16.*use 16 or 32"),
+        ((64, 40, 3), "width 40 is not divisible by 16.*use 32 or 48"),
+    ],
+)
 def test_size_not_divisible(shape, message):
     with pytest.raises(ValueError, match=message):
         Architecture(image_shape=shape)
@@ -230,8 +254,9 @@ def test_latent_statistics_and_loss():
     np.testing.assert_allclose(((z - mean) / std).std(0, ddof=1), 1, rtol=1e-5)
     net = Networks(TINY)
     params = net.init(jax.random.key(0), ("latent",))
-    loss = latent.training_loss(net, params, constant(), z[:4], jnp.arange(4),
-                                jax.random.normal(jax.random.key(1), (4, 16)))
+    loss = latent.training_loss(
+        net, params, constant(), z[:4], jnp.arange(4), jax.random.normal(jax.random.key(1), (4, 16))
+    )
     assert loss.shape == (4,) and (loss > 0).all()
     with pytest.raises(ValueError, match="at least two codes"):
         latent.statistics(z[:1])
@@ -245,7 +270,8 @@ def test_ddim_steps_out_of_range():
 
 def test_cosine_schedule():
     schedule = cosine()
-    expected = np.cos((0.5 + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos(
-        0.008 / 1.008 * np.pi / 2) ** 2
+    expected = (
+        np.cos((0.5 + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
+    )
     assert schedule.alpha_bar[499] == pytest.approx(expected, rel=1e-9)
     assert schedule.beta.max() == 0.999

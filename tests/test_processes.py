@@ -1,4 +1,5 @@
 """Several processes on loopback against one: training, recovery, and work in parts."""
+
 import json
 import os
 import shutil
@@ -14,7 +15,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pdae_jax import checkpoint, fewshot, processes
+from pdae_jax.runtime import processes
+from pdae_jax.workdir import checkpoints as checkpoint
+from pdae_jax.workdir import few_shot_record as fewshot
 
 ROOT = Path(__file__).parent.parent
 TRAIN = """
@@ -25,7 +28,7 @@ from pdae_jax import processes
 if n != "1":
     processes.start(coordinator, int(n), int(i), patience=20)
 from conftest import DIGITS_ARCH
-from pdae_jax.training.run import Data, train
+from pdae_jax.training.trainer import Data, train
 from pdae_jax.training.state import Settings
 settings = Settings(steps=int(steps), batch_size=16, pictures_every=4, health_every=3, log_every=1,
                     save_every=2, ema=0.5, learning_rate=1e-3)
@@ -39,7 +42,7 @@ coordinator, n, i, workdir, out = sys.argv[1:]
 from pdae_jax import codes, evaluate, modes, processes
 if n != "1":
     processes.start(coordinator, int(n), int(i))
-from pdae_jax.modes import generation
+from pdae_jax.commands import generation
 codes.PART_ROWS, generation.PART_ROWS, evaluate.PART_ROWS = 500, 3, 3
 options = modes.Options(n=8, steps=2, latent_steps=2, invert_steps=2)
 for mode in ("encode", "generate", "evaluate"):
@@ -54,9 +57,17 @@ def start(script: str, n: int, *args, devices: int = 8) -> list[subprocess.Popen
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // n}"}
-    return [subprocess.Popen([sys.executable, "-c", script, coordinator, str(n), str(i),
-                              *map(str, args)], env=os.environ | flags, cwd=ROOT, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE) for i in range(n)]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", script, coordinator, str(n), str(i), *map(str, args)],
+            env=os.environ | flags,
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for i in range(n)
+    ]
 
 
 def finish(started: list[subprocess.Popen], code: int = 0) -> list[str]:
@@ -125,14 +136,30 @@ sys.argv = ["main", *args, *(several if n != "1" else [])]
 from pdae_jax.main import cli
 cli()
 """
-PDAE = ["--config=configs/digits.py:pdae", "--config.model.mult=(1,)", "--config.model.attention=()",
-        "--config.model.heads=1", "--config.model.z_size=8", "--config.model.encoder_widths=(32,)",
-        "--config.model.latent_layers=3", "--config.model.latent_hidden=32",
-        "--config.model.latent_time=8", "--config.model.blocks=1", "--config.model.base=32",
-        "--config.pdae.steps=12", "--config.pdae.batch_size=16", "--config.pdae.log_every=1",
-        "--config.pdae.health_every=0", "--config.pdae.pictures_every=0", "--config.mesh.fsdp=2",
-        "--config.report.n=2", "--config.report.steps=2", "--config.report.invert_steps=2",
-        "--config.report.scored=4", "--config.report.ddpm=False"]
+PDAE = [
+    "--config=configs/digits.py:pdae",
+    "--config.model.mult=(1,)",
+    "--config.model.attention=()",
+    "--config.model.heads=1",
+    "--config.model.z_size=8",
+    "--config.model.encoder_widths=(32,)",
+    "--config.model.latent_layers=3",
+    "--config.model.latent_hidden=32",
+    "--config.model.latent_time=8",
+    "--config.model.blocks=1",
+    "--config.model.base=32",
+    "--config.pdae.steps=12",
+    "--config.pdae.batch_size=16",
+    "--config.pdae.log_every=1",
+    "--config.pdae.health_every=0",
+    "--config.pdae.pictures_every=0",
+    "--config.mesh.fsdp=2",
+    "--config.report.n=2",
+    "--config.report.steps=2",
+    "--config.report.invert_steps=2",
+    "--config.report.scored=4",
+    "--config.report.ddpm=False",
+]
 
 
 @pytest.fixture
@@ -156,15 +183,32 @@ def test_the_command_over_two_processes(workdir, digits_folder, tmp_path):
     found, counted, named = [], [], []
     for n, stages in ((1, ("pdae",)), (2, ("pdae", "report"))):
         home = tmp_path / str(n)
-        said = finish(start(COMMAND, n, *PDAE, f"--workdir={home}", f"--config.stages={stages}",
-                            f"--config.pretrained={workdir}",
-                            f"--config.data.name=folder:{digits_folder}",
-                            "--config.data.max_broken=0.5"))
+        said = finish(
+            start(
+                COMMAND,
+                n,
+                *PDAE,
+                f"--workdir={home}",
+                f"--config.stages={stages}",
+                f"--config.pretrained={workdir}",
+                f"--config.data.name=folder:{digits_folder}",
+                "--config.data.max_broken=0.5",
+            )
+        )
         found.append(losses(home, "pdae"))
-        counted.append([json.loads(line).get("broken_pictures", 0) for line in
-                        (home / "pdae" / "metrics.jsonl").read_text().splitlines()])
-        named.append({line.partition("\t")[0] for path in (home / "pdae").glob("broken*.txt")
-                      for line in path.read_text().splitlines()})
+        counted.append(
+            [
+                json.loads(line).get("broken_pictures", 0)
+                for line in (home / "pdae" / "metrics.jsonl").read_text().splitlines()
+            ]
+        )
+        named.append(
+            {
+                line.partition("\t")[0]
+                for path in (home / "pdae").glob("broken*.txt")
+                for line in path.read_text().splitlines()
+            }
+        )
     assert found[0].keys() == found[1].keys() == set(range(1, 13))
     np.testing.assert_allclose(list(found[0].values()), list(found[1].values()), rtol=2e-4)
     assert named[0] == named[1] and len(named[0]) >= 3
@@ -190,11 +234,14 @@ def test_two_processes_encode_generate_and_evaluate_as_one(workdir, tmp_path):
         one, two = (np.load(tmp_path / n / name)[key].astype(float) for n in "12")
         assert one.shape == two.shape
         np.testing.assert_allclose(one, two, atol=1 if name.startswith("gen") else 1e-5)
-    one, two = (json.loads((tmp_path / n / "evaluate" / "numbers.json").read_text())["numbers"]
-                for n in "12")
+    one, two = (
+        json.loads((tmp_path / n / "evaluate" / "numbers.json").read_text())["numbers"]
+        for n in "12"
+    )
     assert one.keys() == two.keys()
-    np.testing.assert_allclose(*(np.array(list(leaves(numbers)), float) for numbers in (one, two)),
-                               rtol=1e-3)
+    np.testing.assert_allclose(
+        *(np.array(list(leaves(numbers)), float) for numbers in (one, two)), rtol=1e-3
+    )
     assert not list((tmp_path / "2").rglob("parts"))
 
 
@@ -207,22 +254,32 @@ def leaves(numbers):
             yield value
 
 
-@pytest.mark.parametrize("environment, several", [
-    ({}, False), ({"SLURM_NTASKS": "4"}, False),  # a shell in an allocation
-    ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, False),  # a batch script without srun
-    ({"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_STEP_NODELIST": "a[1-2]"}, True),
-    ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, True),
-    ({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, False),
-    ({"TPU_WORKER_HOSTNAMES": "a,b"}, True), ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
-    ({"TPU_PROCESS_ADDRESSES": "a:8476,b:8476"}, True),
-])
+@pytest.mark.parametrize(
+    "environment, several",
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "4"}, False),  # a shell in an allocation
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, False),  # a batch script without srun
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_STEP_NODELIST": "a[1-2]"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_PROCESS_ADDRESSES": "a:8476,b:8476"}, True),
+    ],
+)
 def test_clusters_are_known_by_what_they_set(environment, several):
     assert processes.in_cluster(environment) == several
 
 
-@pytest.mark.parametrize("environment, asked", [
-    ({}, True), ({"TPU_SKIP_MDS_QUERY": "1"}, False), ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
-])
+@pytest.mark.parametrize(
+    "environment, asked",
+    [
+        ({}, True),
+        ({"TPU_SKIP_MDS_QUERY": "1"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+    ],
+)
 def test_a_tpus_metadata_are_asked_where_nothing_else_tells(environment, asked):
     assert processes.in_cluster(environment, tpu=True) == asked
 
@@ -231,7 +288,7 @@ SAVES = """
 import os, signal, sys, time
 import numpy as np
 from pdae_jax import processes
-from pdae_jax.checkpoint import Checkpoints
+from pdae_jax.workdir.checkpoints import Checkpoints
 coordinator, n, i, folder = sys.argv[1:]
 processes.start(coordinator, int(n), int(i))
 assert not any(processes.stop_asked() for _ in range(30))
@@ -259,7 +316,7 @@ FAILS = """
 import sys
 from pathlib import Path
 from pdae_jax import processes
-from pdae_jax.parts import Parts
+from pdae_jax.workdir.chunk_cache import Parts
 coordinator, n, i, folder = sys.argv[1:]
 processes.start(coordinator, int(n), int(i))
 def make(rows, advance):
@@ -290,7 +347,7 @@ time.sleep(300)
 
 def test_what_cannot_stop_halfway_ends_at_once():
     """Modes but training keep what is done by parts: SIGTERM is no request to them."""
-    process, = start(STOPPED, 1, devices=1)
+    (process,) = start(STOPPED, 1, devices=1)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == -signal.SIGTERM
@@ -309,7 +366,9 @@ def test_all_go_by_what_the_first_process_sees():
     """The second says otherwise and is overruled."""
     said = finish(start(ASKED, 2, devices=2))
     assert [line for words in said for line in words.splitlines() if line in ("True", "False")] == [
-        "True", "True"]
+        "True",
+        "True",
+    ]
     assert all("3" in words.splitlines() for words in said)
 
 
@@ -317,8 +376,11 @@ def test_the_question_whether_to_stop_never_goes_back(monkeypatch):
     """Whatever step a stage begins at: JAX waits for a number after the highest asked."""
     asked = []
     monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(processes.multihost_utils, "reached_preemption_sync_point",
-                        lambda number: asked.append(number) or number > 10**9)
+    monkeypatch.setattr(
+        processes.multihost_utils,
+        "reached_preemption_sync_point",
+        lambda number: asked.append(number) or number > 10**9,
+    )
     assert not any(processes.stop_asked() for _ in range(3))
     assert asked == list(range(asked[0], asked[0] + 3))
 
@@ -336,10 +398,14 @@ def test_open_mpi_without_an_address_asks_for_it_alone(monkeypatch):
     assert started == [("a:1", 4, 2), ()]
 
 
-@pytest.mark.parametrize("args, says", [
-    (("localhost:1", 2, None), "go together"), (("localhost:1", 2, 2), "from 0 to 1, got 2"),
-    (("localhost", 1, 0), "must be HOST:PORT of process 0, got localhost"),
-])
+@pytest.mark.parametrize(
+    "args, says",
+    [
+        (("localhost:1", 2, None), "go together"),
+        (("localhost:1", 2, 2), "from 0 to 1, got 2"),
+        (("localhost", 1, 0), "must be HOST:PORT of process 0, got localhost"),
+    ],
+)
 def test_half_a_cluster_is_refused(args, says):
     with pytest.raises(ValueError, match=says):
         processes.start(*args)

@@ -1,4 +1,5 @@
 """The quickstart's chain, digits from nothing to the report, on a smaller model and in fewer steps."""
+
 import json
 
 import numpy as np
@@ -48,5 +49,7 @@ def test_few_shot_codes_are_of_the_class(numbers):
 
 def test_z_is_as_linear_as_principal_components(numbers):
     means = numbers["probe"]["means"]
-    assert means["z"]["auroc"] > 0.95 and means["z"]["ap"] > means["principal components"]["ap"] - 0.05
+    assert (
+        means["z"]["auroc"] > 0.95 and means["z"]["ap"] > means["principal components"]["ap"] - 0.05
+    )
     assert all(np.isfinite(value) for mean in means.values() for value in mean.values())

@@ -1,4 +1,5 @@
 """The report: what is in the page is what was put in, and the page needs nothing else."""
+
 import base64
 import io
 import os
@@ -9,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pdae_jax.report import Curves, Pictures, Section, Table, Text, _runs, render, write
+from pdae_jax.pages.page import Curves, Pictures, Section, Table, Text, _runs, render, write
 
-VOID = {"meta", "img", "link", "br", "path"}   # path is closed in place
+VOID = {"meta", "img", "link", "br", "path"}  # path is closed in place
 
 
 class Page(HTMLParser):
@@ -40,8 +41,11 @@ class Page(HTMLParser):
             self.open[-1][2] += data
 
     def all(self, tag, **attributes):
-        return [e for e in self.elements if e[0] == tag
-                and all(e[1].get(k.rstrip("_")) == v for k, v in attributes.items())]
+        return [
+            e
+            for e in self.elements
+            if e[0] == tag and all(e[1].get(k.rstrip("_")) == v for k, v in attributes.items())
+        ]
 
     def texts(self, tag, **attributes):
         return [e[2] for e in self.all(tag, **attributes)]
@@ -59,9 +63,14 @@ def pixels(element):
 
 def stretches(p):
     """The charts' lines: per path a list of strokes, each an array [n, 2] of canvas points."""
-    return [[np.array([point.split() for point in re.sub("h.1$", "", stroke).split("L")], float)
-             for stroke in path[1]["d"].split("M")[1:]]
-            for path in p.all("path") if set(path[1]) == {"d"}]
+    return [
+        [
+            np.array([point.split() for point in re.sub("h.1$", "", stroke).split("L")], float)
+            for stroke in path[1]["d"].split("M")[1:]
+        ]
+        for path in p.all("path")
+        if set(path[1]) == {"d"}
+    ]
 
 
 def images(rng, *shape):
@@ -75,21 +84,25 @@ def rng():
 
 # ---- pictures
 
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_come_back_bit_for_bit(rng, channels):
     x = images(rng, 4, 8, 6, channels)
     found = page(Pictures([("original", x)])).all("img")
     assert len(found) == 4
     for element, expected in zip(found, x):
-        np.testing.assert_array_equal(pixels(element), expected[..., 0] if channels == 1
-                                      else expected)
+        np.testing.assert_array_equal(
+            pixels(element), expected[..., 0] if channels == 1 else expected
+        )
 
 
-@pytest.mark.parametrize("side, scale, shown", [(8, None, 72), (32, None, 64), (64, None, 64),
-                                                (128, None, 128), (128, 2, 256), (8, 4, 32)])
+@pytest.mark.parametrize(
+    "side, scale, shown",
+    [(8, None, 72), (32, None, 64), (64, None, 64), (128, None, 128), (128, 2, 256), (8, 4, 32)],
+)
 def test_small_pictures_are_enlarged_by_a_whole_factor_and_crisp(rng, side, scale, shown):
     p = page(Pictures([("", images(rng, 1, side, side, 3))], scale=scale))
-    (_, attributes, _), = p.all("img")
+    ((_, attributes, _),) = p.all("img")
     assert attributes["width"] == attributes["height"] == str(shown)
     assert (attributes.get("class") == "crisp") == (shown > side)
 
@@ -98,8 +111,13 @@ def test_every_picture_says_what_it_is(rng):
     x = images(rng, 2, 8, 8, 1)
     p = page(Pictures([("from z", x), ("from z", x), ("ddpm", x)], columns=["0", "1"]))
     assert [e[1]["alt"] for e in p.all("img")] == [
-        "from z, row 1, 0", "from z, row 1, 1", "from z, row 2, 0", "from z, row 2, 1",
-        "ddpm, 0", "ddpm, 1"]
+        "from z, row 1, 0",
+        "from z, row 1, 1",
+        "from z, row 2, 0",
+        "from z, row 2, 1",
+        "ddpm, 0",
+        "ddpm, 1",
+    ]
     assert page(Pictures([("", x)])).all("img")[1][1]["alt"] == "2 of 2"
 
 
@@ -113,7 +131,7 @@ def test_neighbouring_rows_of_one_label_share_it(rng):
 def test_shorter_rows_are_filled_up_and_columns_head_the_longest(rng):
     long, short = images(rng, 3, 8, 8, 1), images(rng, 1, 16, 16, 3)
     p = page(Pictures([("long", long), ("short", short)], columns=[0, 0.5, 1], caption="c"))
-    assert len(p.all("td")) == 1 + 3 + 3   # the corner, then two full rows
+    assert len(p.all("td")) == 1 + 3 + 3  # the corner, then two full rows
     assert p.texts("th", scope="col") == ["0", "0.5000", "1"]
     assert p.texts("figcaption") == ["c"]
     with pytest.raises(ValueError, match="2 column headings for rows of up to 3"):
@@ -133,34 +151,36 @@ def test_pictures_refuse_what_is_not_a_batch_of_uint8(rng):
 
 # ---- curves
 
+
 def test_a_line_spans_the_plot_and_keeps_its_shape():
-    (line,), = stretches(page(Curves({"a": (np.array([0, 1, 4]), np.array([0, 10, 5]))})))
+    ((line,),) = stretches(page(Curves({"a": (np.array([0, 1, 4]), np.array([0, 10, 5]))})))
     np.testing.assert_allclose(line, [[0, 1000], [250, 0], [1000, 500]])
 
 
 def test_log_scale_places_decades_evenly():
     y = 10.0 ** np.arange(-4, 1)
     p = page(Curves({"a": (np.arange(5), y)}, log_y=True))
-    (line,), = stretches(p)
+    ((line,),) = stretches(p)
     np.testing.assert_allclose(np.diff(line[:, 1]), np.diff(line[:, 1])[0], atol=0.11)
     assert p.texts("span", class_="y") == ["0.0001", "0.001", "0.01", "0.1", "1"]
 
 
-@pytest.mark.parametrize("hole, log_y", [(np.nan, False), (np.inf, False), (0.0, True),
-                                         (-1.0, True)])
+@pytest.mark.parametrize(
+    "hole, log_y", [(np.nan, False), (np.inf, False), (0.0, True), (-1.0, True)]
+)
 def test_what_cannot_be_drawn_is_a_gap(hole, log_y):
     y = np.array([hole, 1, 2, hole, hole, 3, hole, 4, 5, 6])
     p = page(Curves({"a": (np.arange(10), y)}, log_y=log_y))
-    strokes, = stretches(p)
+    (strokes,) = stretches(p)
     assert [len(stroke) for stroke in strokes] == [2, 1, 3]
     assert "nan" not in "".join(e[1].get("d", "") for e in p.elements)
 
 
 def test_long_series_are_thinned_but_keep_every_extreme(rng):
     x, y = np.arange(100_000.0), rng.normal(size=100_000)
-    y[31_415], y[27_182] = 40, -40          # spikes of a single step
+    y[31_415], y[27_182] = 40, -40  # spikes of a single step
     x[:50] = np.nan
-    run, = _runs(x, y)
+    (run,) = _runs(x, y)
     assert run.shape[1] <= 802
     assert {(31_415, 40), (27_182, -40)} <= set(zip(*run))
     assert run[0, 0] == 50 and run[0, -1] == 99_999
@@ -180,9 +200,13 @@ def test_smoothing_draws_the_mean_over_the_faint_points():
 def test_many_series_are_told_apart_and_all_named():
     series = {f"loss <{i}>": (np.arange(3), np.arange(3) + i) for i in range(20)}
     p = page(Curves(series))
-    marks = {(e[1].get("style"), dashed[1].get("stroke-dasharray"))
-             for e, dashed in zip(p.all("g"), [e for e in p.all("path") if e[1]["d"][0] == "M"
-                                               and "class" not in e[1]][20:])}
+    marks = {
+        (e[1].get("style"), dashed[1].get("stroke-dasharray"))
+        for e, dashed in zip(
+            p.all("g"),
+            [e for e in p.all("path") if e[1]["d"][0] == "M" and "class" not in e[1]][20:],
+        )
+    }
     assert len(marks) == 20
     assert sorted(p.texts("li")) == sorted(p.texts("title")[1:]) == sorted(series)
     ramp = page(Curves(series, ordered=True)).all("g")
@@ -190,15 +214,32 @@ def test_many_series_are_told_apart_and_all_named():
 
 
 def test_names_stand_at_the_ends_of_lines_apart_from_each_other():
-    p = page(Curves({name: (np.arange(2), np.array([0, end])) for name, end in
-                     {"low": 0.0, "high": 1.0, "next": 0.99, "third": 0.98}.items()}))
+    p = page(
+        Curves(
+            {
+                name: (np.arange(2), np.array([0, end]))
+                for name, end in {"low": 0.0, "high": 1.0, "next": 0.99, "third": 0.98}.items()
+            }
+        )
+    )
     assert p.texts("li") == ["high", "next", "third", "low"]
     tops = [int(re.search(r"\d+", e[1]["style"])[0]) for e in p.all("li")]
     assert min(np.diff(tops)) >= 19 and tops[-1] == 280
 
 
-@pytest.mark.parametrize("y", [[], [np.nan, np.nan], [0.0, 0.0], [7.0], [1e-300, 2e-300],
-                               [1.0, 1.0 + 1e-16], [1e12, 3e12], [-5, -2]])
+@pytest.mark.parametrize(
+    "y",
+    [
+        [],
+        [np.nan, np.nan],
+        [0.0, 0.0],
+        [7.0],
+        [1e-300, 2e-300],
+        [1.0, 1.0 + 1e-16],
+        [1e12, 3e12],
+        [-5, -2],
+    ],
+)
 @pytest.mark.parametrize("log_y", [False, True])
 def test_degenerate_series_still_give_a_chart(y, log_y):
     p = page(Curves({"a": (np.arange(len(y)), np.array(y))}, log_y=log_y, smooth=5))
@@ -216,11 +257,28 @@ def test_curves_refuse_series_that_do_not_match():
 
 # ---- tables, text, numbers
 
-@pytest.mark.parametrize("value, shown", [
-    (0.9934123, "0.9934"), (6.0712e-5, "6.071e-5"), (1.0, "1"), (0.0, "0"), (49664, "49,664"),
-    (12345.6, "12,346"), (-0.25, "−0.2500"), (float("nan"), "–"), (None, "–"),
-    (float("inf"), "∞"), (np.float32(0.1), "0.1000"), (np.int64(3), "3"), (np.array(2.5), "2.500"),
-    (True, "True"), ("1e-05 s", "1e-05 s"), (3e20, "3.000e20")])
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [
+        (0.9934123, "0.9934"),
+        (6.0712e-5, "6.071e-5"),
+        (1.0, "1"),
+        (0.0, "0"),
+        (49664, "49,664"),
+        (12345.6, "12,346"),
+        (-0.25, "−0.2500"),
+        (float("nan"), "–"),
+        (None, "–"),
+        (float("inf"), "∞"),
+        (np.float32(0.1), "0.1000"),
+        (np.int64(3), "3"),
+        (np.array(2.5), "2.500"),
+        (True, "True"),
+        ("1e-05 s", "1e-05 s"),
+        (3e20, "3.000e20"),
+    ],
+)
 def test_numbers_read_well(value, shown):
     p = page(Table(["name", "value"], [["a", value]]), summary={"n": value})
     assert p.texts("td") == [shown] and p.texts("dd") == [shown]
@@ -247,12 +305,26 @@ def test_sections_refuse_what_they_cannot_show():
 
 # ---- the page
 
+
 def everything(rng, word="x"):
     x = images(rng, 2, 8, 8, 3)
-    return {"title": word, "summary": {word: word}, "lead": word, "sections": [Section(word, [
-        Pictures([(word, x)], [word, word], word), Table([word], [[word]], word),
-        Curves({word: (np.arange(3), np.arange(3))}, word, word, word),
-        Text(word, word)]) for _ in range(3)]}
+    return {
+        "title": word,
+        "summary": {word: word},
+        "lead": word,
+        "sections": [
+            Section(
+                word,
+                [
+                    Pictures([(word, x)], [word, word], word),
+                    Table([word], [[word]], word),
+                    Curves({word: (np.arange(3), np.arange(3))}, word, word, word),
+                    Text(word, word),
+                ],
+            )
+            for _ in range(3)
+        ],
+    }
 
 
 def test_any_text_is_shown_as_it_is(rng):

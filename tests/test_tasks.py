@@ -1,4 +1,5 @@
 """What one does with z, on a small trained model and in closed form."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,12 +7,17 @@ import pytest
 from conftest import DIGITS_ARCH as ARCH
 
 import pdae_jax
-from pdae_jax import codes, latent, pdae
+from pdae_jax import latent, pdae
 from pdae_jax.data import open_source
-from pdae_jax.fewshot import fit
-from pdae_jax.models import Networks
+from pdae_jax.networks.groups import Networks
 from pdae_jax.schedule import linear
-from pdae_jax.tasks import fewshot, generate, manipulate, one_step, probe
+from pdae_jax.tasks import few_shot as fewshot
+from pdae_jax.tasks import generation as generate
+from pdae_jax.tasks import linear_probe as probe
+from pdae_jax.tasks import manipulation as manipulate
+from pdae_jax.tasks import one_step
+from pdae_jax.workdir import code_table as codes
+from pdae_jax.workdir.few_shot_record import fit
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +32,9 @@ def images():
 
 
 def test_a_picture_generated_depends_on_its_number_alone(model):
-    few, many = (generate.generate(model, range(n), steps=3, latent_steps=3, seed=5) for n in (3, 10))
+    few, many = (
+        generate.generate(model, range(n), steps=3, latent_steps=3, seed=5) for n in (3, 10)
+    )
     np.testing.assert_allclose(few.images, many.images[:3], atol=1e-5)
     np.testing.assert_allclose(few.z, many.z[:3], atol=1e-5)
     assert np.abs(many.images).max() <= 1 and len({z.tobytes() for z in many.z}) == 10
@@ -36,8 +44,9 @@ def test_a_picture_generated_depends_on_its_number_alone(model):
 
 def test_manipulation_starts_from_the_pictures_own_x_T(model, images):
     direction = latent.direction(model.params["classifier"], 3)
-    edited = manipulate.manipulate(model, images, direction, (-0.4, 0.0, 0.4), steps=5,
-                                   invert_steps=5)
+    edited = manipulate.manipulate(
+        model, images, direction, (-0.4, 0.0, 0.4), steps=5, invert_steps=5
+    )
     assert edited.shape == (6, 3, 8, 8, 1)
     z = model.encode(images)
     same = model.decode(z, model.invert(images, z, 5), 5)
@@ -46,18 +55,22 @@ def test_manipulation_starts_from_the_pictures_own_x_T(model, images):
 
 def test_rejection_is_bounded_and_honest(model):
     d = ARCH.z_size
-    none = generate.generate_codes_of_class(model, {"kernel": np.zeros(d), "bias": -30.0}, 4,
-                                            latent_steps=2, most=5)
+    none = generate.generate_codes_of_class(
+        model, {"kernel": np.zeros(d), "bias": -30.0}, 4, latent_steps=2, most=5
+    )
     assert len(none.z) == 0 and none.drawn == 20 and none.rate == 0
-    every = generate.generate_codes_of_class(model, {"kernel": np.zeros(d), "bias": 30.0}, 4,
-                                             latent_steps=2)
+    every = generate.generate_codes_of_class(
+        model, {"kernel": np.zeros(d), "bias": 30.0}, 4, latent_steps=2
+    )
     assert len(every.z) == 4 and (every.probability > 0.99).all()
-    half = generate.generate_codes_of_class(model, {"kernel": np.zeros(d), "bias": 0.01}, 400,
-                                            latent_steps=2)
+    half = generate.generate_codes_of_class(
+        model, {"kernel": np.zeros(d), "bias": 0.01}, 400, latent_steps=2
+    )
     assert 0.4 < half.rate < 0.6  # p = 0.5: taken with p(y|z)
     kernel = 40 * np.eye(d)[0]
-    one_side = generate.generate_codes_of_class(model, {"kernel": kernel, "bias": 0.0}, 20,
-                                                latent_steps=2)
+    one_side = generate.generate_codes_of_class(
+        model, {"kernel": kernel, "bias": 0.0}, 20, latent_steps=2
+    )
     assert (latent.normalise(model.params["statistics"], one_side.z)[:, 0] > 0).all()
 
 
@@ -67,16 +80,20 @@ def test_the_gap_is_the_distance_of_the_true_posterior_mean():
     params = net.init(jax.random.key(0))
     params["gradient"] = jax.tree.map(lambda p: p + 0.05, params["gradient"])
     x_0 = jax.random.uniform(jax.random.key(1), (3, 8, 8, 1), minval=-1, maxval=1)
-    eps, t, z = jax.random.normal(jax.random.key(2), x_0.shape), jnp.array([3, 200, 900]), \
-        jnp.ones((3, ARCH.z_size))
+    eps, t, z = (
+        jax.random.normal(jax.random.key(2), x_0.shape),
+        jnp.array([3, 200, 900]),
+        jnp.ones((3, ARCH.z_size)),
+    )
     exact = ExactNoise(net, eps)
     bare, shifted = pdae.posterior_gap(exact, params, schedule, x_0, t, eps, z)
     x_t = schedule.x_t(x_0, t, eps)
     G = net.predict(params, x_t, net.time(params, t), net.code(params, z)).gradient
     sigma = schedule.posterior_variance[np.asarray(t)]
     np.testing.assert_allclose(bare, 0, atol=1e-6)
-    np.testing.assert_allclose(shifted, (sigma[:, None, None, None] * G)
-                               .__pow__(2).sum((1, 2, 3)), rtol=1e-3)
+    np.testing.assert_allclose(
+        shifted, (sigma[:, None, None, None] * G).__pow__(2).sum((1, 2, 3)), rtol=1e-3
+    )
     plain, moved, gradient = pdae.one_step_x_0(exact, params, schedule, x_t, t, z)
     np.testing.assert_allclose(plain, x_0, atol=1e-3)
     np.testing.assert_allclose(gradient, G, rtol=1e-4, atol=1e-6)
@@ -110,11 +127,24 @@ def test_gap_and_denoise_by_the_model(model, images):
 def test_probe_scores_what_is_there_and_leaves_out_what_cannot_be():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((600, 6))
-    labels = np.stack([x[:, 0] > 0, x[:, 1] + rng.standard_normal(600) > 0,
-                       rng.random(600) > 0.5, 3 * x[:, 2] + 1, np.ones(600)], 1)
+    labels = np.stack(
+        [
+            x[:, 0] > 0,
+            x[:, 1] + rng.standard_normal(600) > 0,
+            rng.random(600) > 0.5,
+            3 * x[:, 2] + 1,
+            np.ones(600),
+        ],
+        1,
+    )
     labels[rng.random(labels.shape) < 0.1] = np.nan
-    found = probe.probe(x[:400], labels[:400], x[400:], labels[400:],
-                        ("sign", "noisy", "nothing", "number", "constant"))
+    found = probe.probe(
+        x[:400],
+        labels[:400],
+        x[400:],
+        labels[400:],
+        ("sign", "noisy", "nothing", "number", "constant"),
+    )
     by_name = {one.attribute: one for one in found}
     assert by_name.keys() == {"sign", "noisy", "nothing", "number"}
     assert by_name["sign"].scores["auroc"].value > 0.99
@@ -136,8 +166,10 @@ def test_few_shot_classifiers_from_labels_and_from_positives_alone(workdir, mode
     chosen, rest = fewshot.choose_shots(y, 50, 20, seed=1)
     assert y[chosen[:50]].all() and not y[chosen[50:]].any() and len(chosen) + len(rest) == 3000
     np.testing.assert_array_equal(chosen, fewshot.choose_shots(y, 50, 20, seed=1)[0])
-    for more, says in ((("sid", 5, 5), "did you mean 'side'"), (("side", 50, 0, 9000),
-                       "9000 unlabelled examples are wanted and there are 2950")):
+    for more, says in (
+        (("sid", 5, 5), "did you mean 'side'"),
+        (("side", 50, 0, 9000), "9000 unlabelled examples are wanted and there are 2950"),
+    ):
         with pytest.raises(ValueError, match=says):
             fit(table, table, *more)
     with pytest.raises(ValueError, match="5000 positive examples are wanted and there are"):
@@ -149,7 +181,9 @@ def test_few_shot_classifiers_from_labels_and_from_positives_alone(workdir, mode
 
 
 def test_a_model_without_what_a_task_needs_says_how_to_get_it(model):
-    bare = pdae_jax.Model(ARCH, {name: model.params[name] for name in ("dpm", "encoder", "gradient")})
+    bare = pdae_jax.Model(
+        ARCH, {name: model.params[name] for name in ("dpm", "encoder", "gradient")}
+    )
     with pytest.raises(ValueError, match="no 'latent'.*:latent variant"):
         generate.generate(bare, range(2))
     with pytest.raises(ValueError, match="t must be from 0 to 999"):

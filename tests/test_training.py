@@ -1,4 +1,5 @@
 """Training: one state machine, exact resumes, any number of devices, and its ways to end."""
+
 import dataclasses
 import json
 import os
@@ -18,21 +19,43 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pdae_jax import checkpoint, sharding
-from pdae_jax.models import Architecture, Networks
+from pdae_jax.networks.architecture import Architecture
+from pdae_jax.networks.groups import Networks
+from pdae_jax.runtime import sharding
 from pdae_jax.schedule import linear
+from pdae_jax.training.log import Watch
 from pdae_jax.training.loop import TrainingError
 from pdae_jax.training.objectives import OBJECTIVES
-from pdae_jax.training.run import Data, train
 from pdae_jax.training.state import Settings, TrainState
 from pdae_jax.training.step import make_update
-from pdae_jax.training.watch import Watch
+from pdae_jax.training.trainer import Data, train
+from pdae_jax.workdir import checkpoints as checkpoint
 
-ARCH = Architecture(image_shape=(8, 8, 1), base=32, mult=(1,), blocks=1, attention=(), heads=1,
-                    dropout=0.1, z_size=8, encoder_widths=(32,))
+ARCH = Architecture(
+    image_shape=(8, 8, 1),
+    base=32,
+    mult=(1,),
+    blocks=1,
+    attention=(),
+    heads=1,
+    dropout=0.1,
+    z_size=8,
+    encoder_widths=(32,),
+)
 DIGITS = Data("digits", flip=True)
-QUICK = Settings(steps=6, batch_size=16, learning_rate=1e-3, warmup=2, decay="cosine", ema=0.9,
-                 log_every=2, health_every=3, pictures_every=0, save_every=3, keep=10)
+QUICK = Settings(
+    steps=6,
+    batch_size=16,
+    learning_rate=1e-3,
+    warmup=2,
+    decay="cosine",
+    ema=0.9,
+    log_every=2,
+    health_every=3,
+    pictures_every=0,
+    save_every=3,
+    keep=10,
+)
 ROOT = Path(__file__).parent.parent
 
 
@@ -48,12 +71,14 @@ def trained(tmp_path_factory):
 def state_at(workdir, objective, step):
     """Every array of a checkpoint, as NumPy."""
     row, optimizer = OBJECTIVES[objective], QUICK.optimizer()
-    shapes = jax.eval_shape(lambda: TrainState.create(
-        Networks(ARCH).init(jax.random.key(0), row.trains), optimizer))
+    shapes = jax.eval_shape(
+        lambda: TrainState.create(Networks(ARCH).init(jax.random.key(0), row.trains), optimizer)
+    )
     shapes = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
     with checkpoint.Checkpoints(Path(workdir) / objective) as checkpoints:
-        items = checkpoints.restore(step, ema=shapes.ema, train={
-            k: v for k, v in shapes._asdict().items() if k != "ema"})
+        items = checkpoints.restore(
+            step, ema=shapes.ema, train={k: v for k, v in shapes._asdict().items() if k != "ema"}
+        )
     return jax.tree.leaves(items)
 
 
@@ -67,8 +92,10 @@ def test_resume_is_the_uninterrupted_run_bit_for_bit(trained, tmp_path, objectiv
     assert train(workdir, objective, arch=ARCH, data=DIGITS, settings=QUICK)
     for a, b in zip(state_at(trained, objective, 6), state_at(workdir, objective, 6), strict=True):
         np.testing.assert_array_equal(a, b)
-    steps = [json.loads(line)["step"]
-             for line in (workdir / objective / "metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"]
+        for line in (workdir / objective / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == sorted(steps) and steps[-1] == 6
 
 
@@ -88,8 +115,9 @@ def test_frozen_parameters_are_untouched(trained, tmp_path):
 
 
 def test_health_lines_and_scalars_are_recorded(trained):
-    lines = [json.loads(line)
-             for line in (trained / "pdae" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (trained / "pdae" / "metrics.jsonl").read_text().splitlines()
+    ]
     names = set().union(*lines)
     assert {"loss", "grad_norm", "loss_own_z", "loss_shuffled_z", "dloss_dz_norm"} <= names
     assert any(name.startswith("loss_t") for name in names)
@@ -106,8 +134,14 @@ def _update_inputs(objective="pdae", arch=ARCH, B=8):
     params = jax.tree.map(lambda p: p + 0.02, params)
     images = jax.random.uniform(jax.random.key(1), (B, *arch.image_shape), minval=-1, maxval=1)
     drawn = row.draw(jax.random.key(2), {"image": images}, schedule.T)
-    return (row, net, schedule, {g: params[g] for g in row.trains},
-            {g: params[g] for g in row.needs}, drawn)
+    return (
+        row,
+        net,
+        schedule,
+        {g: params[g] for g in row.trains},
+        {g: params[g] for g in row.needs},
+        drawn,
+    )
 
 
 def test_a_step_that_is_not_finite_changes_only_the_counters():
@@ -119,8 +153,10 @@ def test_a_step_that_is_not_finite_changes_only_the_counters():
     bad = {**drawn, "x_0": drawn["x_0"].at[0, 0, 0, 0].set(jnp.nan)}
     after, metrics = update(good, frozen, bad, None)
     assert int(metrics["skipped"]) == int(metrics["skipped_in_a_row"]) == 1
-    for a, b in zip(jax.tree.leaves((good.params, good.ema, good.opt_state)),
-                    jax.tree.leaves((after.params, after.ema, after.opt_state))):
+    for a, b in zip(
+        jax.tree.leaves((good.params, good.ema, good.opt_state)),
+        jax.tree.leaves((after.params, after.ema, after.opt_state)),
+    ):
         np.testing.assert_array_equal(a, b)
     again, metrics = update(after, frozen, drawn, None)
     assert int(again.step) == 3 and int(metrics["skipped"]) == 1
@@ -128,8 +164,9 @@ def test_a_step_that_is_not_finite_changes_only_the_counters():
 
 
 def test_too_many_such_steps_stop_the_run(tmp_path):
-    settings = dataclasses.replace(QUICK, steps=20, learning_rate=1e30, decay="constant",
-                                   warmup=0, max_skipped=3)
+    settings = dataclasses.replace(
+        QUICK, steps=20, learning_rate=1e30, decay="constant", warmup=0, max_skipped=3
+    )
     with pytest.raises(TrainingError, match=r"in a row.*lower learning_rate"):
         train(tmp_path, "dpm", arch=ARCH, data=DIGITS, settings=settings)
 
@@ -140,8 +177,9 @@ def test_accumulation_equals_the_whole_batch():
     for n in (1, 4):
         settings = dataclasses.replace(QUICK, accumulate=n, batch_size=8)
         state = TrainState.create(params, settings.optimizer())
-        state, metrics = jax.jit(make_update(row, net, schedule, settings))(state, frozen, drawn,
-                                                                             None)
+        state, metrics = jax.jit(make_update(row, net, schedule, settings))(
+            state, frozen, drawn, None
+        )
         results.append(metrics)
     for name in ("loss", "grad_norm", "time_sums"):
         np.testing.assert_allclose(results[0][name], results[1][name], rtol=1e-5)
@@ -153,8 +191,11 @@ def test_bfloat16_trains_float32_parameters():
     update = make_update(row, Networks(ARCH, jnp.bfloat16), schedule, QUICK)
     state = TrainState.create(params, QUICK.optimizer())
     after, metrics = jax.jit(update)(state, frozen, drawn, jax.random.key(3))
-    floats = [leaf.dtype for leaf in jax.tree.leaves((after, metrics))
-              if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    floats = [
+        leaf.dtype
+        for leaf in jax.tree.leaves((after, metrics))
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
     assert set(floats) == {jnp.dtype("float32")}
     exact = make_update(row, Networks(ARCH), schedule, QUICK)
     _, wanted = jax.jit(exact)(state, frozen, drawn, jax.random.key(3))
@@ -197,12 +238,16 @@ def test_a_start_that_failed_does_not_bind_the_workdir(tmp_path):
     with pytest.raises(ValueError, match="needs a trained dpm"):
         train(tmp_path, "pdae", arch=ARCH, data=DIGITS, settings=QUICK)
     wider = dataclasses.replace(ARCH, base=64)
-    assert train(tmp_path, "dpm", arch=wider, data=DIGITS,
-                 settings=dataclasses.replace(QUICK, steps=1))
+    assert train(
+        tmp_path, "dpm", arch=wider, data=DIGITS, settings=dataclasses.replace(QUICK, steps=1)
+    )
 
 
 def test_other_held_out_pictures_are_refused(trained):
-    for data in (dataclasses.replace(DIGITS, seed=1), dataclasses.replace(DIGITS, test_fraction=.5)):
+    for data in (
+        dataclasses.replace(DIGITS, seed=1),
+        dataclasses.replace(DIGITS, test_fraction=0.5),
+    ):
         with pytest.raises(ValueError, match="other pictures would be held out"):
             train(trained, "pdae", arch=ARCH, data=data, settings=QUICK)
 
@@ -214,12 +259,13 @@ def test_broken_pictures_are_named_and_grids_are_files(tmp_path, capfd):
         np.save(folder / f"{k}.npy", np.full((8, 8, 1), 10 * k, np.uint8))
     (folder / "13.npy").write_bytes(b"not numpy")
     settings = dataclasses.replace(QUICK, steps=4, pictures_every=4)
-    assert train(tmp_path / "run", "dpm", arch=ARCH, data=Data(f"folder:{folder}"),
-                 settings=settings)
+    assert train(
+        tmp_path / "run", "dpm", arch=ARCH, data=Data(f"folder:{folder}"), settings=settings
+    )
     shown = capfd.readouterr().err
     assert shown.count("broken picture skipped") == 1 and str(folder / "13.npy") in shown
     assert str(folder / "13.npy") in (tmp_path / "run" / "dpm" / "broken.txt").read_text()
-    grid, = (tmp_path / "run" / "dpm" / "pictures").iterdir()
+    (grid,) = (tmp_path / "run" / "dpm" / "pictures").iterdir()
     assert Image.open(grid).size[0] > 8 and grid.name.startswith("000000004")
 
 
@@ -323,17 +369,23 @@ def test_ema_in_closed_form():
     expected = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
     for _ in range(3):
         state, _ = update(state, frozen, drawn, None)
-        expected = jax.tree.map(lambda e, p: 0.9 * e + 0.1 * np.asarray(p, np.float64), expected,
-                                state.params)
-    jax.tree.map(lambda e, found: np.testing.assert_allclose(found, e, rtol=1e-5, atol=1e-7),
-                 expected, state.ema)
+        expected = jax.tree.map(
+            lambda e, p: 0.9 * e + 0.1 * np.asarray(p, np.float64), expected, state.params
+        )
+    jax.tree.map(
+        lambda e, found: np.testing.assert_allclose(found, e, rtol=1e-5, atol=1e-7),
+        expected,
+        state.ema,
+    )
 
 
 def test_fsdp_puts_the_largest_divisible_dimension_on_its_axis():
     mesh = jax.sharding.AbstractMesh((2, 4), sharding.AXES)
-    tree = {"kernel": jax.ShapeDtypeStruct((3, 3, 64, 128), jnp.float32),
-            "odd": jax.ShapeDtypeStruct((3, 4098), jnp.float32),
-            "bias": jax.ShapeDtypeStruct((128,), jnp.float32)}
+    tree = {
+        "kernel": jax.ShapeDtypeStruct((3, 3, 64, 128), jnp.float32),
+        "odd": jax.ShapeDtypeStruct((3, 4098), jnp.float32),
+        "bias": jax.ShapeDtypeStruct((128,), jnp.float32),
+    }
     specs = {name: s.spec for name, s in sharding.over_fsdp(mesh, tree).items()}
     assert tuple(specs["kernel"]) == (None, None, None, "fsdp")
     assert "fsdp" not in specs["odd"] and "fsdp" not in specs["bias"]
@@ -343,25 +395,39 @@ DEVICES = """
 import sys, json
 sys.path[:0] = [{tests!r}]
 import test_training as t
-from pdae_jax.training.run import train
+from pdae_jax.training.trainer import train
 for objective in ("dpm", "pdae"):
     train(sys.argv[1], objective, arch=t.ARCH, data=t.DIGITS, settings=t.QUICK, fsdp={fsdp})
 """
 
 
 def _run(code, *args, devices=1, **kwargs):
-    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-           "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-c", code, *map(str, args)], env=env, check=True,
-                          capture_output=True, text=True, **kwargs)
+    env = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)],
+        env=env,
+        check=True,
+        capture_output=True,
+        text=True,
+        **kwargs,
+    )
 
 
 def test_eight_devices_train_as_one(trained, tmp_path):
     _run(DEVICES.format(tests=str(ROOT / "tests"), fsdp=2), tmp_path, devices=8)
     for objective in ("dpm", "pdae"):
-        losses = [[json.loads(line)["loss"] for line in
-                   (workdir / objective / "metrics.jsonl").read_text().splitlines()
-                   if "loss" in json.loads(line)] for workdir in (trained, tmp_path)]
+        losses = [
+            [
+                json.loads(line)["loss"]
+                for line in (workdir / objective / "metrics.jsonl").read_text().splitlines()
+                if "loss" in json.loads(line)
+            ]
+            for workdir in (trained, tmp_path)
+        ]
         np.testing.assert_allclose(*losses, rtol=1e-4)
     for group, tree in checkpoint.read_weights(tmp_path).items():
         ours = checkpoint.read_weights(trained, (group,))[group]
@@ -369,16 +435,30 @@ def test_eight_devices_train_as_one(trained, tmp_path):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), tree, ours)
 
 
-COMMAND = [sys.executable, "-m", "pdae_jax.main", "--config=configs/digits.py:dpm",
-           "--config.model.mult=(1,)", "--config.model.attention=()", "--config.model.heads=1",
-           "--config.dpm.batch_size=16", "--config.dpm.log_every=1",
-           "--config.dpm.pictures_every=0", "--config.dpm.health_every=0",
-           "--compilation_cache=" + str(jax.config.jax_compilation_cache_dir)]
+COMMAND = [
+    sys.executable,
+    "-m",
+    "pdae_jax.main",
+    "--config=configs/digits.py:dpm",
+    "--config.model.mult=(1,)",
+    "--config.model.attention=()",
+    "--config.model.heads=1",
+    "--config.dpm.batch_size=16",
+    "--config.dpm.log_every=1",
+    "--config.dpm.pictures_every=0",
+    "--config.dpm.health_every=0",
+    "--compilation_cache=" + str(jax.config.jax_compilation_cache_dir),
+]
 
 
 def _start(workdir, *more):
-    return subprocess.Popen([*COMMAND, f"--workdir={workdir}", *more], cwd=ROOT, text=True,
-                            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [*COMMAND, f"--workdir={workdir}", *more],
+        cwd=ROOT,
+        text=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def _latest(workdir) -> int:

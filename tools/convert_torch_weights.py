@@ -12,48 +12,71 @@ What no tensor shows (heads and the like) is taken from a config.yml, the file's
 hyper_parameters, a flag or the known models, in that order, and said. DIR is for pdae_jax.load(DIR)
 and --config.pretrained=DIR.
 """
+
 import argparse
 import importlib.util
 import sys
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("source", nargs="+", help=".pt or .ckpt files of one model; with --to-torch, "
-                                             "one directory of ours")
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "source",
+        nargs="+",
+        help=".pt or .ckpt files of one model; with --to-torch, one directory of ours",
+    )
     p.add_argument("--output", metavar="DIR", help="a new folder, written whole or not at all")
-    p.add_argument("--weights", choices=("ema", "raw"), default="ema",
-                   help="which are taken where a file has both (default: %(default)s)")
-    p.add_argument("--config", metavar="YML", help="config.yml of the model; one beside a source "
-                                                   "is found by itself")
-    p.add_argument("--verify", action="store_true",
-                   help="compare with the original in PyTorch (pip install 'pdae_jax[convert]')")
-    p.add_argument("--to-torch", metavar="FILE", dest="to_torch",
-                   help="write SOURCE, a model of ours, as a PyTorch file")
+    p.add_argument(
+        "--weights",
+        choices=("ema", "raw"),
+        default="ema",
+        help="which are taken where a file has both (default: %(default)s)",
+    )
+    p.add_argument(
+        "--config",
+        metavar="YML",
+        help="config.yml of the model; one beside a source is found by itself",
+    )
+    p.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare with the original in PyTorch (pip install 'pdae_jax[convert]')",
+    )
+    p.add_argument(
+        "--to-torch",
+        metavar="FILE",
+        dest="to_torch",
+        help="write SOURCE, a model of ours, as a PyTorch file",
+    )
     told = p.add_argument_group("what tensors do not show")
     told.add_argument("--heads", type=int, help="attention heads")
     told.add_argument("--head_channels", type=int, help="channels of a head, instead of heads")
-    told.add_argument("--qkv_order", choices=("legacy", "new"),
-                      help="order of the qkv channels (new: guided-diffusion's "
-                           "use_new_attention_order)")
+    told.add_argument(
+        "--qkv_order",
+        choices=("legacy", "new"),
+        help="order of the qkv channels (new: guided-diffusion's use_new_attention_order)",
+    )
     told.add_argument("--image_size", type=int, help="pixels, of a UNet without an encoder")
     told.add_argument("--schedule", choices=("linear", "cosine"), help="noise schedule")
-    told.add_argument("--class_label", type=int,
-                      help="class to keep of a class-conditional UNet")
+    told.add_argument("--class_label", type=int, help="class to keep of a class-conditional UNet")
     return p
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     # Imported late: --help needs none of it.
-    from pdae_jax.convert import convert, export
+    from pdae_jax.convert.conversion import convert, export
 
     if args.to_torch:
         if len(args.source) != 1 or args.output:
             raise ValueError("--to-torch=FILE takes one directory of ours, and no --output")
-        others = [name for name, value in vars(args).items() if name not in ("source", "to_torch")
-                  and value != parser().get_default(name)]
+        others = [
+            name
+            for name, value in vars(args).items()
+            if name not in ("source", "to_torch") and value != parser().get_default(name)
+        ]
         if others:
             raise ValueError(f"--{others[0]} means nothing with --to-torch; leave it out")
         export(args.source[0], args.to_torch)
@@ -61,18 +84,28 @@ def main(argv: list[str]) -> int:
         return 0
     if not args.output:
         raise ValueError("where to? give --output=DIR")
-    flags = {name: getattr(args, name) for name in ("heads", "head_channels", "qkv_order",
-                                                    "image_size", "schedule")
-             if getattr(args, name) is not None}
+    flags = {
+        name: getattr(args, name)
+        for name in ("heads", "head_channels", "qkv_order", "image_size", "schedule")
+        if getattr(args, name) is not None
+    }
     if args.verify and importlib.util.find_spec("torch") is None:
         raise ImportError("--verify needs PyTorch: pip install 'pdae_jax[convert]'")
-    receipt = convert(args.source, args.output, weights=args.weights, config=args.config, flags=flags,
-                      class_label=args.class_label)
+    receipt = convert(
+        args.source,
+        args.output,
+        weights=args.weights,
+        config=args.config,
+        flags=flags,
+        class_label=args.class_label,
+    )
     if args.verify:
         if not receipt["architecture"]:
-            raise ValueError(f"{args.output} is written, but not verified: the twin has no networks "
-                             f"of metrics")
-        from pdae_jax.convert.verify import verify
+            raise ValueError(
+                f"{args.output} is written, but not verified: the twin has no networks of metrics"
+            )
+        from pdae_jax.convert.verification import verify
+
         return 0 if verify(args.output) else 1
     return 0
 

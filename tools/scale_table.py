@@ -17,14 +17,15 @@ program of the chip whose images a device come nearest:
 the fastest that the published peaks allow; nothing here has been run on a TPU. A star marks what a
 chip's memory does not hold at once (temporaries grow with the images): it needs `accumulate`.
 """
+
 import argparse
 import json
 import math
 from pathlib import Path
 
+from pdae_jax.cost import forecast
 from pdae_jax.main import load_config
-from pdae_jax.models import Architecture
-from pdae_jax.training import forecast
+from pdae_jax.networks.architecture import Architecture
 from pdae_jax.training.state import Settings
 
 KINDS = {"v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
@@ -39,8 +40,14 @@ def compile_costs(config: str, topology: str, local: int) -> dict:
     settings = Settings(batch_size=local * len(devices))
     train = forecast.train_step("pdae", arch, settings, devices, precision="bfloat16")
     decode = forecast.decode_loop(arch, settings.batch_size, devices, precision="bfloat16")
-    return {"config": Path(config).stem, "topology": topology, "kind": devices[0].device_kind,
-            "local": local, "train": train._asdict(), "decode": decode._asdict()}
+    return {
+        "config": Path(config).stem,
+        "topology": topology,
+        "kind": devices[0].device_kind,
+        "local": local,
+        "train": train._asdict(),
+        "decode": decode._asdict(),
+    }
 
 
 def seconds(row: dict, chip: forecast.Chip, local: float, chips: int) -> float:
@@ -50,8 +57,7 @@ def seconds(row: dict, chip: forecast.Chip, local: float, chips: int) -> float:
     moved = still + (cost["moved"] - still) * local / row["local"]
     computing = cost["flops"] * local / row["local"] / chip.flops
     gradients = sum(size for _, size in cost["collectives"].values())
-    return (max(computing, moved / chip.bandwidth)
-            + 2 * (chips - 1) / chips * gradients / chip.links)
+    return max(computing, moved / chip.bandwidth) + 2 * (chips - 1) / chips * gradients / chip.links
 
 
 def fits(row: dict, chip: forecast.Chip, local: float) -> bool:
@@ -60,9 +66,12 @@ def fits(row: dict, chip: forecast.Chip, local: float) -> bool:
 
 
 def costs_table(rows: list[dict]) -> str:
-    lines = ["| config | chip | images a chip | | GFLOP an image | GB moved an image (with what stays "
-             "on the chip) | memory | computing | moving | at best, images/s a chip (decoding: in "
-             "100 steps) | by the compiler's model | compiled in |", "|" + "---|" * 12]
+    lines = [
+        "| config | chip | images a chip | | GFLOP an image | GB moved an image (with what stays "
+        "on the chip) | memory | computing | moving | at best, images/s a chip (decoding: in "
+        "100 steps) | by the compiler's model | compiled in |",
+        "|" + "---|" * 12,
+    ]
     for row in rows:
         chip, local = forecast.CHIPS[row["kind"]], row["local"]
         for name in ("train", "decode"):
@@ -75,16 +84,20 @@ def costs_table(rows: list[dict]) -> str:
                 f"({cost.accessed / local / 1e9:.2f}) | {cost.memory / 1e9:.2f} GB | "
                 f"{cost.flops / chip.flops * 1e3:.1f} ms | {cost.moved / chip.bandwidth * 1e3:.1f} ms | "
                 f"{images / cost.fastest(chip):,.4g} | {images / (cost.cycles / chip.clock):,.4g} | "
-                f"{cost.compile_seconds:.0f} s |")
+                f"{cost.compile_seconds:.0f} s |"
+            )
     return "\n".join(lines)
 
 
 def size_table(rows: list[dict], name: str) -> str:
     """images/s at best of every global batch on every number of chips, and what 70M images cost."""
     chip = forecast.CHIPS[KINDS[name]]
-    lines = [f"{rows[0]['config']} on {name}: images/s at best (chip-hours of 70M images)", "",
-             "| chips | " + " | ".join(f"batch {batch:,}" for batch in BATCHES) + " |",
-             "|" + "---|" * (len(BATCHES) + 1)]
+    lines = [
+        f"{rows[0]['config']} on {name}: images/s at best (chip-hours of 70M images)",
+        "",
+        "| chips | " + " | ".join(f"batch {batch:,}" for batch in BATCHES) + " |",
+        "|" + "---|" * (len(BATCHES) + 1),
+    ]
     for chips in CHIPS:
         cells = []
         for batch in BATCHES:
@@ -92,15 +105,17 @@ def size_table(rows: list[dict], name: str) -> str:
             row = min(rows, key=lambda row: abs(math.log(row["local"] / local)))
             rate = batch / seconds(row, chip, local, chips)
             star = "" if fits(row, chip, local) else " *"
-            cells.append(f"{rate:,.0f} ({chips * 70e6 / rate / 3600:,.0f}){star}"
-                         if batch >= chips else "")
+            cells.append(
+                f"{rate:,.0f} ({chips * 70e6 / rate / 3600:,.0f}){star}" if batch >= chips else ""
+            )
         lines.append(f"| {chips} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     compiling = commands.add_parser("compile")
     compiling.add_argument("config")

@@ -6,16 +6,18 @@ The FLOPs are those of the traced training step before any compiler touches it; 
 --tflops is the speed assumed: 39 TFLOP/s is what the paper's A100 reaches in float32 at 128 px
 (81.57 images/s of 481.6 GFLOP each). The times in the configs' docstrings are from here.
 """
+
 import argparse
 
+from pdae_jax.cost.forecast import training_flops
 from pdae_jax.main import load_config
-from pdae_jax.models import Architecture
-from pdae_jax.training.forecast import training_flops
+from pdae_jax.networks.architecture import Architecture
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("configs", nargs="+", help="files of configs/, with a variant or without")
     parser.add_argument("--tflops", type=float, default=39.0, help="TFLOP/s assumed (39)")
     arguments = parser.parse_args()

@@ -1,8 +1,9 @@
 """PyTorch checkpoints to ours and back: strict, whole or not at all, with a receipt.
 
-    convert(["autoencoder/checkpoint.pt"], "models/bedroom128")
-    export("models/bedroom128", "bedroom128.pt")
+convert(["autoencoder/checkpoint.pt"], "models/bedroom128")
+export("models/bedroom128", "bedroom128.pt")
 """
+
 import hashlib
 import json
 import os
@@ -17,21 +18,30 @@ import jax
 import numpy as np
 import yaml
 
-from pdae_jax import checkpoint
-from pdae_jax.convert import infer, names
+from pdae_jax.convert import infer, name_map
 from pdae_jax.convert.infer import Shapes, Told
-from pdae_jax.convert.sources import Source, StateDict, read_source
+from pdae_jax.convert.torch_checkpoint import Source, StateDict, read_source
 from pdae_jax.metrics import inception, lpips
-from pdae_jax.models import Architecture, Networks
-from pdae_jax.names import listed
+from pdae_jax.networks.architecture import Architecture
+from pdae_jax.networks.groups import Networks
+from pdae_jax.runtime.choices import listed
+from pdae_jax.workdir import checkpoints as checkpoint
 
 RECEIPT = "receipt.json"
 # The networks of a model, as `sources` names them, and of the metrics.
-MODEL = {"unet": names.unet, "decoder": names.decoder, "encoder": names.encoder,
-         "latent": names.latent_mlp, "classifier": names.classifier,
-         "statistics": names.statistics}
-METRICS = {"alexnet": lpips.alexnet_shapes, "lpips": lpips.head_shapes,
-           "inception": inception.shapes}
+MODEL = {
+    "unet": name_map.unet,
+    "decoder": name_map.decoder,
+    "encoder": name_map.encoder,
+    "latent": name_map.latent_mlp,
+    "classifier": name_map.classifier,
+    "statistics": name_map.statistics,
+}
+METRICS = {
+    "alexnet": lpips.alexnet_shapes,
+    "lpips": lpips.head_shapes,
+    "inception": inception.shapes,
+}
 # The folder of a checkpoint that a group of parameters lives in; others have their own name.
 FOLDER = {"encoder": "pdae", "gradient": "pdae"}
 
@@ -45,10 +55,16 @@ CELEBA = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Ban
     Young""".split()
 
 
-def convert(paths: Iterable[str | os.PathLike], output: str | os.PathLike, *,
-            weights: str = "ema", config: str | os.PathLike | None = None,
-            flags: Mapping[str, Any] | None = None, class_label: int | None = None,
-            say: Callable[[str], None] = print) -> dict:
+def convert(
+    paths: Iterable[str | os.PathLike],
+    output: str | os.PathLike,
+    *,
+    weights: str = "ema",
+    config: str | os.PathLike | None = None,
+    flags: Mapping[str, Any] | None = None,
+    class_label: int | None = None,
+    say: Callable[[str], None] = print,
+) -> dict:
     """Converts the files of one model (or of one metric) to a checkpoint; returns the receipt.
 
     output: a new folder, for `pdae_jax.load` and --config.pretrained; it appears whole or not at
@@ -71,25 +87,33 @@ def convert(paths: Iterable[str | os.PathLike], output: str | os.PathLike, *,
         for line in assumed:
             say(line)
     groups = to_groups(networks, arch)
-    attributes = attribute_names(len(networks["classifier"]["bias"])) \
-        if "classifier" in networks else []
+    attributes = (
+        attribute_names(len(networks["classifier"]["bias"])) if "classifier" in networks else []
+    )
     if attributes:
-        say(f"classifier: taken to tell {attributes[0]} to {attributes[-1]}; other names go into "
-            f"classifier/{checkpoint.ATTRIBUTES}")
+        say(
+            f"classifier: taken to tell {attributes[0]} to {attributes[-1]}; other names go into "
+            f"classifier/{checkpoint.ATTRIBUTES}"
+        )
     receipt = {
         "sources": [receipt_of(source) for source in found],
-        "weights": weights, "class_label": class_label,
-        "architecture": arch and arch.to_dict(), "told": assumed,
+        "weights": weights,
+        "class_label": class_label,
+        "architecture": arch and arch.to_dict(),
+        "told": assumed,
         "attributes": attributes,
         "groups": {group: group_facts(tree) for group, tree in groups.items()},
-        "versions": {name: version(name) for name in ("pdae_jax", "jax", "numpy",
-                                                      "orbax-checkpoint")},
+        "versions": {
+            name: version(name) for name in ("pdae_jax", "jax", "numpy", "orbax-checkpoint")
+        },
         "date": time.strftime("%Y-%m-%d"),
     }
     write(output, arch, groups, receipt)
     for group, facts in receipt["groups"].items():
-        say(f"{group}: {facts['arrays']} arrays, {facts['parameters']:,} parameters, norm "
-            f"{facts['norm']:.6g}")
+        say(
+            f"{group}: {facts['arrays']} arrays, {facts['parameters']:,} parameters, norm "
+            f"{facts['norm']:.6g}"
+        )
     say(f"written: {output}")
     return receipt
 
@@ -101,8 +125,10 @@ def attribute_names(n: int) -> list[str]:
 
 def describe(source: Source) -> str:
     """What a file is, in a few lines."""
-    lines = [f"{source.path}: {source.kind}"
-             + (f", step {source.step:,}" if source.step is not None else "")]
+    lines = [
+        f"{source.path}: {source.kind}"
+        + (f", step {source.step:,}" if source.step is not None else "")
+    ]
     for name, state in source.networks.items():
         size = sum(tensor.size for tensor in state.values())
         lines.append(f"  {name}: {len(state)} tensors, {size:,} numbers ({source.weights[name]})")
@@ -120,23 +146,36 @@ def merge(found: list[Source]) -> dict[str, StateDict]:
             same(name, networks.setdefault(name, state), state, first, source.path)
     if "unet" in networks and "decoder" in networks:  # the decoder holds the diffusion model
         unet = networks.pop("unet")
-        same("diffusion model", {key: networks["decoder"].get(key) for key in unet}, unet,
-             whose["decoder"], whose["unet"])
+        same(
+            "diffusion model",
+            {key: networks["decoder"].get(key) for key in unet},
+            unet,
+            whose["decoder"],
+            whose["unet"],
+        )
     return networks
 
 
 def same(name: str, one: StateDict, other: StateDict, first: Path, second: Path) -> None:
-    if one is not other and not (one.keys() == other.keys() and all(
-            np.array_equal(one[key], other[key]) for key in one)):
-        raise ValueError(f"the {name} of {second} is not that of {first}: they are of different "
-                         f"models or steps (the copies in a latent diffusion model's file are "
-                         f"enough by themselves)")
+    if one is not other and not (
+        one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
+    ):
+        raise ValueError(
+            f"the {name} of {second} is not that of {first}: they are of different "
+            f"models or steps (the copies in a latent diffusion model's file are "
+            f"enough by themselves)"
+        )
 
 
 def places(found: list[Source], config, flags: Mapping[str, Any], say) -> list[Told]:
     """Who tells what the shapes do not, best first."""
-    configs = [Path(config)] if config else sorted(
-        {beside for source in found if (beside := source.path.parent / "config.yml").is_file()})
+    configs = (
+        [Path(config)]
+        if config
+        else sorted(
+            {beside for source in found if (beside := source.path.parent / "config.yml").is_file()}
+        )
+    )
     told = [place for source in found for place in source.told]
     own = sum(place.where == infer.OWN for place in told)  # knows best
     for path in configs:
@@ -147,10 +186,20 @@ def places(found: list[Source], config, flags: Mapping[str, Any], say) -> list[T
                 raise ValueError(f"{path}: {error}") from error
             say(f"{path} is not used: {error}")
             continue
-        except (OSError, yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError,
-                ArithmeticError, RecursionError) as error:
-            raise ValueError(f"{path} cannot be read as a config: {listed(str(error).splitlines(), 1)}"
-                             f"; mend it or move it away") from error
+        except (
+            OSError,
+            yaml.YAMLError,
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
+            raise ValueError(
+                f"{path} cannot be read as a config: {listed(str(error).splitlines(), 1)}"
+                f"; mend it or move it away"
+            ) from error
         told.insert(own, place._replace(where=str(path), asked=bool(config)))
     if flags:
         told.append(Told("a flag", dict(flags), asked=True))
@@ -159,31 +208,42 @@ def places(found: list[Source], config, flags: Mapping[str, Any], say) -> list[T
 
 def model_architecture(networks: Mapping[str, StateDict], told) -> tuple[Architecture, list[str]]:
     if not networks.keys() & {"unet", "decoder"}:
-        raise ValueError(f"only {', '.join(networks)} was given, which is no model by itself; give "
-                         f"the autoencoder's (or diffusion model's) file too")
+        raise ValueError(
+            f"only {', '.join(networks)} was given, which is no model by itself; give "
+            f"the autoencoder's (or diffusion model's) file too"
+        )
     try:
         return infer.architecture(
-            {name: {key: tensor.shape for key, tensor in state.items()}
-             for name, state in networks.items() if name in MODEL}, told)
+            {
+                name: {key: tensor.shape for key, tensor in state.items()}
+                for name, state in networks.items()
+                if name in MODEL
+            },
+            told,
+        )
     except (LookupError, TypeError, ArithmeticError) as error:
-        raise ValueError(f"a tensor that every such network has is missing or of another shape, or "
-                         f"a setting is of another kind: {error}") from error
+        raise ValueError(
+            f"a tensor that every such network has is missing or of another shape, or "
+            f"a setting is of another kind: {error}"
+        ) from error
 
 
 def to_groups(networks: Mapping[str, StateDict], arch: Architecture | None) -> dict[str, dict]:
     """Every network as our parameters, {group: nested dict}, once all of them fit."""
     maps = {}
     for name, state in networks.items():
-        maps[name] = MODEL[name](arch) if name in MODEL else names.plain(name, METRICS[name]())
+        maps[name] = MODEL[name](arch) if name in MODEL else name_map.plain(name, METRICS[name]())
         shapes = expected(name, arch, maps[name], state)
-        names.fit(name, shapes, state, shapes)
+        name_map.fit(name, shapes, state, shapes)
         odd = [key for key, tensor in state.items() if not np.isfinite(tensor).all()]
         if odd:
-            raise ValueError(f"the {name} has NaN or infinite numbers in {len(odd)} tensors, such "
-                             f"as {odd[0]}: the file is of a training that failed, or damaged")
+            raise ValueError(
+                f"the {name} has NaN or infinite numbers in {len(odd)} tensors, such "
+                f"as {odd[0]}: the file is of a training that failed, or damaged"
+            )
     groups: dict[str, dict] = {}
     for name, state in networks.items():
-        groups |= names.to_params(maps[name], state)
+        groups |= name_map.to_params(maps[name], state)
     return groups
 
 
@@ -195,26 +255,43 @@ def expected(name: str, arch: Architecture | None, name_map, state: StateDict) -
         return {"mean": (arch.z_size,), "std": (arch.z_size,)}
     if name == "classifier":
         return {"weight": (len(state["weight"]), arch.z_size), "bias": (len(state["weight"]),)}
-    groups = {"unet": ("dpm",), "decoder": ("dpm", "gradient"), "encoder": ("encoder",),
-              "latent": ("latent",)}[name]
-    return names.torch_shapes(name_map, jax.eval_shape(
-        lambda: Networks(arch).init(jax.random.key(0), groups)))
+    groups = {
+        "unet": ("dpm",),
+        "decoder": ("dpm", "gradient"),
+        "encoder": ("encoder",),
+        "latent": ("latent",),
+    }[name]
+    return name_map.torch_shapes(
+        name_map, jax.eval_shape(lambda: Networks(arch).init(jax.random.key(0), groups))
+    )
 
 
 def group_facts(tree) -> dict:
     leaves = jax.tree.leaves(tree)
-    return {"arrays": len(leaves), "parameters": int(sum(leaf.size for leaf in leaves)),
-            "norm": float(np.sqrt(sum(np.vdot(leaf, leaf).astype(np.float64)
-                                      for leaf in leaves)))}
+    return {
+        "arrays": len(leaves),
+        "parameters": int(sum(leaf.size for leaf in leaves)),
+        "norm": float(np.sqrt(sum(np.vdot(leaf, leaf).astype(np.float64) for leaf in leaves))),
+    }
 
 
 def receipt_of(source: Source) -> dict:
-    return {"file": str(source.path.absolute()), "sha256": sha256(source.path),
-            "bytes": source.path.stat().st_size, "kind": source.kind, "step": source.step,
-            "weights": source.weights, "ignored": source.ignored,
-            "networks": {name: {"tensors": len(state),
-                                "numbers": int(sum(tensor.size for tensor in state.values()))}
-                         for name, state in source.networks.items()}}
+    return {
+        "file": str(source.path.absolute()),
+        "sha256": sha256(source.path),
+        "bytes": source.path.stat().st_size,
+        "kind": source.kind,
+        "step": source.step,
+        "weights": source.weights,
+        "ignored": source.ignored,
+        "networks": {
+            name: {
+                "tensors": len(state),
+                "numbers": int(sum(tensor.size for tensor in state.values())),
+            }
+            for name, state in source.networks.items()
+        },
+    }
 
 
 def sha256(path: Path) -> str:
@@ -252,7 +329,7 @@ def state_dicts(workdir: str | os.PathLike) -> dict[str, StateDict]:
     arch, groups = checkpoint.read_architecture(workdir), checkpoint.read_weights(workdir)
     wanted = ["decoder" if "gradient" in groups else "unet"]
     wanted += [name for name in ("encoder", "latent", "classifier", "statistics") if name in groups]
-    return {name: names.to_torch(MODEL[name](arch), groups) for name in wanted}
+    return {name: name_map.to_torch(MODEL[name](arch), groups) for name in wanted}
 
 
 def export(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
@@ -264,13 +341,19 @@ def export(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
     try:
         import torch
     except ImportError as error:
-        raise ImportError("writing a PyTorch file needs PyTorch: pip install 'pdae_jax[convert]'"
-                          ) from error
+        raise ImportError(
+            "writing a PyTorch file needs PyTorch: pip install 'pdae_jax[convert]'"
+        ) from error
     path = Path(path)
     if path.exists():
         raise ValueError(f"{path} is there already; choose another name")
-    keys = {"unet": "ema_denoise_fn", "decoder": "ema_decoder", "encoder": "ema_encoder",
-            "latent": "ema_latent_denoise_fn", "classifier": "ema_classifier"}
+    keys = {
+        "unet": "ema_denoise_fn",
+        "decoder": "ema_decoder",
+        "encoder": "ema_encoder",
+        "latent": "ema_latent_denoise_fn",
+        "classifier": "ema_classifier",
+    }
     value: dict[str, Any] = {"architecture": checkpoint.read_architecture(workdir).to_dict()}
     for name, state in state_dicts(workdir).items():
         tensors = {key: torch.from_numpy(array.copy()) for key, array in state.items()}

@@ -6,18 +6,34 @@
 This package imports neither JAX nor any other part of `pdae_jax`, so that worker processes can load
 pictures without starting JAX.
 """
+
 import difflib
 import os
 
 from pdae_jax.data.builtin import Digits, Emoji
-from pdae_jax.data.codes import code_batches
+from pdae_jax.data.code_batches import code_batches
 from pdae_jax.data.errors import DataError
 from pdae_jax.data.pipeline import Batches, batches, train_batches
 from pdae_jax.data.sources import LMDB, TFDS, Folder, Source
 from pdae_jax.data.transforms import CELEBA_CROP, decode, prepare
 
-__all__ = ["CELEBA_CROP", "LMDB", "TFDS", "Batches", "DataError", "Digits", "Emoji", "Folder",
-           "Source", "batches", "code_batches", "decode", "open_source", "prepare", "train_batches"]
+__all__ = [
+    "CELEBA_CROP",
+    "LMDB",
+    "TFDS",
+    "Batches",
+    "DataError",
+    "Digits",
+    "Emoji",
+    "Folder",
+    "Source",
+    "batches",
+    "code_batches",
+    "decode",
+    "open_source",
+    "prepare",
+    "train_batches",
+]
 
 _BUILT_IN = {"digits": Digits, "emoji": Emoji}
 _KINDS = {"folder": Folder, "lmdb": LMDB, "tfds": TFDS}
@@ -48,9 +64,11 @@ def open_source(name, split="train", *, seed=0, attributes=None, test_fraction=N
     else:
         valid = [*_BUILT_IN, *(f"{kind}:" for kind in _KINDS)]
         near = difflib.get_close_matches(str(name), valid, n=2) or valid
-        raise DataError(f"no data called {str(name)!r} and no such folder: did you mean "
-                        f"{' or '.join(near)}? (valid: digits, emoji, folder:PATH, lmdb:PATH, "
-                        "tfds:NAME)")
+        raise DataError(
+            f"no data called {str(name)!r} and no such folder: did you mean "
+            f"{' or '.join(near)}? (valid: digits, emoji, folder:PATH, lmdb:PATH, "
+            "tfds:NAME)"
+        )
     options = {"attributes": attributes, "test_fraction": test_fraction, "data_dir": data_dir}
     options = {key: value for key, value in options.items() if value is not None}
     if "attributes" in options and kind not in ("folder", "lmdb"):

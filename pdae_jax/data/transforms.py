@@ -3,6 +3,7 @@
 Resizing is Pillow's bilinear filter, which averages over the source area when it shrinks
 (antialias): the resize of the paper's data sets.
 """
+
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -25,7 +26,9 @@ def to_uint8(array):
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or 0 in array.shape:
-        raise DataError(f"an array of shape {array.shape} is not a picture: need [H, W] or [H, W, C]")
+        raise DataError(
+            f"an array of shape {array.shape} is not a picture: need [H, W] or [H, W, C]"
+        )
     if array.dtype == np.uint8:
         return array
     if array.dtype == bool:
@@ -35,8 +38,10 @@ def to_uint8(array):
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if array.dtype.kind == "f" and low >= 0 and high <= 1:
         return np.round(array * 255.0).astype(np.uint8)
-    raise DataError(f"{array.dtype} values {low}..{high} cannot be shown as a picture: "
-                    "save uint8, uint16, or floats in 0..1")
+    raise DataError(
+        f"{array.dtype} values {low}..{high} cannot be shown as a picture: "
+        "save uint8, uint16, or floats in 0..1"
+    )
 
 
 def decode(file):
@@ -77,8 +82,10 @@ def prepare(image, size, channels, crop=None):
     if crop is not None:
         top, bottom, left, right = crop
         if not (0 <= top < bottom <= image.shape[0] and 0 <= left < right <= image.shape[1]):
-            raise DataError(f"crop rows {top}..{bottom}, columns {left}..{right} does not lie inside "
-                            f"a picture of {image.shape[0]}x{image.shape[1]} pixels")
+            raise DataError(
+                f"crop rows {top}..{bottom}, columns {left}..{right} does not lie inside "
+                f"a picture of {image.shape[0]}x{image.shape[1]} pixels"
+            )
         image = image[top:bottom, left:right]
     image = _resize(_to_channels(image, channels), height, width)
     return np.ascontiguousarray(image)
@@ -92,9 +99,11 @@ def _to_channels(image, channels):
         return np.repeat(image, 3, axis=-1)
     if (found, channels) == (3, 1):
         return np.asarray(Image.fromarray(image).convert("L"))[..., None]
-    raise DataError(f"the picture has {found} channel(s) and {channels} are asked for: set the "
-                    f"number of channels to {found}, or convert the pictures (only grey and RGB "
-                    "are converted for you)")
+    raise DataError(
+        f"the picture has {found} channel(s) and {channels} are asked for: set the "
+        f"number of channels to {found}, or convert the pictures (only grey and RGB "
+        "are converted for you)"
+    )
 
 
 def _resize(image, height, width):
@@ -112,4 +121,4 @@ def _resize(image, height, width):
     else:  # Pillow knows one channel or three: any other number goes channel by channel
         image = np.stack([resize(image[..., c]) for c in range(channels)], axis=-1)
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return image[top:top + height, left:left + width]
+    return image[top : top + height, left : left + width]

@@ -5,6 +5,7 @@ that runs JAX, whose threads do not survive a fork, and never importing the main
 import JAX in each (as `multiprocessing` does; Grain's own workers also import JAX). The main process
 keeps the order, so any number of workers gives the same data.
 """
+
 import contextlib
 import os
 import pickle
@@ -29,16 +30,22 @@ class WorkerPool:
         import cloudpickle  # a source defined in the main script travels by value
 
         payload = cloudpickle.dumps(load)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd()
-                                                                   for p in sys.path)}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
+        }
         self._idle = queue.SimpleQueue()
         processes = []
         self.close = weakref.finalize(self, _stop, processes)
         for _ in range(workers):
             # In a session of its own: Ctrl-C is for the main process, whose end closes the pipes.
-            process = subprocess.Popen([sys.executable, "-c", _SERVE], env=environment,
-                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                       start_new_session=True)
+            process = subprocess.Popen(
+                [sys.executable, "-c", _SERVE],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
             processes.append(process)
             process.stdin.write(payload)
             self._idle.put(process)
@@ -50,8 +57,10 @@ class WorkerPool:
             process.stdin.flush()
             return pickle.load(process.stdout)
         except (EOFError, OSError, ValueError) as error:
-            raise DataError(f"a worker process that loads pictures ended (exit code "
-                            f"{process.poll()}): see its message above, or use workers=0") from error
+            raise DataError(
+                f"a worker process that loads pictures ended (exit code "
+                f"{process.poll()}): see its message above, or use workers=0"
+            ) from error
         finally:
             self._idle.put(process)
 

@@ -1,4 +1,5 @@
 """The Frechet distance of two clouds of features, from sums that grow by batches."""
+
 import dataclasses
 
 import numpy as np
@@ -10,7 +11,7 @@ class Moments:
     """Mean and covariance (ddof = 1) of features seen so far, in float64 and bounded memory."""
 
     n: int
-    mean: np.ndarray     # [d]
+    mean: np.ndarray  # [d]
     scatter: np.ndarray  # [d, d], sum of (x - mean)(x - mean)^T
 
     @classmethod

@@ -1,4 +1,5 @@
 """Picture against picture: MSE, PSNR and SSIM, on images in [0, 1], one number an example."""
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,14 +30,17 @@ def ssim(a, b):
     var_a, var_b = blur(a * a) - mu_a**2, blur(b * b) - mu_b**2
     covariance = blur(a * b) - mu_a * mu_b
     c1, c2 = 0.01**2, 0.03**2
-    similarity = ((2 * mu_a * mu_b + c1) * (2 * covariance + c2)
-                  / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2)))
+    similarity = (
+        (2 * mu_a * mu_b + c1)
+        * (2 * covariance + c2)
+        / ((mu_a**2 + mu_b**2 + c1) * (var_a + var_b + c2))
+    )
     return similarity.mean((1, 2, 3))
 
 
 def _window(n: int) -> np.ndarray:
     """The blur along one axis of n pixels as a band matrix [n, n]."""
     at = np.arange(11) - 5
-    weights = np.exp(-at**2 / (2 * 1.5**2))
+    weights = np.exp(-(at**2) / (2 * 1.5**2))
     weights /= weights.sum()
     return sum(w * np.eye(n, k=k) for w, k in zip(weights, at)).astype(np.float32)

@@ -3,6 +3,7 @@
 A list of layers runs in order; a list within it is branches, whose outputs are joined. Tensor names
 are those of PyTorch's port of the file, which `convert` reads.
 """
+
 from typing import NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ class Conv(NamedTuple):
     name: str
     channels: int
     height: int = 1
-    width: int = 0      # 0: the height
+    width: int = 0  # 0: the height
     stride: int = 1
     valid: bool = False
 
@@ -30,38 +31,91 @@ class Conv(NamedTuple):
 
 def _block(name: str, *branches) -> list:
     """Branches of (branch name, channels, height, width, stride, valid), pools and splits."""
+
     def convs(layers):
-        return [[convs(branch) for branch in layer] if isinstance(layer, list) else
-                layer if isinstance(layer, str) else
-                Conv(f"Mixed_{name}.branch{layer[0]}", *layer[1:]) for layer in layers]
+        return [
+            [convs(branch) for branch in layer]
+            if isinstance(layer, list)
+            else layer
+            if isinstance(layer, str)
+            else Conv(f"Mixed_{name}.branch{layer[0]}", *layer[1:])
+            for layer in layers
+        ]
+
     return [convs(branch) for branch in branches]
 
 
 def _network() -> list:
-    layers: list = [Conv("Conv2d_1a_3x3", 32, 3, 3, 2, True), Conv("Conv2d_2a_3x3", 32, 3, 3, 1, True),
-                    Conv("Conv2d_2b_3x3", 64, 3), "max/2", Conv("Conv2d_3b_1x1", 80, 1, 1, 1, True),
-                    Conv("Conv2d_4a_3x3", 192, 3, 3, 1, True), "max/2"]
+    layers: list = [
+        Conv("Conv2d_1a_3x3", 32, 3, 3, 2, True),
+        Conv("Conv2d_2a_3x3", 32, 3, 3, 1, True),
+        Conv("Conv2d_2b_3x3", 64, 3),
+        "max/2",
+        Conv("Conv2d_3b_1x1", 80, 1, 1, 1, True),
+        Conv("Conv2d_4a_3x3", 192, 3, 3, 1, True),
+        "max/2",
+    ]
     for name, pool in (("5b", 32), ("5c", 64), ("5d", 64)):
-        layers.append(_block(name, [("1x1", 64)], [("5x5_1", 48), ("5x5_2", 64, 5)],
-                             [("3x3dbl_1", 64), ("3x3dbl_2", 96, 3), ("3x3dbl_3", 96, 3)],
-                             ["mean", ("_pool", pool)]))
-    layers.append(_block("6a", [("3x3", 384, 3, 3, 2, True)],
-                         [("3x3dbl_1", 64), ("3x3dbl_2", 96, 3), ("3x3dbl_3", 96, 3, 3, 2, True)],
-                         ["max/2"]))
+        layers.append(
+            _block(
+                name,
+                [("1x1", 64)],
+                [("5x5_1", 48), ("5x5_2", 64, 5)],
+                [("3x3dbl_1", 64), ("3x3dbl_2", 96, 3), ("3x3dbl_3", 96, 3)],
+                ["mean", ("_pool", pool)],
+            )
+        )
+    layers.append(
+        _block(
+            "6a",
+            [("3x3", 384, 3, 3, 2, True)],
+            [("3x3dbl_1", 64), ("3x3dbl_2", 96, 3), ("3x3dbl_3", 96, 3, 3, 2, True)],
+            ["max/2"],
+        )
+    )
     for name, c in (("6b", 128), ("6c", 160), ("6d", 160), ("6e", 192)):
-        layers.append(_block(
-            name, [("1x1", 192)], [("7x7_1", c), ("7x7_2", c, 1, 7), ("7x7_3", 192, 7, 1)],
-            [("7x7dbl_1", c), ("7x7dbl_2", c, 7, 1), ("7x7dbl_3", c, 1, 7), ("7x7dbl_4", c, 7, 1),
-             ("7x7dbl_5", 192, 1, 7)], ["mean", ("_pool", 192)]))
-    layers.append(_block("7a", [("3x3_1", 192), ("3x3_2", 320, 3, 3, 2, True)],
-                         [("7x7x3_1", 192), ("7x7x3_2", 192, 1, 7), ("7x7x3_3", 192, 7, 1),
-                          ("7x7x3_4", 192, 3, 3, 2, True)], ["max/2"]))
+        layers.append(
+            _block(
+                name,
+                [("1x1", 192)],
+                [("7x7_1", c), ("7x7_2", c, 1, 7), ("7x7_3", 192, 7, 1)],
+                [
+                    ("7x7dbl_1", c),
+                    ("7x7dbl_2", c, 7, 1),
+                    ("7x7dbl_3", c, 1, 7),
+                    ("7x7dbl_4", c, 7, 1),
+                    ("7x7dbl_5", 192, 1, 7),
+                ],
+                ["mean", ("_pool", 192)],
+            )
+        )
+    layers.append(
+        _block(
+            "7a",
+            [("3x3_1", 192), ("3x3_2", 320, 3, 3, 2, True)],
+            [
+                ("7x7x3_1", 192),
+                ("7x7x3_2", 192, 1, 7),
+                ("7x7x3_3", 192, 7, 1),
+                ("7x7x3_4", 192, 3, 3, 2, True),
+            ],
+            ["max/2"],
+        )
+    )
     for name, pool in (("7b", "mean"), ("7c", "max")):  # the last block's pool is FID's own
-        layers.append(_block(
-            name, [("1x1", 320)],
-            [("3x3_1", 384), [[("3x3_2a", 384, 1, 3)], [("3x3_2b", 384, 3, 1)]]],
-            [("3x3dbl_1", 448), ("3x3dbl_2", 384, 3),
-             [[("3x3dbl_3a", 384, 1, 3)], [("3x3dbl_3b", 384, 3, 1)]]], [pool, ("_pool", 192)]))
+        layers.append(
+            _block(
+                name,
+                [("1x1", 320)],
+                [("3x3_1", 384), [[("3x3_2a", 384, 1, 3)], [("3x3_2b", 384, 3, 1)]]],
+                [
+                    ("3x3dbl_1", 448),
+                    ("3x3dbl_2", 384, 3),
+                    [[("3x3dbl_3a", 384, 1, 3)], [("3x3dbl_3b", 384, 3, 1)]],
+                ],
+                [pool, ("_pool", 192)],
+            )
+        )
     return layers
 
 
@@ -99,6 +153,7 @@ def features(params: dict, images):
 
 def resize(x, size: int):
     """TensorFlow 1's bilinear: corners at pixel i * (old / new), not antialiased. [B, H, W, C]."""
+
     def weights(old: int) -> np.ndarray:
         at = np.arange(size) * (old / size)
         low = at.astype(int)
@@ -127,8 +182,13 @@ def _conv(layer: Conv, params, x):
     for part in layer.name.split("."):
         params = params[part]
     padding = [(0, 0) if layer.valid else (k // 2, k // 2) for k in layer.kernel]
-    x = jax.lax.conv_general_dilated(x, params["conv"]["kernel"], (layer.stride,) * 2, padding,
-                                     dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    x = jax.lax.conv_general_dilated(
+        x,
+        params["conv"]["kernel"],
+        (layer.stride,) * 2,
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
     norm = params["bn"]
     factor = norm["scale"] * jax.lax.rsqrt(norm["variance"] + 1e-3)
     return jax.nn.relu(x * factor + (norm["bias"] - norm["mean"] * factor))
@@ -136,15 +196,24 @@ def _conv(layer: Conv, params, x):
 
 def max_pool(x, stride: int, padding: int = 0):
     """Largest of 3 x 3 pixels."""
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, stride, stride, 1),
-                                 ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    return jax.lax.reduce_window(
+        x,
+        -jnp.inf,
+        jax.lax.max,
+        (1, 3, 3, 1),
+        (1, stride, stride, 1),
+        ((0, 0), (padding, padding), (padding, padding), (0, 0)),
+    )
 
 
 def _mean_pool(x):
     """Mean of 3 x 3 pixels, of those within the picture alone, as FID has it."""
+
     def total(x):
-        return jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1),
-                                     ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return jax.lax.reduce_window(
+            x, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+        )
+
     return total(x) / total(jnp.ones_like(x[:1, :, :, :1]))
 
 

@@ -1,4 +1,5 @@
 """What pictures are measured by: what needs no weights always, LPIPS and FID where their weights are."""
+
 import os
 from pathlib import Path
 
@@ -6,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pdae_jax import checkpoint, sharding
 from pdae_jax.metrics import image, inception, lpips
+from pdae_jax.runtime import sharding
+from pdae_jax.workdir import checkpoints as checkpoint
 
 GROUPS = ("alexnet", "lpips", "inception")
 SMALLEST = 31  # AlexNet's last map of a smaller picture is empty
@@ -27,24 +29,31 @@ class Metrics:
     def load(cls, path: str | os.PathLike) -> "Metrics":
         """Those of the metric files that the converter brought into the directory `path`."""
         path = Path(path).expanduser()
-        there = [group for save in checkpoint.saved(path) for group in save.groups
-                 if group in GROUPS]
+        there = [
+            group for save in checkpoint.saved(path) for group in save.groups if group in GROUPS
+        ]
         if not there:
-            raise ValueError(f"no metric weights in {path}: bring the files in with "
-                             f"tools/convert_torch_weights.py (docs/checkpoints.md)")
+            raise ValueError(
+                f"no metric weights in {path}: bring the files in with "
+                f"tools/convert_torch_weights.py (docs/checkpoints.md)"
+            )
         return cls(checkpoint.read_weights(path, there))
 
     def missing(self, image_shape) -> dict[str, str]:
         """What cannot be measured of pictures of this shape -> why, and what to do about it."""
         found = {}
         if not {"alexnet", "lpips"} <= self.params.keys():
-            found["LPIPS"] = ("needs torchvision's AlexNet and LPIPS's heads: convert them "
-                              "(docs/checkpoints.md) and give --metrics=DIR")
+            found["LPIPS"] = (
+                "needs torchvision's AlexNet and LPIPS's heads: convert them "
+                "(docs/checkpoints.md) and give --metrics=DIR"
+            )
         elif min(image_shape[:2]) < SMALLEST:
             found["LPIPS"] = f"needs pictures of {SMALLEST} x {SMALLEST} pixels or more"
         if "inception" not in self.params:
-            found["FID"] = ("needs FID's Inception of 2015-12-05: convert it "
-                            "(docs/checkpoints.md) and give --metrics=DIR")
+            found["FID"] = (
+                "needs FID's Inception of 2015-12-05: convert it "
+                "(docs/checkpoints.md) and give --metrics=DIR"
+            )
         return found
 
     def compare(self, images, decoded) -> dict[str, np.ndarray]:
@@ -54,23 +63,39 @@ class Metrics:
         """
         skip = "LPIPS" in self.missing(np.shape(images)[1:])
         params = {} if skip else {name: self.params[name] for name in ("alexnet", "lpips")}
-        found = sharding.in_batches(_compare, params, jnp.asarray(images),
-                                    jnp.asarray(decoded), mesh=self.mesh,
-                                    batch_size=self.batch_size)
-        return {name: np.asarray(found[name]) for name in ("ssim", "lpips", "mse", "psnr")
-                if name in found}
+        found = sharding.in_batches(
+            _compare,
+            params,
+            jnp.asarray(images),
+            jnp.asarray(decoded),
+            mesh=self.mesh,
+            batch_size=self.batch_size,
+        )
+        return {
+            name: np.asarray(found[name])
+            for name in ("ssim", "lpips", "mse", "psnr")
+            if name in found
+        }
 
     def features(self, images) -> np.ndarray:
         """Inception's features of uint8 pictures [B, H, W, C] -> float32 [B, 2048]."""
-        return np.asarray(sharding.in_batches(
-            _features, self.params["inception"], jnp.asarray(images), mesh=self.mesh,
-            batch_size=self.batch_size))
+        return np.asarray(
+            sharding.in_batches(
+                _features,
+                self.params["inception"],
+                jnp.asarray(images),
+                mesh=self.mesh,
+                batch_size=self.batch_size,
+            )
+        )
 
 
 @jax.jit
 def _compare(params, images, decoded):
-    a, b = (x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else (x + 1) / 2
-            for x in (images, decoded))
+    a, b = (
+        x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else (x + 1) / 2
+        for x in (images, decoded)
+    )
     mse = image.mse(a, b)
     found = {"ssim": image.ssim(a, b), "mse": mse, "psnr": image.psnr(mse)}
     if params:

@@ -1,9 +1,10 @@
 """What one step knows: the posterior-mean gap (Figure 4), one-step x_0 (Figures 1-3), G (13)."""
+
 from typing import NamedTuple
 
 import numpy as np
 
-from pdae_jax.progress import bar
+from pdae_jax.runtime.progress import bar
 
 
 class Gap(NamedTuple):
@@ -27,8 +28,7 @@ def gap(model, images, times, *, seed: int = 0, uniform: bool = False) -> Gap:
     z = model.encode(images)
     means = []
     for t in bar("gap", times):
-        both = model.posterior_gap(images, int(t), z, rng=seed * 100_003 + int(t),
-                                   uniform=uniform)
+        both = model.posterior_gap(images, int(t), z, rng=seed * 100_003 + int(t), uniform=uniform)
         means.append([float(np.asarray(one, np.float64).mean()) for one in both])
     bare, shifted = np.array(means).T
     return Gap(np.asarray(times), bare, shifted)

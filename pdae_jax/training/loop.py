@@ -1,4 +1,5 @@
 """The training loop: the same for every objective, whose name it does not know."""
+
 import dataclasses
 import signal
 import threading
@@ -8,12 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from pdae_jax import processes, sharding
-from pdae_jax.checkpoint import Checkpoints
+from pdae_jax.runtime import processes, sharding
+from pdae_jax.training.log import Watch
 from pdae_jax.training.objectives import Objective
 from pdae_jax.training.state import Settings, TrainState
 from pdae_jax.training.step import TIME_RANGES, compiled_step
-from pdae_jax.training.watch import Watch
+from pdae_jax.workdir.checkpoints import Checkpoints
 
 
 class TrainingError(ValueError):
@@ -47,24 +48,41 @@ class Loop:
             n = self.settings.accumulate  # as many examples as one gradient fits
             batch = jax.tree.map(lambda x: x[::n], batch)
             drawn = self.objective.draw(rng, batch, self.schedule.T)
-            return self.objective.health(self.net, self.schedule, {**frozen, **params}, drawn,
-                                         self.settings.gamma)
+            return self.objective.health(
+                self.net, self.schedule, {**frozen, **params}, drawn, self.settings.gamma
+            )
 
         return jax.jit(health, out_shardings=sharding.replicated(self.mesh))
 
-    def run(self, state: TrainState, frozen, batches: Iterator[dict], checkpoints: Checkpoints,
-            watch: Watch) -> tuple[TrainState, bool]:
+    def run(
+        self,
+        state: TrainState,
+        frozen,
+        batches: Iterator[dict],
+        checkpoints: Checkpoints,
+        watch: Watch,
+    ) -> tuple[TrainState, bool]:
         """Trains from state.step to settings.steps; returns the last state and whether it got there.
 
         It stops early, after a save, when SIGTERM asks (any of several processes), or SIGINT (a
         single one). Raises TrainingError after `max_skipped` non-finite steps in a row.
         """
         settings, step = self.settings, int(state.step)
-        train_step = compiled_step(self.objective, self.net, self.schedule, settings, self.mesh,
-                                   state, frozen, dropout=self.dropout)
+        train_step = compiled_step(
+            self.objective,
+            self.net,
+            self.schedule,
+            settings,
+            self.mesh,
+            state,
+            frozen,
+            dropout=self.dropout,
+        )
         health = self.health_fn()
-        rng = jax.jit(lambda: jax.random.key(self.seed),  # on the devices of every process
-                      out_shardings=sharding.replicated(self.mesh))()
+        rng = jax.jit(
+            lambda: jax.random.key(self.seed),  # on the devices of every process
+            out_shardings=sharding.replicated(self.mesh),
+        )()
         window, first, saved = [], step, step
         with Stop() as stop:
             while step < settings.steps and not (stop.asked or processes.stop_asked()):
@@ -76,7 +94,8 @@ class Loop:
                 if step == first:
                     with watch.aside(step + 1, state):  # compiles
                         state, metrics = jax.block_until_ready(
-                            train_step(state, frozen, batch, rng))
+                            train_step(state, frozen, batch, rng)
+                        )
                 else:
                     state, metrics = train_step(state, frozen, batch, rng)
                 window.append(metrics)
@@ -88,10 +107,15 @@ class Loop:
                     with watch.aside(step, state):
                         lines = jax.device_get(health(state.ema, frozen, batch, rng))
                     watch.scalars(step, {k: float(v) for k, v in lines.items()})
-                    watch.say(f"{watch.name} {step}: "
-                              + "  ".join(f"{k} {v:.4g}" for k, v in lines.items()))
-                if self.pictures and settings.pictures_every and (
-                        step % settings.pictures_every == 0):
+                    watch.say(
+                        f"{watch.name} {step}: "
+                        + "  ".join(f"{k} {v:.4g}" for k, v in lines.items())
+                    )
+                if (
+                    self.pictures
+                    and settings.pictures_every
+                    and (step % settings.pictures_every == 0)
+                ):
                     with watch.aside(step, state):
                         params = processes.to_host({**frozen, **state.ema})
                         if processes.writes():
@@ -110,11 +134,15 @@ class Loop:
     def _log(self, step: int, window: list, batches, watch: Watch) -> None:
         metrics = jax.device_get(window)
         losses = np.array([m["loss"] for m in metrics])
-        sums, counts = (sum(m.get(f"time_{name}", np.zeros(TIME_RANGES)) for m in metrics)
-                        for name in ("sums", "counts"))
+        sums, counts = (
+            sum(m.get(f"time_{name}", np.zeros(TIME_RANGES)) for m in metrics)
+            for name in ("sums", "counts")
+        )
         skipped = int(metrics[-1]["skipped"])
-        scalars = {"loss": float(np.nanmean(losses)) if np.isfinite(losses).any() else np.nan,
-                   "grad_norm": float(np.mean([m["grad_norm"] for m in metrics]))}
+        scalars = {
+            "loss": float(np.nanmean(losses)) if np.isfinite(losses).any() else np.nan,
+            "grad_norm": float(np.mean([m["grad_norm"] for m in metrics])),
+        }
         edges = np.linspace(0, self.schedule.T, TIME_RANGES + 1).astype(int)
         for i in range(TIME_RANGES):
             if counts[i]:
@@ -133,7 +161,8 @@ class Loop:
             raise TrainingError(
                 f"{worst} steps in a row up to step {step} had a loss or gradient that is not "
                 f"finite; try a lower learning_rate, clip = 1, a warmup, or precision float32, "
-                f"and look at the pictures for NaN; the last checkpoint is from before")
+                f"and look at the pictures for NaN; the last checkpoint is from before"
+            )
 
 
 class Stop:

@@ -1,4 +1,5 @@
 """What a run keeps on each device, known before any of it is there, and what to do if it is too much."""
+
 import contextlib
 import math
 
@@ -10,8 +11,10 @@ from pdae_jax.training.state import Settings, TrainState
 
 def per_device(tree) -> int:
     """Bytes on each device of arrays, or of shapes with shardings."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-               for leaf in jax.tree.leaves(tree))
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def table(state: TrainState, frozen: dict) -> str:
@@ -20,32 +23,55 @@ def table(state: TrainState, frozen: dict) -> str:
     state, frozen: arrays, or `sharding.shapes`. Gradients live within a step, all else between
     steps too.
     """
-    rows = [("group", "arrays", "parameters", "weights", "average", "moments", "gradients", "MB", "")]
+    rows = [
+        ("group", "arrays", "parameters", "weights", "average", "moments", "gradients", "MB", "")
+    ]
 
     def add(name, tree, fate, *sizes):
         leaves = jax.tree.leaves(tree)
-        rows.append((name, str(len(leaves)), f"{sum(leaf.size for leaf in leaves):,}",
-                     *(f"{size / 1e6:.1f}" if size else "" for size in (*sizes, sum(sizes))), fate))
+        rows.append(
+            (
+                name,
+                str(len(leaves)),
+                f"{sum(leaf.size for leaf in leaves):,}",
+                *(f"{size / 1e6:.1f}" if size else "" for size in (*sizes, sum(sizes))),
+                fate,
+            )
+        )
         return sum(sizes)
 
     total = 0
     for name, tree in state.params.items():
         weights = per_device(tree)
-        total += add(name, tree, "trained", weights, per_device(state.ema[name]),
-                     per_device(of_group(state.opt_state, name)), weights)
+        total += add(
+            name,
+            tree,
+            "trained",
+            weights,
+            per_device(state.ema[name]),
+            per_device(of_group(state.opt_state, name)),
+            weights,
+        )
     for name, tree in frozen.items():
         total += add(name, tree, "frozen", per_device(tree), 0, 0, 0)
     rows.append(("on each device", *[""] * 6, f"{total / 1e6:.1f}", ""))
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(
-        "  ".join(cell.rjust(width) if 0 < i < 8 else cell.ljust(width)
-                  for i, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows)
+        "  ".join(
+            cell.rjust(width) if 0 < i < 8 else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in rows
+    )
 
 
 def of_group(opt_state, group: str) -> list:
     """The arrays that an optimiser keeps for a group."""
-    return [leaf for path, leaf in jax.tree.leaves_with_path(opt_state)
-            if jax.tree_util.DictKey(group) in path]
+    return [
+        leaf
+        for path, leaf in jax.tree.leaves_with_path(opt_state)
+        if jax.tree_util.DictKey(group) in path
+    ]
 
 
 def advice(objective: str, settings: Settings, mesh: jax.sharding.Mesh, precision: str) -> str:

@@ -1,6 +1,7 @@
 """What can be trained: a table. An objective names the groups it trains, those it needs frozen,
 and its loss; gradients, Adam's moments and the EMA exist for the trained groups alone.
 """
+
 import dataclasses
 from collections.abc import Callable
 
@@ -23,8 +24,11 @@ def draw_code(rng, batch, T: int) -> dict:
 
 def _noised(name: str, x_0, rng, T: int) -> dict:
     rng_t, rng_eps = jax.random.split(rng)
-    return {name: x_0, "t": jax.random.randint(rng_t, (len(x_0),), 0, T),
-            "eps": jax.random.normal(rng_eps, x_0.shape)}
+    return {
+        name: x_0,
+        "t": jax.random.randint(rng_t, (len(x_0),), 0, T),
+        "eps": jax.random.normal(rng_eps, x_0.shape),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +78,12 @@ def _pdae_health(net, schedule, params, drawn, gamma):
 
     own, gradient = jax.value_and_grad(loss)(z)
     shuffled = loss(jnp.roll(z, 1, axis=0))
-    return {"loss_own_z": own / len(z), "loss_shuffled_z": shuffled / len(z),
-            "shuffled_over_own": shuffled / own,
-            "dloss_dz_norm": jnp.linalg.norm(gradient, axis=-1).mean()}
+    return {
+        "loss_own_z": own / len(z),
+        "loss_shuffled_z": shuffled / len(z),
+        "shuffled_over_own": shuffled / own,
+        "dloss_dz_norm": jnp.linalg.norm(gradient, axis=-1).mean(),
+    }
 
 
 def _latent_loss(net, schedule, params, drawn, gamma, dropout):
@@ -93,11 +100,28 @@ PDAE = ("dpm", "encoder", "gradient")
 
 OBJECTIVES = {
     "dpm": Objective(trains=("dpm",), needs=(), rests_on=(), loss=_dpm_loss),
-    "pdae": Objective(trains=("encoder", "gradient"), needs=("dpm",), rests_on=("dpm",),
-                      loss=_pdae_loss, health=_pdae_health),
-    "latent": Objective(trains=("latent",), needs=("statistics",), rests_on=PDAE,
-                        loss=_latent_loss, reads=("z",), draw=draw_code, schedule=latent.SCHEDULE),
-    "classifier": Objective(trains=("classifier",), needs=("statistics",), rests_on=PDAE,
-                            loss=_classifier_loss, reads=("z", "label"),
-                            draw=lambda rng, batch, T: dict(batch)),
+    "pdae": Objective(
+        trains=("encoder", "gradient"),
+        needs=("dpm",),
+        rests_on=("dpm",),
+        loss=_pdae_loss,
+        health=_pdae_health,
+    ),
+    "latent": Objective(
+        trains=("latent",),
+        needs=("statistics",),
+        rests_on=PDAE,
+        loss=_latent_loss,
+        reads=("z",),
+        draw=draw_code,
+        schedule=latent.SCHEDULE,
+    ),
+    "classifier": Objective(
+        trains=("classifier",),
+        needs=("statistics",),
+        rests_on=PDAE,
+        loss=_classifier_loss,
+        reads=("z", "label"),
+        draw=lambda rng, batch, T: dict(batch),
+    ),
 }

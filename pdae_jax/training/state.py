@@ -1,4 +1,5 @@
 """How a run trains, and all that changes while it does."""
+
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -40,20 +41,37 @@ class Settings:
     keep: int = 2
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate", "max_skipped", "log_every",
-                     "save_every", "keep"):
+        for name in (
+            "steps",
+            "batch_size",
+            "accumulate",
+            "max_skipped",
+            "log_every",
+            "save_every",
+            "keep",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "b1", "b2", "ema", "clip", "gamma", "warmup",
-                     "health_every", "pictures_every"):
+        for name in (
+            "learning_rate",
+            "b1",
+            "b2",
+            "ema",
+            "clip",
+            "gamma",
+            "warmup",
+            "health_every",
+            "pictures_every",
+        ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("b1", "b2", "ema"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be below 1, got {getattr(self, name)}")
         if self.batch_size % self.accumulate:
-            raise ValueError(f"accumulate = {self.accumulate} does not divide "
-                             f"batch_size = {self.batch_size}")
+            raise ValueError(
+                f"accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}"
+            )
         if self.decay not in ("constant", "cosine"):
             raise ValueError(f'decay must be "constant" or "cosine", got {self.decay!r}')
 
@@ -63,8 +81,9 @@ class Settings:
         Its state has one structure whatever the settings, so that a run can go on with others.
         """
         if self.decay == "cosine":
-            rate = optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, self.warmup,
-                                                      max(self.steps, self.warmup + 1))
+            rate = optax.warmup_cosine_decay_schedule(
+                0.0, self.learning_rate, self.warmup, max(self.steps, self.warmup + 1)
+            )
         elif self.warmup:
             rate = optax.linear_schedule(0.0, self.learning_rate, self.warmup)
         else:
@@ -80,12 +99,13 @@ class TrainState(NamedTuple):
     params: Any
     ema: Any
     opt_state: Any
-    skipped: jax.Array           # steps whose loss or gradient was not finite
+    skipped: jax.Array  # steps whose loss or gradient was not finite
     skipped_in_a_row: jax.Array
 
     @classmethod
     def create(cls, params, optimizer) -> "TrainState":
         # Three counters, not one thrice: a donated buffer may appear only once.
         step, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))
-        return cls(step, params, jax.tree.map(jnp.copy, params), optimizer.init(params), skipped,
-                   in_a_row)
+        return cls(
+            step, params, jax.tree.map(jnp.copy, params), optimizer.init(params), skipped, in_a_row
+        )

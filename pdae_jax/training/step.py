@@ -1,17 +1,27 @@
 """The one step of training, the same for every objective, and compiled over a mesh."""
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from pdae_jax import sharding
+from pdae_jax.runtime import sharding
 from pdae_jax.training.objectives import Objective
 from pdae_jax.training.state import Settings, TrainState
 
 TIME_RANGES = 4
 
 
-def compiled_step(objective: Objective, net, schedule, settings: Settings, mesh, state, frozen, *,
-                  dropout: bool = False):
+def compiled_step(
+    objective: Objective,
+    net,
+    schedule,
+    settings: Settings,
+    mesh,
+    state,
+    frozen,
+    *,
+    dropout: bool = False,
+):
     """The jitted step over a mesh: (state, frozen, batch, rng) -> (state, metrics); state is donated.
 
     state, frozen: arrays or their shapes. batch: what the objective reads, over the batch's axes;
@@ -28,9 +38,12 @@ def compiled_step(objective: Objective, net, schedule, settings: Settings, mesh,
         return update(state, frozen, drawn, rng_dropout if dropout else None)
 
     placed = sharding.over_fsdp(mesh, state)
-    return jax.jit(step, donate_argnums=0,
-                   in_shardings=(placed, sharding.over_fsdp(mesh, frozen), over_batch, everywhere),
-                   out_shardings=(placed, everywhere))
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(placed, sharding.over_fsdp(mesh, frozen), over_batch, everywhere),
+        out_shardings=(placed, everywhere),
+    )
 
 
 def make_update(objective: Objective, net, schedule, settings: Settings):
@@ -42,13 +55,13 @@ def make_update(objective: Objective, net, schedule, settings: Settings):
     optimizer = settings.optimizer()
 
     def mean_loss(params, frozen, drawn, dropout):
-        losses = objective.loss(net, schedule, {**frozen, **params}, drawn, settings.gamma,
-                                dropout)
+        losses = objective.loss(net, schedule, {**frozen, **params}, drawn, settings.gamma, dropout)
         return losses.mean(), losses
 
     def gradient(params, frozen, drawn, dropout):
         (_, losses), grads = jax.value_and_grad(mean_loss, has_aux=True)(
-            params, frozen, drawn, dropout)
+            params, frozen, drawn, dropout
+        )
         return losses, grads
 
     def accumulated(params, frozen, drawn, dropout):
@@ -62,8 +75,9 @@ def make_update(objective: Objective, net, schedule, settings: Settings):
             losses, more = gradient(params, frozen, drawn, rng)
             return jax.tree.map(lambda a, b: a + b / n, grads, more), losses
 
-        grads, losses = jax.lax.scan(one, jax.tree.map(jnp.zeros_like, params),
-                                     (jnp.arange(n), split))
+        grads, losses = jax.lax.scan(
+            one, jax.tree.map(jnp.zeros_like, params), (jnp.arange(n), split)
+        )
         return losses.T.reshape(-1), grads
 
     def update(state: TrainState, frozen, drawn, dropout):
@@ -74,16 +88,24 @@ def make_update(objective: Objective, net, schedule, settings: Settings):
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = jax.tree.map(lambda e, p: settings.ema * e + (1 - settings.ema) * p, state.ema,
-                           params)
-        changed = jax.tree.map(lambda new, old: jnp.where(finite, new, old),
-                               (params, ema, opt_state),
-                               (state.params, state.ema, state.opt_state))
+        ema = jax.tree.map(
+            lambda e, p: settings.ema * e + (1 - settings.ema) * p, state.ema, params
+        )
+        changed = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, ema, opt_state),
+            (state.params, state.ema, state.opt_state),
+        )
         bad = (~finite).astype(jnp.int32)
-        state = TrainState(state.step + 1, *changed, state.skipped + bad,
-                           (state.skipped_in_a_row + 1) * bad)
-        metrics = {"loss": loss, "grad_norm": norm, "skipped": state.skipped,
-                   "skipped_in_a_row": state.skipped_in_a_row}
+        state = TrainState(
+            state.step + 1, *changed, state.skipped + bad, (state.skipped_in_a_row + 1) * bad
+        )
+        metrics = {
+            "loss": loss,
+            "grad_norm": norm,
+            "skipped": state.skipped,
+            "skipped_in_a_row": state.skipped_in_a_row,
+        }
         if "t" in drawn:
             metrics["time_sums"], metrics["time_counts"] = by_time(losses, drawn["t"], schedule.T)
         return state, metrics

@@ -1,0 +1,289 @@
+"""Name maps: each key of a PyTorch state dict, and where its numbers live in our parameters.
+
+One table per network, both ways: `to_params` brings a state dict in, `to_torch` out again, equal
+bit for bit. The layouts differ (NCHW and NHWC, transposed matrices), and one thing more: ours
+keep all projections of t (and of z) in one matrix, where the original has one a residual block.
+"""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from pdae_jax.networks.architecture import Architecture
+from pdae_jax.runtime.choices import listed
+
+
+class Layout(NamedTuple):
+    """How one tensor is turned: torch -> ours, ours -> torch."""
+
+    come: Callable[[np.ndarray], np.ndarray]
+    go: Callable[[np.ndarray], np.ndarray]
+
+
+SAME = Layout(lambda w: w, lambda w: w)
+MATRIX = Layout(lambda w: w.T, lambda w: w.T)
+CONV = Layout(lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1))
+# Attention's 1 x 1 convolutions over a sequence, [out, in, 1]: linear layers in ours.
+CONV1D = Layout(lambda w: w[:, :, 0].T, lambda w: w.T[:, :, None])
+
+
+class Entry(NamedTuple):
+    """One tensor: its place in our parameters, and the columns of the last axis it takes there."""
+
+    path: tuple[str, ...]
+    layout: Layout
+    columns: slice | None = None
+
+
+Names = dict[str, Entry]
+
+
+def _pair(torch: str, path: tuple[str, ...], layout: Layout, columns=None) -> Names:
+    leaf = "scale" if layout is SAME else "kernel"
+    dot = f"{torch}." if torch else ""
+    return {
+        f"{dot}weight": Entry((*path, leaf), layout, columns),
+        f"{dot}bias": Entry((*path, "bias"), SAME, columns),
+    }
+
+
+def _attention(torch: str, path: tuple[str, ...]) -> Names:
+    return (
+        _pair(f"{torch}.norm", (*path, "norm"), SAME)
+        | _pair(f"{torch}.qkv", (*path, "qkv"), CONV1D)
+        | _pair(f"{torch}.proj_out", (*path, "proj"), CONV1D)
+    )
+
+
+def _res(torch: str, path: tuple[str, ...], skip: bool, projections: dict[str, tuple]) -> Names:
+    """projections: the torch name of each condition's linear layer -> (our path, columns)."""
+    names = (
+        _pair(f"{torch}.in_layers.0", (*path, "norm_in"), SAME)
+        | _pair(f"{torch}.in_layers.2", (*path, "conv_in"), CONV)
+        | _pair(f"{torch}.out_layers.0", (*path, "norm_out"), SAME)
+        | _pair(f"{torch}.out_layers.3", (*path, "conv_out"), CONV)
+    )
+    if skip:
+        names |= _pair(f"{torch}.skip_connection", (*path, "skip"), CONV)
+    for name, (matrix, columns) in projections.items():
+        names |= _pair(f"{torch}.{name}", matrix, MATRIX, columns)
+    return names
+
+
+def _columns(widths: list[int]) -> Iterator[slice]:
+    start = 0
+    for width in widths:
+        yield slice(start, start + 2 * width)
+        start += 2 * width
+
+
+def _decoder(arch: Architecture, root: str, prefix: str, projections: Callable[[], dict]) -> Names:
+    """Middle block, way up and head: the UNet's (prefix "") or the estimator's ("shift_")."""
+    middle, width = f"{prefix}middle_block", arch.base * arch.mult[-1]
+    up = (root, "up")
+    names = (
+        _res(f"{middle}.0", (*up, "middle_0"), False, projections())
+        | _attention(f"{middle}.1", (*up, "middle_attention"))
+        | _res(f"{middle}.2", (*up, "middle_1"), False, projections())
+    )
+    for k, block in enumerate(arch.up_path()):
+        torch = f"{prefix}output_blocks.{k}"
+        skip = width + block.skip != block.channels
+        names |= _res(f"{torch}.0", (*up, f"block_{k}"), skip, projections())
+        if block.attention:
+            names |= _attention(f"{torch}.1", (*up, f"attention_{k}"))
+        if block.upsample:
+            names |= _res(
+                f"{torch}.{1 + block.attention}", (*up, f"upsample_{k}"), False, projections()
+            )
+        width = block.channels
+    return (
+        names
+        | _pair(f"{prefix}out.0", (*up, "norm"), SAME)
+        | _pair(f"{prefix}out.2", (*up, "out"), CONV)
+    )
+
+
+def unet(arch: Architecture) -> Names:
+    """eps_theta: guided-diffusion's, Diff-AE's and the PDAE authors' UNet -> group "dpm"."""
+    names = _pair("time_embed.0", ("dpm", "time_embedding", "in"), MATRIX) | _pair(
+        "time_embed.2", ("dpm", "time_embedding", "out"), MATRIX
+    )
+    columns = _columns(arch.down_conditions() + arch.up_conditions())
+
+    def projections():
+        return {"emb_layers.1": (("dpm", "time_projection", "linear"), next(columns))}
+
+    width = None
+    for k, block in enumerate(arch.down_path()):
+        torch, path = f"input_blocks.{k}", ("dpm", "down", f"block_{k}")
+        if block.kind == "conv":
+            names |= _pair(f"{torch}.0", path, CONV)
+        else:
+            names |= _res(f"{torch}.0", path, block.channels != width, projections())
+        if block.attention:
+            names |= _attention(f"{torch}.1", ("dpm", "down", f"attention_{k}"))
+        width = block.channels
+    return names | _decoder(arch, "dpm", "", projections)
+
+
+def gradient_estimator(arch: Architecture) -> Names:
+    """G: what the authors' decoder has beside the UNet's keys -> group "gradient"."""
+    time, code = _columns(arch.up_conditions()), _columns(arch.up_conditions())
+
+    def projections():
+        return {
+            "emb_layers.1": (("gradient", "time_projection", "linear"), next(time)),
+            "emb_z_layers.1": (("gradient", "z_projection", "linear"), next(code)),
+        }
+
+    return _pair("label_emb", ("gradient", "z_embedding"), MATRIX) | _decoder(
+        arch, "gradient", "shift_", projections
+    )
+
+
+def decoder(arch: Architecture) -> Names:
+    """The authors' decoder file: the UNet and G in one state dict."""
+    return unet(arch) | gradient_estimator(arch)
+
+
+def encoder(arch: Architecture) -> Names:
+    """E: a numbered list of layers; the last takes a channel-first flattened map."""
+    names, index = {}, 0
+    height, width = arch.image_shape[:2]
+    for k in range(len(arch.encoder_widths)):
+        height, width = -(-height // 2), -(-width // 2)
+        names |= _pair(f"encoder.{index}", ("encoder", f"conv_{k}"), CONV)
+        index += 1
+        if arch.encoder_attends(height, width):
+            names |= _attention(f"encoder.{index}", ("encoder", "attention"))
+            index += 1
+        names |= _pair(f"encoder.{index}", ("encoder", f"norm_{k}"), SAME)
+        index += 2  # the norm, and a SiLU
+    channels = arch.encoder_widths[-1]
+    shape = (channels, height, width)
+    flat = Layout(
+        lambda w: w.reshape(-1, *shape).transpose(2, 3, 1, 0).reshape(-1, len(w)),
+        lambda w: (
+            w.reshape(height, width, channels, -1).transpose(3, 2, 0, 1).reshape(w.shape[1], -1)
+        ),
+    )
+    return names | _pair(f"encoder.{index + 1}", ("encoder", "out"), flat)
+
+
+def latent_mlp(arch: Architecture) -> Names:
+    """eps_omega. `linear_emb` and `cond_layers.1` are one tensor saved twice: both are here."""
+    names = _pair("time_embed.0", ("latent", "time_embedding", "in"), MATRIX) | _pair(
+        "time_embed.2", ("latent", "time_embedding", "out"), MATRIX
+    )
+    last = arch.latent_layers - 1
+    for k in range(last):
+        columns = slice(k * arch.latent_hidden, (k + 1) * arch.latent_hidden)
+        names |= _pair(f"layers.{k}.linear", ("latent", f"layers_{k}"), MATRIX)
+        for twin in ("linear_emb", "cond_layers.1"):
+            names |= _pair(f"layers.{k}.{twin}", ("latent", "time_projection"), MATRIX, columns)
+        names |= _pair(f"layers.{k}.norm", ("latent", f"norms_{k}"), SAME)
+    return names | _pair(f"layers.{last}.linear", ("latent", "out"), MATRIX)
+
+
+def classifier(arch: Architecture) -> Names:
+    """The linear classifier of z -> group "classifier"."""
+    return _pair("", ("classifier",), MATRIX)
+
+
+def statistics(arch: Architecture) -> Names:
+    """Mean and standard deviation of z, which the latent model is normalised by."""
+    return {name: Entry(("statistics", name), SAME) for name in ("mean", "std")}
+
+
+def plain(group: str, shapes: Mapping[str, tuple[int, ...]]) -> Names:
+    """A network that keeps its names: "a.b.weight" -> (group, a, b, "kernel" or "scale")."""
+    layouts = {1: SAME, 2: MATRIX, 4: CONV}
+    leaves = {"bias": "bias", "running_mean": "mean", "running_var": "variance"}
+    names = {}
+    for key, shape in shapes.items():
+        *path, leaf = key.split(".")
+        leaf = leaves.get(leaf) or ("scale" if len(shape) == 1 else "kernel")
+        names[key] = Entry((group, *path, leaf), layouts[len(shape)])
+    return names
+
+
+def torch_shapes(names: Names, params) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of the state dict that fills parameters of the shapes `params`."""
+
+    def shape(entry: Entry) -> tuple[int, ...]:
+        node = params
+        for name in entry.path:
+            node = node[name]
+        empty = np.broadcast_to(np.float32(0), node.shape)  # of this shape, without its memory
+        return entry.layout.go(empty[..., entry.columns] if entry.columns else empty).shape
+
+    return {key: shape(entry) for key, entry in names.items()}
+
+
+def fit(what: str, wanted: Mapping, state_dict: Mapping[str, np.ndarray], shapes=None) -> None:
+    """Raises ValueError with all keys that are missing, left over or, by `shapes`, misshapen."""
+    missing, extra = sorted(wanted.keys() - state_dict), sorted(state_dict.keys() - wanted.keys())
+    odd = [
+        f"{key} is {list(state_dict[key].shape)}, not {list(shape)}"
+        for key, shape in sorted((shapes or {}).items())
+        if key in state_dict and state_dict[key].shape != tuple(shape)
+    ]
+    # Nearest names first: what was renamed stands beside what it was renamed to.
+    near = {key: difflib.get_close_matches(key, extra, 1, 0.8) for key in missing[:MOST_COMPARED]}
+    missing = sorted(missing, key=lambda key: (not near.get(key), key))
+    missing = [
+        f"{key} (nearest there: {near[key][0]})" if near.get(key) else key for key in missing
+    ]
+    problems = [
+        f"{words} {listed(keys)}"
+        for words, keys in (("missing", missing), ("left over", extra), ("misshapen:", odd))
+        if keys
+    ]
+    if problems:
+        raise ValueError(f"the {what} does not fit: {'; '.join(problems)}")
+
+
+MOST_COMPARED = 40
+
+
+def to_params(names: Names, state_dict: Mapping[str, np.ndarray]) -> dict:
+    """A state dict of any float type as our float32 parameters, {group: nested dict}.
+
+    Strictly: ValueError where a key is missing or left over, or where two twins differ.
+    """
+    fit("state dict", names, state_dict)
+    pieces: dict[tuple, dict] = {}
+    for key, entry in names.items():
+        piece = entry.layout.come(np.asarray(state_dict[key]))
+        start = entry.columns.start if entry.columns else 0
+        twin = pieces.setdefault(entry.path, {}).setdefault(start, piece)
+        if not np.array_equal(twin, piece):
+            raise ValueError(f"{key} differs from its twin, the same tensor saved twice")
+    params: dict = {}
+    for path, parts in pieces.items():
+        node = params
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        parts = [parts[start] for start in sorted(parts)]
+        joined = parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
+        with np.errstate(over="ignore"):  # a float64 may be beyond float32
+            node[path[-1]] = np.ascontiguousarray(joined, np.float32)
+        if not np.isfinite(node[path[-1]]).all():
+            raise ValueError(f"{'/'.join(path)} has numbers that are not finite in float32")
+    return params
+
+
+def to_torch(names: Names, params: dict) -> dict[str, np.ndarray]:
+    """Our parameters as a state dict in the original's names and layouts."""
+    state_dict = {}
+    for key, (path, layout, columns) in names.items():
+        node = params
+        for name in path:
+            node = node[name]
+        array = np.asarray(node)
+        array = array[..., columns] if columns else array
+        state_dict[key] = np.ascontiguousarray(layout.go(array))
+    return state_dict

@@ -1,0 +1,259 @@
+"""The networks once more, in PyTorch, under the original files' names: what `verify` trusts.
+
+Written from the same description as the Flax networks but sharing no code that computes with
+them; a state dict of an original file loads into it strictly. Images are NCHW here.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pdae_jax.networks.architecture import Architecture
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+def timestep_embedding(t: torch.Tensor, dim: int) -> torch.Tensor:
+    half = dim // 2
+    angles = t[:, None].float() * torch.exp(
+        -math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+    )
+    return torch.cat([angles.cos(), angles.sin()], -1)
+
+
+class ResBlock(nn.Module):
+    """conditions in forward: the embedding of t, then, where there is one, that of z."""
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        emb: int,
+        dropout: float,
+        resample: str = "",
+        with_z: bool = False,
+    ):
+        super().__init__()
+        self.resample = resample
+        self.in_layers = nn.Sequential(norm(n_in), nn.SiLU(), nn.Conv2d(n_in, n_out, 3, padding=1))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, 2 * n_out))
+        if with_z:
+            self.emb_z_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, 2 * n_out))
+        self.out_layers = nn.Sequential(
+            norm(n_out), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(n_out, n_out, 3, padding=1)
+        )
+        self.skip_connection = nn.Identity() if n_in == n_out else nn.Conv2d(n_in, n_out, 1)
+
+    def resampled(self, x):
+        if self.resample == "down":
+            return F.avg_pool2d(x, 2)
+        return F.interpolate(x, scale_factor=2, mode="nearest") if self.resample == "up" else x
+
+    def forward(self, x, emb, emb_z=None):
+        h = self.in_layers[2](self.resampled(self.in_layers[:2](x)))
+        h = self.out_layers[0](h)
+        layers = [self.emb_layers(emb)] + ([] if emb_z is None else [self.emb_z_layers(emb_z)])
+        for condition in layers:
+            scale, shift = condition[:, :, None, None].chunk(2, 1)
+            h = h * (1 + scale) + shift
+        return self.skip_connection(self.resampled(x)) + self.out_layers[1:](h)
+
+
+class Attention(nn.Module):
+    def __init__(self, channels: int, heads: int, order: str = "legacy"):
+        super().__init__()
+        self.heads, self.order = heads, order
+        self.norm = norm(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x, *conditions):
+        B, C, H, W = x.shape
+        h = self.qkv(self.norm(x).reshape(B, C, H * W))
+        width = C // self.heads
+        if self.order == "legacy":
+            q, k, v = h.reshape(B, self.heads, 3, width, H * W).unbind(2)
+        else:
+            q, k, v = h.reshape(B, 3, self.heads, width, H * W).unbind(1)
+        h = F.scaled_dot_product_attention(*(part.transpose(-1, -2) for part in (q, k, v)))
+        h = h.transpose(-1, -2).reshape(B, C, H * W)
+        return x + self.proj_out(h).reshape(B, C, H, W)
+
+
+class Blocks(nn.ModuleList):
+    """Layers in a row, all but the first convolution's under the same conditions."""
+
+    def forward(self, h, *conditions):
+        for layer in self:
+            h = layer(h) if isinstance(layer, nn.Conv2d) else layer(h, *conditions)
+        return h
+
+
+class UNet(nn.Module):
+    """eps_theta and, `with_z`, G beside it: the original decoder file's network.
+
+    forward(x, t, z) -> eps (eps and v on 2 C channels where the variance is learned), and G.
+    """
+
+    def __init__(self, arch: Architecture, with_z: bool):
+        super().__init__()
+        self.arch, emb, channels = arch, arch.embedding, arch.image_shape[2]
+        self.time_embed = nn.Sequential(nn.Linear(arch.base, emb), nn.SiLU(), nn.Linear(emb, emb))
+        self.input_blocks = nn.ModuleList()
+        width = channels
+        for block in arch.down_path():
+            if block.kind == "conv":
+                layers = Blocks([nn.Conv2d(width, block.channels, 3, padding=1)])
+            else:
+                layers = Blocks(
+                    [
+                        ResBlock(
+                            width,
+                            block.channels,
+                            emb,
+                            arch.dropout,
+                            "down" if block.kind == "down" else "",
+                        )
+                    ]
+                )
+            if block.attention:
+                layers.append(self.attention(block.channels))
+            self.input_blocks.append(layers)
+            width = block.channels
+        self.middle_block, self.output_blocks, self.out = self.way_up(arch.out_channels, False)
+        if with_z:
+            self.label_emb = nn.Linear(arch.z_size, emb)
+            self.shift_middle_block, self.shift_output_blocks, self.shift_out = self.way_up(
+                channels, True
+            )
+
+    def attention(self, channels: int) -> Attention:
+        return Attention(channels, self.arch.heads_of(channels), self.arch.qkv_order)
+
+    def way_up(self, n_out: int, with_z: bool):
+        arch, emb = self.arch, self.arch.embedding
+        width = arch.base * arch.mult[-1]
+        middle = Blocks(
+            [
+                ResBlock(width, width, emb, arch.dropout, "", with_z),
+                self.attention(width),
+                ResBlock(width, width, emb, arch.dropout, "", with_z),
+            ]
+        )
+        ups = nn.ModuleList()
+        for block in arch.up_path():
+            layers = Blocks(
+                [ResBlock(width + block.skip, block.channels, emb, arch.dropout, "", with_z)]
+            )
+            width = block.channels
+            if block.attention:
+                layers.append(self.attention(width))
+            if block.upsample:
+                layers.append(ResBlock(width, width, emb, arch.dropout, "up", with_z))
+            ups.append(layers)
+        out = nn.Sequential(norm(width), nn.SiLU(), nn.Conv2d(width, n_out, 3, padding=1))
+        return middle, ups, out
+
+    def forward(self, x, t, z=None):
+        emb = self.time_embed(timestep_embedding(t, self.arch.base))
+        h, skips = x, []
+        for block in self.input_blocks:
+            h = block(h, emb)
+            skips.append(h)
+
+        def up(middle, blocks, out, *conditions):
+            g = middle(h, *conditions)
+            for block, skip in zip(blocks, reversed(skips)):
+                g = block(torch.cat([g, skip], 1), *conditions)
+            return out(g)
+
+        eps = up(self.middle_block, self.output_blocks, self.out, emb)
+        if z is None:
+            return eps, None
+        return eps, up(
+            self.shift_middle_block,
+            self.shift_output_blocks,
+            self.shift_out,
+            emb,
+            self.label_emb(z),
+        )
+
+
+class Encoder(nn.Module):
+    """x_0 [B, C, H, W] -> z [B, d]."""
+
+    def __init__(self, arch: Architecture):
+        super().__init__()
+        (height, width, n), layers = arch.image_shape, []
+        for channels in arch.encoder_widths:
+            layers.append(nn.Conv2d(n, channels, 3, stride=2, padding=1))
+            height, width, n = -(-height // 2), -(-width // 2), channels
+            if 8 < min(height, width) <= 16:
+                layers.append(Attention(channels, arch.encoder_heads))
+            layers += [norm(channels), nn.SiLU()]
+        layers += [nn.Flatten(), nn.Linear(n * height * width, arch.z_size)]
+        self.encoder = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return self.encoder(x)
+
+
+class LatentLayer(nn.Module):
+    def __init__(self, n_in: int, n_out: int, cond: int):
+        super().__init__()
+        self.linear = nn.Linear(n_in, n_out)
+        if cond:
+            self.linear_emb = nn.Linear(cond, n_out)
+            self.cond_layers = nn.Sequential(nn.SiLU(), self.linear_emb)  # one tensor, two names
+            self.norm = nn.LayerNorm(n_out)
+
+    def forward(self, x, cond):
+        if not hasattr(self, "norm"):
+            return self.linear(x)
+        return F.silu(self.norm(self.linear(x) * (1 + self.cond_layers(cond))))
+
+
+class LatentMLP(nn.Module):
+    """eps_omega(z_t, t)."""
+
+    def __init__(self, arch: Architecture):
+        super().__init__()
+        d, hidden, n = arch.z_size, arch.latent_hidden, arch.latent_layers
+        self.time = arch.latent_time
+        self.time_embed = nn.Sequential(nn.Linear(self.time, d), nn.SiLU(), nn.Linear(d, d))
+        self.layers = nn.ModuleList(
+            LatentLayer(
+                d if k == 0 else hidden + d, d if k == n - 1 else hidden, 0 if k == n - 1 else d
+            )
+            for k in range(n)
+        )
+
+    def forward(self, z, t):
+        cond = self.time_embed(timestep_embedding(t, self.time))
+        h = z
+        for k, layer in enumerate(self.layers):
+            h = layer(torch.cat([h, z], 1) if k else h, cond)
+        return h
+
+
+NETWORKS = {
+    "unet": lambda arch: UNet(arch, False),
+    "decoder": lambda arch: UNet(arch, True),
+    "encoder": Encoder,
+    "latent": LatentMLP,
+}
+
+
+def load(name: str, arch: Architecture, state_dict) -> nn.Module:
+    """Network `name` with a state dict of NumPy arrays, strictly, in evaluation mode."""
+    network = NETWORKS[name](arch)
+    network.load_state_dict(
+        {key: torch.from_numpy(np.array(value, np.float32)) for key, value in state_dict.items()},
+        strict=True,
+    )
+    return network.eval()

@@ -1,0 +1,1 @@
+"""What a program would cost, without running it."""

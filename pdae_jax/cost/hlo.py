@@ -1,0 +1,182 @@
+"""What the text of a compiled program tells: its traffic with memory, its collectives, its cycles.
+
+XLA's own "bytes accessed" counts every operand, wherever it lies. A TPU keeps much in its on-chip
+memory (VMEM, marked `S(1)` in a layout), whose traffic costs the chip's main memory (HBM) nothing; so
+it is counted here anew. A loop's body counts once.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+BYTES = {
+    "f64": 8,
+    "f32": 4,
+    "bf16": 2,
+    "f16": 2,
+    "s64": 8,
+    "s32": 4,
+    "u32": 4,
+    "s16": 2,
+    "u16": 2,
+    "u8": 1,
+    "s8": 1,
+    "pred": 1,
+}
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+# What moves nothing by itself; of what runs asynchronously the start counts.
+STILL = {
+    "parameter",
+    "get-tuple-element",
+    "tuple",
+    "bitcast",
+    "constant",
+    "while",
+    "conditional",
+    "call",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "optimization-barrier",
+}
+
+_ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\](?:\{([\d,]*)((?::[^}]*)?)\})?")
+_TILE = re.compile(r"T\(([\d,]+)\)")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+
+
+class Array(NamedTuple):
+    """Bytes with the padding of its tiles; on_chip: not in main memory."""
+
+    bytes: int
+    on_chip: bool
+
+
+class Instruction(NamedTuple):
+    name: str
+    shape: str
+    op: str
+    rest: str  # operands and attributes
+
+
+def arrays(shape: str) -> list[Array]:
+    """The arrays of a shape as XLA writes it, such as (bf16[16,64]{1,0:T(8,128)(2,1)S(1)}, u32[])."""
+    found = []
+    for dtype, dims, order, layout in _ARRAY.findall(shape):
+        if dtype not in BYTES:
+            continue
+        dims = [int(n) for n in dims.split(",") if n]
+        tile = _TILE.search(layout)
+        if tile and order:  # a tile covers the most minor dimensions
+            minor_first = [int(n) for n in order.split(",")]
+            sizes = [int(n) for n in tile[1].split(",")]
+            for d, size in zip(minor_first, reversed(sizes)):
+                dims[d] = -(-dims[d] // size) * size
+        found.append(Array(int(np.prod(dims, dtype=np.int64)) * BYTES[dtype], "S(" in layout))
+    return found
+
+
+def computations(text: str) -> tuple[list[list[Instruction]], list[list[Instruction]]]:
+    """The computations that run by themselves, and those within fusions and reductions."""
+    found, inner, name = {}, set(), None
+    for line in text.splitlines():
+        if line.endswith("{") and not line.startswith(" "):
+            name = re.match(r"(?:ENTRY )?%?([\w.\-]+)", line)[1]
+            found[name] = []
+        elif name and (match := _INSTRUCTION.match(line)):
+            found[name].append(Instruction(*match.groups()))
+            if match[3] == "fusion" or ("to_apply=" in match[4] and match[3] != "call"):
+                inner |= set(re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", match[4]))
+    return (
+        [body for name, body in found.items() if name not in inner],
+        [body for name, body in found.items() if name in inner],
+    )
+
+
+def instructions(text: str) -> Iterator[tuple[Instruction, list[str]]]:
+    """Each instruction that runs, with its operands' shapes."""
+    for body in computations(text)[0]:
+        shapes = {instruction.name: instruction.shape for instruction in body}
+        for instruction in body:
+            operands = dict.fromkeys(re.findall(r"%([\w.\-]+)", operands_of(instruction)))
+            yield instruction, [shapes[name] for name in operands if name in shapes]
+
+
+def operands_of(instruction: Instruction) -> str:
+    """Its operands as the text has them, without their layouts."""
+    return re.sub(r"\{[^{}]*\}", "", instruction.rest).partition(")")[0]
+
+
+def results(instruction: Instruction) -> list[Array]:
+    """What it writes. The shape of what runs asynchronously has its operands too, and a context."""
+    found = arrays(instruction.shape)
+    if instruction.op == "copy-start":  # the only one with the result before the operand
+        return found[:1]
+    if not instruction.op.endswith("-start") or instruction.op == "all-reduce-start":
+        return found
+    n = operands_of(instruction).count("%")
+    return found[n : n + (n if instruction.op.startswith(COLLECTIVES) else 1)]
+
+
+def traffic(text: str) -> int:
+    """Bytes read from and written to main memory, on one device."""
+    total = 0
+    for instruction, operands in instructions(text):
+        op, result = instruction.op, results(instruction)
+        if op in STILL or op.endswith(("-done", "-update")):
+            continue
+        if op in ("slice-start", "dynamic-slice-start", "slice", "dynamic-slice", "gather"):
+            # As much is read as comes out, not the whole operand.
+            total += result[0].bytes * (1 if result[0].on_chip else 2)
+        else:
+            both = result + [a for shape in operands for a in arrays(shape)]
+            total += sum(a.bytes for a in both if not a.on_chip)
+    return total
+
+
+def collectives(text: str) -> dict[str, tuple[int, int]]:
+    """How many collectives of each kind a program has, and the bytes of their results.
+
+    A TPU's compiler also puts them into fusions: what runs beside computing is there in its start,
+    on the way and at its end, on one channel; and an all-reduce of which a slice is kept is a
+    reduce-scatter.
+    """
+    found: dict[str, tuple[int, int]] = {}
+
+    def add(kind, result):
+        count, size = found.get(kind, (0, 0))
+        found[kind] = count + 1, size + sum(array.bytes for array in result)
+
+    running, inner = computations(text)
+    for instruction in itertools.chain(*running):
+        kind = instruction.op.removesuffix("-start")
+        if kind in COLLECTIVES:
+            add(kind, results(instruction))
+    fused = {}  # each channel once
+    for body in inner:
+        for instruction in body:
+            if instruction.op in COLLECTIVES:
+                channel = re.search(r"channel_id=\d+", instruction.rest)
+                key = instruction.op, channel[0] if channel else instruction.name
+                fused.setdefault(key, (instruction, body[-1]))
+    for instruction, last in fused.values():
+        if instruction.op == "all-reduce" and last.op == "dynamic-slice":
+            add("reduce-scatter", results(last))
+        else:
+            add(instruction.op, results(instruction))
+    return found
+
+
+def cycles(text: str) -> int | None:
+    """Clock cycles by the TPU compiler's own model, each instruction after the other; None elsewhere."""
+    found = [
+        int(match[1])
+        for instruction, _ in instructions(text)
+        if (match := _CYCLES.search(instruction.rest)) and int(match[1]) < 2**40
+    ]
+    return sum(found) or None

@@ -1,0 +1,35 @@
+"""Batches of a table of codes: what the latent model and the classifier are trained on."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def code_batches(
+    z: np.ndarray,
+    labels: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """An endless iterator of shuffled batches, from batch `start_step` on.
+
+    z: float32 [N, d]; labels: float32 [N, A]. batch_size: over all processes, each gets its share.
+    Each epoch has an order of its own, a function of (seed, epoch) alone. Yields dicts of "z"
+    [b, d] and "label" [b, A].
+    """
+    epoch, order = -1, None
+    share = batch_size // process_count
+    first = start_step * batch_size + process_index * share
+    while True:
+        rows = np.empty(share, np.int64)
+        for k in range(share):
+            at, place = divmod(first + k, len(z))
+            if at != epoch:
+                epoch, order = at, np.random.default_rng([seed, 2, at]).permutation(len(z))
+            rows[k] = order[place]
+        yield {"z": z[rows], "label": labels[rows]}
+        first += batch_size

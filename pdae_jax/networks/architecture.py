@@ -1,0 +1,236 @@
+"""What the networks of one model are: sizes alone, no code that computes.
+
+Stored beside every checkpoint as `model.json`, so that a directory says by itself how to rebuild
+its networks. See `Architecture`; `configs/` has the paper's.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+
+class Block(NamedTuple):
+    """One entry of the UNet's down or up path, numbered as in guided-diffusion's files."""
+
+    channels: int  # put out
+    skip: int = 0  # up path: channels of the skip connection that is concatenated
+    kind: str = "res"  # down path: "conv" (the first), "res" or "down"
+    attention: bool = False
+    upsample: bool = False  # up path: followed by an up-sampling residual block
+
+
+MOST_TIMES = 100_000  # tables of them are kept
+
+# What each group of parameters depends on: the fields that its arrays were trained for.
+GROUP_FIELDS = {
+    "dpm": (
+        "image_shape",
+        "base",
+        "mult",
+        "blocks",
+        "attention",
+        "heads",
+        "head_channels",
+        "qkv_order",
+        "learned_variance",
+        "schedule",
+        "T",
+    ),
+    "gradient": ("z_size",),
+    "encoder": ("z_size", "encoder_widths", "encoder_heads"),
+    "latent": ("z_size", "latent_layers", "latent_hidden", "latent_time"),
+}
+
+
+def _counts(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Sizes of a diffusion model, its encoder and gradient estimator, and the latent model.
+
+    image_shape: (height, width, channels); height and width divisible by 2^(levels - 1).
+    base, mult, blocks: channels of the first level, factor a level, residual blocks a level.
+    attention: feature-map sizes (of the shorter side) that have self-attention.
+    heads: attention heads; `head_channels`, if not 0, fixes the channels of a head instead.
+    qkv_order: "legacy" [head][q,k,v][c], all models of the paper, or "new" [q,k,v][head][c].
+    learned_variance: the diffusion model also predicts its variance (ADM, 2 C output channels).
+    schedule, T: name of the noise schedule and its number of times.
+    z_size: numbers in a code. encoder_widths: channels of the encoder's stride-2 convolutions;
+    () derives them from the image size (4 x 4 maps are left, 5 layers at 128 px, 4 at 64 px).
+    latent_layers, latent_hidden, latent_time: the latent diffusion model's network.
+    """
+
+    image_shape: tuple[int, int, int]
+    base: int = 128
+    mult: tuple[int, ...] = (1, 1, 2, 3, 4)
+    blocks: int = 2
+    attention: tuple[int, ...] = (16,)
+    heads: int = 1
+    head_channels: int = 0
+    qkv_order: str = "legacy"
+    dropout: float = 0.1
+    learned_variance: bool = False
+    schedule: str = "linear"
+    T: int = 1000
+    z_size: int = 512
+    encoder_widths: tuple[int, ...] = ()
+    encoder_heads: int = 4
+    latent_layers: int = 10
+    latent_hidden: int = 2048
+    latent_time: int = 64
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):  # JSON and ConfigDict give lists: keep it hashable
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+        for name in ("image_shape", "mult", "attention", "encoder_widths"):
+            values = getattr(self, name)
+            if not (isinstance(values, tuple) and all(map(_counts, values))):
+                raise ValueError(
+                    f"{name} must be whole numbers above 0, such as (1, 2), got {values!r}"
+                )
+        if len(self.image_shape) != 3:
+            raise ValueError(
+                f"image_shape must be (height, width, channels), got {self.image_shape}"
+            )
+        if not self.mult:
+            raise ValueError("mult is empty; it needs one factor a level, such as (1, 2, 4)")
+        factor = 2 ** (len(self.mult) - 1)
+        for name, size in zip(("height", "width"), self.image_shape):
+            if size % factor:
+                low, high = size // factor * factor, -(-size // factor) * factor
+                nearest = f"{low} or {high}" if low else f"{high}"
+                raise ValueError(
+                    f"image {name} {size} is not divisible by {factor}, as the "
+                    f"{len(self.mult)} levels of mult = {self.mult} need; use {nearest} pixels, "
+                    f"or fewer levels"
+                )
+        for name in (
+            "base",
+            "blocks",
+            "z_size",
+            "T",
+            "heads",
+            "encoder_heads",
+            "latent_layers",
+            "latent_hidden",
+            "latent_time",
+        ):
+            if not _counts(getattr(self, name)):
+                raise ValueError(
+                    f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}"
+                )
+        if self.T > MOST_TIMES:
+            raise ValueError(f"T must be at most {MOST_TIMES:,}, got {self.T:,}")
+        for name in ("base", "latent_time"):
+            if getattr(self, name) % 2:
+                raise ValueError(
+                    f"{name} must be even, half cosines and half sines of t, got "
+                    f"{getattr(self, name)}"
+                )
+        if not (self.head_channels == 0 or _counts(self.head_channels)):
+            raise ValueError(
+                f"head_channels must be 0 (heads counts) or a whole number above it, "
+                f"got {self.head_channels!r}"
+            )
+        if self.qkv_order not in ("legacy", "new"):
+            raise ValueError(f'qkv_order must be "legacy" or "new", got {self.qkv_order!r}')
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if not self.encoder_widths:
+            object.__setattr__(self, "encoder_widths", self._derived_encoder_widths())
+        if any(width % self.encoder_heads for width in self.encoder_widths):
+            raise ValueError(
+                f"encoder_heads = {self.encoder_heads} must divide every one of "
+                f"encoder_widths = {self.encoder_widths}"
+            )
+        for level, factor in enumerate(self.mult):
+            if self._attends(level):
+                self.heads_of(factor * self.base)
+        self.heads_of(self.mult[-1] * self.base)  # the middle always attends
+
+    def _derived_encoder_widths(self) -> tuple[int, ...]:
+        shorter = min(self.image_shape[:2])
+        depth = max(1, int(math.log2(max(shorter, 8) / 4)))
+        widest = 256 if shorter > 64 else 128
+        return tuple(min(64 * 2**i, widest) for i in range(depth))
+
+    @property
+    def out_channels(self) -> int:
+        return self.image_shape[2] * (2 if self.learned_variance else 1)
+
+    @property
+    def embedding(self) -> int:
+        """Width of the time embedding, and of z's: 4 base."""
+        return 4 * self.base
+
+    def heads_of(self, channels: int) -> int:
+        if self.head_channels:
+            if channels % self.head_channels:
+                raise ValueError(
+                    f"{channels} channels do not divide into heads of head_channels = "
+                    f"{self.head_channels}"
+                )
+            return channels // self.head_channels
+        if channels % self.heads:
+            raise ValueError(
+                f"{channels} channels do not divide into {self.heads} attention heads; "
+                f"choose heads that divide every width with attention"
+            )
+        return self.heads
+
+    @staticmethod
+    def encoder_attends(height: int, width: int) -> bool:
+        """Whether the encoder has attention on a map of this size: the first of 16 or less, not 8."""
+        return 8 < min(height, width) <= 16
+
+    def _attends(self, level: int) -> bool:
+        return min(self.image_shape[:2]) // 2**level in self.attention
+
+    def down_path(self) -> list[Block]:
+        """The blocks of the way down, first to last."""
+        path = [Block(self.base, kind="conv")]
+        for level, factor in enumerate(self.mult):
+            width = factor * self.base
+            path += [Block(width, attention=self._attends(level))] * self.blocks
+            if level < len(self.mult) - 1:
+                path.append(Block(width, kind="down"))
+        return path
+
+    def up_path(self) -> list[Block]:
+        """The blocks of the way up, first to last: one more a level than on the way down."""
+        skips = [block.channels for block in self.down_path()]
+        path = []
+        for level, factor in reversed(list(enumerate(self.mult))):
+            for i in range(self.blocks + 1):
+                path.append(
+                    Block(
+                        factor * self.base,
+                        skip=skips.pop(),
+                        attention=self._attends(level),
+                        upsample=level > 0 and i == self.blocks,
+                    )
+                )
+        return path
+
+    def down_conditions(self) -> list[int]:
+        """Channels of each residual block of the way down: the widths its conditions have."""
+        return [block.channels for block in self.down_path() if block.kind != "conv"]
+
+    def up_conditions(self) -> list[int]:
+        """The same for the middle block and the way up (the UNet's, and the estimator's)."""
+        widths = [self.mult[-1] * self.base] * 2
+        for block in self.up_path():
+            widths += [block.channels] * (2 if block.upsample else 1)
+        return widths
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+# The paper's diffusion models (Table 1).
+ADM_64 = dict(image_shape=(64, 64, 3), base=64, mult=(1, 2, 4, 8), heads=4)
+ADM_128 = dict(image_shape=(128, 128, 3), base=128, mult=(1, 1, 2, 3, 4), heads=1)

@@ -1,0 +1,1 @@
+"""Devices and processes, and small things that every layer uses."""

@@ -1,0 +1,26 @@
+"""Choices by name, refused with the nearest valid one."""
+
+import difflib
+from collections.abc import Iterable
+
+FEW = 16  # so many are all named
+
+
+def nearest(name: str, valid: Iterable[str], what: str) -> str:
+    """Returns `name` where it is valid; else raises ValueError with the nearest valid name."""
+    valid = list(valid)
+    if name in valid:
+        return name
+    near = difflib.get_close_matches(str(name), valid, 3, cutoff=0.0)
+    more = sorted(filter(None, valid)) if len(valid) <= FEW else [*near[1:], "..."]
+    raise ValueError(f"no {what} {name!r}; did you mean {near[0]!r}? ({', '.join(more)})")
+
+
+def listed(names, most: int = 6) -> str:
+    """Some of the names, for a message: cut where they are long, and nothing a terminal obeys."""
+    names = [str(name) for name in names]
+    shown = [
+        name if name.isprintable() and len(name) < 80 else f"{name[:60]!r}..."
+        for name in names[:most]
+    ]
+    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")

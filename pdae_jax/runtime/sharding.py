@@ -1,0 +1,81 @@
+"""The mesh, and where each array lives on it: batches over all devices, parameters over "fsdp"."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pdae_jax.runtime.progress import bar
+
+AXES = ("data", "fsdp")
+
+
+def make_mesh(fsdp: int = 1, devices=None) -> Mesh:
+    """A mesh ("data", "fsdp") over all devices; fsdp of them share one copy of the parameters."""
+    devices = np.asarray(jax.devices() if devices is None else devices)
+    if fsdp < 1 or devices.size % fsdp:
+        raise ValueError(f"mesh.fsdp = {fsdp} does not divide the {devices.size} devices")
+    return Mesh(devices.reshape(-1, fsdp), AXES)
+
+
+def over_batch(mesh: Mesh) -> NamedSharding:
+    """Examples over every device, both axes."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def over_fsdp(mesh: Mesh, tree):
+    """Each array's sharding: its largest dimension that the fsdp axis divides; else replicated."""
+    size = mesh.shape["fsdp"]
+
+    def one(array):
+        spec = [None] * array.ndim
+        divisible = [d for d in range(array.ndim) if array.shape[d] % size == 0]
+        if size > 1 and divisible and array.size >= 1024 * size:
+            spec[max(divisible, key=lambda d: array.shape[d])] = "fsdp"
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(one, tree)
+
+
+def shapes(mesh: Mesh, tree):
+    """The shapes of arrays not yet there, each with the sharding that `over_fsdp` gives it."""
+    return jax.tree.map(
+        lambda a, where: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where),
+        tree,
+        over_fsdp(mesh, tree),
+    )
+
+
+def to_mesh(mesh: Mesh, batch):
+    """This process's share of a global batch, as global arrays over the mesh."""
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(over_batch(mesh), x), batch
+    )
+
+
+def in_batches(function, params, *arrays, mesh: Mesh, batch_size: int, words: str = "", **static):
+    """function(params, *arrays, **static) over chunks of about batch_size examples, joined.
+
+    Each array is [n, ...], or None; a chunk is spread over the mesh's devices and is a multiple of
+    their number. The last one is padded, so that all have one shape and compile once.
+    """
+    n = next(len(a) for a in arrays if a is not None)
+    if not n:
+        raise ValueError("got no examples: the batch is empty")
+    size = -(-min(batch_size, n) // mesh.size) * mesh.size
+    starts = range(0, n, size)
+    pieces = []
+    for start in bar(words, starts) if len(starts) > 1 else starts:
+        part = [a if a is None else a[start : start + size] for a in arrays]
+        short = size - min(size, n - start)
+        if short:
+            part = [
+                a if a is None else jnp.concatenate([a, jnp.repeat(a[-1:], short, 0)]) for a in part
+            ]
+        out = function(params, *jax.device_put(part, over_batch(mesh)), **static)
+        pieces.append(jax.tree.map(lambda a: a[: size - short], out))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *pieces)
