@@ -109,7 +109,7 @@ def run(config, workdir: str | os.PathLike, command: str) -> bool:
     arch, data = Architecture(**config.model), Data(**config.data)
     report = Options(**config.report)
     settings = {stage: Settings(**config[stage]) for stage in config.stages if stage in OBJECTIVES}
-    with processes.together():
+    with processes.fail_together():
         if "report" in config.stages:  # before hours of training, not after
             report.check(arch)
             data.open("test")  # raises where nothing is held out
@@ -118,7 +118,7 @@ def run(config, workdir: str | os.PathLike, command: str) -> bool:
             (workdir / "config.json").write_text(config.to_json_best_effort(indent=1) + "\n")
     try:
         for stage in config.stages:
-            processes.heed_stop()
+            processes.raise_if_stopped()
             if stage == "report":
                 run_mode("report", workdir, report, command=command, data=data, again=False)
             elif stage == "fewshot":

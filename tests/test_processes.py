@@ -357,7 +357,7 @@ ASKED = """
 import sys
 from pdae_jax import processes
 processes.start(*sys.argv[1:2], *map(int, sys.argv[2:4]))
-print(processes.first_says(lambda: processes.index() == 0))
+print(processes.ask_first(lambda: processes.index() == 0))
 print(processes.distinct(["a", "b"] if processes.index() else ["a", "a", "c"]))
 """
 

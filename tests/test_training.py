@@ -323,22 +323,22 @@ def test_images_a_second_are_shown_from_the_first_line(tmp_path, capfd):
 def test_only_an_idle_device_waits(tmp_path):
     """Steps are dispatched ahead: of a batch's time only that after the last of them is waiting."""
     watch = Watch(tmp_path, "dpm", 0, 10, 4)
-    with watch.waiting():  # before the first step
+    with watch.idle():  # before the first step
         time.sleep(0.01)
     first = watch.waited
     assert first >= 0.01
     done = threading.Event()
     step = SimpleNamespace(is_ready=done.is_set, block_until_ready=done.wait)
-    with watch.waiting(step):
+    with watch.idle(step):
         time.sleep(0.01)
     assert watch.waited == first  # the device was busy all the time
-    with watch.waiting(step):
+    with watch.idle(step):
         ready = time.perf_counter()
         done.set()
         time.sleep(0.5)
     second = watch.waited
     assert 0 < second - first <= time.perf_counter() - ready  # and here but for the end
-    with watch.waiting(step):
+    with watch.idle(step):
         time.sleep(0.01)
     assert watch.waited - second >= 0.01  # here never
     watch.close()

@@ -44,7 +44,7 @@ def compose(
     sections, headline, numbers, not_here = [], {}, {}, []
     for mode in bar("report", work):
         folder, was_there = context.out / mode, (context.out / mode).exists()
-        with processes.together():
+        with processes.fail_together():
             begin(folder, mode)
         try:
             part = part_of(context, mode)

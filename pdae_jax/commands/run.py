@@ -62,7 +62,7 @@ def run(
     }
     made_from = json.loads(json.dumps(made_from))
     page = out / PAGE
-    if not again and processes.first_says(
+    if not again and processes.ask_first(
         lambda: page.exists() and _mark(out).get("made_from") == made_from
     ):
         if processes.writes():
@@ -72,7 +72,7 @@ def run(
         shared = out
         if not processes.writes():  # the first process writes; the others help with what is long
             out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        with processes.together():
+        with processes.fail_together():
             claim(out, mode)
         context = Context(workdir, options, out, data, shared=shared)
         result = _work(context, mode, made_from, command)

@@ -104,7 +104,7 @@ def wait(for_what: str) -> None:
         multihost_utils.sync_global_devices(for_what)
 
 
-def first_says(question: Callable[[], bool]) -> bool:
+def ask_first(question: Callable[[], bool]) -> bool:
     """What the first process answers to a question that files decide.
 
     On a disk that several machines share each may see another moment of it, and all must go the
@@ -133,7 +133,7 @@ _TOLD = (ValueError, OSError)  # what the command says in one line
 
 
 @contextlib.contextmanager
-def together():
+def fail_together():
     """What one process cannot do, none goes on from: its ValueError or OSError is raised on all.
 
     All wait for each other at the end.
@@ -159,7 +159,7 @@ class Stopped(Exception):
     """A signal asked the processes to stop; what is done is kept."""
 
 
-def heed_stop() -> None:
+def raise_if_stopped() -> None:
     """Raises Stopped, on all processes at the same question, where a signal asked any to stop."""
     if stop_asked():
         raise Stopped

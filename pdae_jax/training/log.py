@@ -54,7 +54,7 @@ class Watch:
             self.records.write_text("".join(kept))
 
     @contextlib.contextmanager
-    def aside(self, step: int, state):
+    def untimed(self, step: int, state):
         """Leaves what is done within (compilation, pictures, saves) out of the images a second.
 
         step: the steps done when it ends. state: arrays to wait for first, so that the steps
@@ -70,7 +70,7 @@ class Watch:
             self._tick += now - began
 
     @contextlib.contextmanager
-    def waiting(self, last: jax.Array | None = None):
+    def idle(self, last: jax.Array | None = None):
         """Counts as waiting the part of what is done within for which the device has nothing to do.
 
         last: what the last step gives; until it is there the device is busy, and nothing waits.

@@ -88,11 +88,11 @@ class Loop:
             while step < settings.steps and not (stop.asked or processes.stop_asked()):
                 if len(window) > 1:  # so that batches do not pile up on the device
                     jax.block_until_ready(window[-2])
-                with watch.waiting(window[-1]["loss"] if window else None):
+                with watch.idle(window[-1]["loss"] if window else None):
                     batch = next(batches)
                 batch = sharding.to_mesh(self.mesh, {k: batch[k] for k in self.objective.reads})
                 if step == first:
-                    with watch.aside(step + 1, state):  # compiles
+                    with watch.untimed(step + 1, state):  # compiles
                         state, metrics = jax.block_until_ready(
                             train_step(state, frozen, batch, rng)
                         )
@@ -104,7 +104,7 @@ class Loop:
                     self._log(step, window, batches, watch)
                     window = []
                 if health and step % settings.health_every == 0:
-                    with watch.aside(step, state):
+                    with watch.untimed(step, state):
                         lines = jax.device_get(health(state.ema, frozen, batch, rng))
                     watch.scalars(step, {k: float(v) for k, v in lines.items()})
                     watch.say(
@@ -116,12 +116,12 @@ class Loop:
                     and settings.pictures_every
                     and (step % settings.pictures_every == 0)
                 ):
-                    with watch.aside(step, state):
+                    with watch.untimed(step, state):
                         params = processes.to_host({**frozen, **state.ema})
                         if processes.writes():
                             watch.pictures(step, self.pictures(params))
                 if step % settings.save_every == 0:
-                    with watch.aside(step, state):
+                    with watch.untimed(step, state):
                         save(checkpoints, state, step)
                     saved = step
             if window and step < settings.steps:

@@ -1,131 +1,85 @@
-"""Tables of codes: a source of pictures encoded once, stored, and gone on with where it stopped."""
+"""Tables of codes: z of every picture of a data set, with labels and where each picture is."""
 
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pdae_jax import data as data_lib
-from pdae_jax import latent
-from pdae_jax.model import Model
-from pdae_jax.runtime import processes
-from pdae_jax.workdir import checkpoints as checkpoint
-from pdae_jax.workdir.chunk_cache import Parts
+from pdae_jax.runtime import atomic, processes
+from pdae_jax.workdir.chunk_cache import ChunkCache
 
-TABLE = "codes.npz"
-PART_ROWS = 4096
+CHUNK_ROWS = 4096
 
 
 class Codes(NamedTuple):
-    """z of every picture of a source: float32 [N, d], NaN where a picture is broken; its labels
-    [N, A] with the attributes' names; and where each picture is (a path or a key)."""
+    """z of every picture: float32 [N, d], NaN where a picture is broken; its labels, float32
+    [N, A], with the attributes' names; and where each picture is (a path or a key)."""
 
     z: np.ndarray
     labels: np.ndarray
     attributes: tuple[str, ...]
     where: np.ndarray
 
-    def whole(self) -> "Codes":
-        """Without the broken pictures."""
+    def without_broken(self) -> "Codes":
+        """The rows whose picture could be read."""
         good = np.isfinite(self.z).all(1)
         return Codes(self.z[good], self.labels[good], self.attributes, self.where[good])
 
 
-def encode(
-    model: Model,
-    source,
-    folder: str | os.PathLike,
-    *,
-    made_from: dict,
-    batch_size: int = 64,
-    workers: int = 0,
-    max_broken: float = 0.1,
-) -> Codes:
-    """Encodes every picture of `source` into folder/codes.npz, in its order.
+class CodeTable:
+    """One table in a folder: codes.npz, and the cache key of what it was computed from."""
 
-    Interrupted, it goes on where it stopped, with the same result. made_from: what the table
-    depends on (checkpoints, data); a folder made from something else is made anew.
-    """
-    folder, record = Path(folder), Path(folder) / "made_from.json"
-    text = json.dumps(made_from, sort_keys=True, indent=1) + "\n"
-    if processes.first_says(lambda: (folder / TABLE).exists() and record.read_text() == text):
-        return read(folder)
-    parts = Parts(folder / "parts", made_from, size=PART_ROWS)
-    size, channels = model.arch.image_shape[:2], model.arch.image_shape[2]
+    def __init__(self, folder: str | os.PathLike):
+        self._folder = Path(folder)
+        self._table, self._record = self._folder / "codes.npz", self._folder / "cache_key.json"
 
-    def encode_rows(rows, advance):
-        pieces = []
-        with data_lib.batches(
-            source,
-            size=size,
-            channels=channels,
-            batch_size=batch_size,
-            indices=rows,
-            workers=workers,
-            max_broken=max_broken,
-        ) as batches:
-            for batch in batches:
-                z = np.array(model.encode(batch["image"]))
-                z[~batch["mask"]] = np.nan
-                real = batch["index"] >= 0  # the last batch is filled up
-                pieces.append(z[real])
-                advance(int(real.sum()))
-        return {"z": np.concatenate(pieces)}
+    def is_current(self, cache_key: dict[str, Any]) -> bool:
+        """Whether the table is there and was computed from what `cache_key` says."""
 
-    z = parts.whole(len(source), encode_rows, f"encode {source.name}")["z"]
-    where = np.array([source.where(i) for i in range(len(source))])
-    codes = Codes(z, np.asarray(source.labels, np.float32), tuple(source.attributes), where)
-    with processes.together():
-        if processes.writes():
-            partial = folder / f".partial-{TABLE}"
-            np.savez(partial, **codes._asdict())
-            (folder / TABLE).unlink(
-                missing_ok=True
-            )  # an old table never lies beside the new record
-            record.write_text(text)
-            partial.rename(folder / TABLE)
-    parts.remove()
-    return codes
+        def answer() -> bool:
+            return (
+                self._table.exists()
+                and self._record.exists()
+                and self._record.read_text() == _text(cache_key)
+            )
 
+        return processes.ask_first(answer)
 
-def read(folder: str | os.PathLike) -> Codes:
-    """The table that `encode` wrote to `folder`."""
-    path = Path(folder) / TABLE
-    if not path.exists():
-        raise ValueError(f"no codes at {folder}: encode the data first")
-    with np.load(path) as table:
-        return Codes(
-            table["z"], table["labels"], tuple(map(str, table["attributes"])), table["where"]
-        )
+    def read(self) -> Codes:
+        """Reads the table; ValueError where there is none."""
+        if not self._table.exists():
+            raise ValueError(f"no codes at {self._folder}: encode the data first")
+        with np.load(self._table) as table:
+            attributes = tuple(map(str, table["attributes"]))
+            return Codes(table["z"], table["labels"], attributes, table["where"])
 
+    def chunks(self, cache_key: dict[str, Any]) -> ChunkCache:
+        """Where the table is kept while it is being computed."""
+        return ChunkCache(self._folder / "chunks", cache_key, size=CHUNK_ROWS)
 
-def made_from(workdir: str | os.PathLike, data: dict) -> dict:
-    """What a table of codes of a workdir's model depends on: the model's checkpoints, and the data."""
-    steps = checkpoint.latest_steps(workdir)
-    return {"checkpoints": {name: steps[name] for name in steps.keys() - OF_CODES}, "data": data}
-
-
-# What is made from codes, and so does not change them.
-OF_CODES = {"statistics", "latent", "classifier", "fewshot"}
+    def write(self, codes: Codes, cache_key: dict[str, Any]) -> None:
+        """Replaces the table."""
+        with processes.fail_together():
+            if processes.writes():
+                with atomic.new_file(self._table) as partial:
+                    with partial.open("wb") as file:
+                        np.savez(file, **codes._asdict())
+                    self._table.unlink(missing_ok=True)  # no old table lies beside the new record
+                    atomic.write_text(self._record, _text(cache_key))
 
 
 def write_parquet(codes: Codes, path: str | os.PathLike) -> None:
-    """The table as columns: where, z_0 .. z_d, and one for each attribute."""
+    """Writes codes as columns: where, z_0 .. z_d, and one for each attribute."""
     import pyarrow
     import pyarrow.parquet
 
-    columns = {"where": list(map(str, codes.where))}
+    columns: dict[str, Any] = {"where": list(map(str, codes.where))}
     columns |= {f"z_{k}": codes.z[:, k] for k in range(codes.z.shape[1])}
     columns |= {name: codes.labels[:, k] for k, name in enumerate(codes.attributes)}
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
 
-def store_statistics(workdir: str | os.PathLike, codes: Codes, made_from: dict) -> None:
-    """Writes mean and standard deviation of z to workdir, as group "statistics", once."""
-    mean, std = latent.statistics(codes.whole().z)
-    step = max(made_from["checkpoints"].values())
-    with checkpoint.Checkpoints(Path(workdir) / "statistics") as checkpoints:
-        if checkpoints.latest() != step:
-            checkpoints.save(step, {"statistics": {"mean": mean, "std": np.maximum(std, 1e-6)}})
+def _text(cache_key: dict[str, Any]) -> str:
+    return json.dumps(cache_key, sort_keys=True, indent=1) + "\n"

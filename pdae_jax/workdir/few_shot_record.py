@@ -85,7 +85,7 @@ def write(workdir: str | os.PathLike, classifier: FewShot) -> None:
                 }
             },
         )
-    with processes.together():
+    with processes.fail_together():
         if processes.writes():
             (folder / "shots.json").write_text(json.dumps(classifier.record, indent=1) + "\n")
 
