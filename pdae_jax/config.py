@@ -8,10 +8,10 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from pdae_jax.commands import Options
+from pdae_jax.data.dataset import Data
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.training.state import Settings
-from pdae_jax.training.trainer import Data
 
 # What a variant after the colon trains: each a list of stages, done in turn.
 VARIANTS = {

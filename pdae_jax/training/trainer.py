@@ -13,6 +13,7 @@ import numpy as np
 
 from pdae_jax import data as data_lib
 from pdae_jax import images as pictures
+from pdae_jax.data.dataset import Data
 from pdae_jax.model import Model, load
 from pdae_jax.networks.architecture import GROUP_FIELDS, Architecture
 from pdae_jax.networks.groups import DTYPES, Networks
@@ -27,36 +28,6 @@ from pdae_jax.training.state import Settings, TrainState
 from pdae_jax.workdir import checkpoints as checkpoint
 from pdae_jax.workdir import code_table as codes_lib
 from pdae_jax.workdir.checkpoints import Checkpoints
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Which pictures, and how they come: see `data.open_source` and `data.train_batches`.
-
-    name: "digits", "emoji", "folder:PATH", "lmdb:PATH" or "tfds:NAME". flip: random horizontal
-    flips. workers: loader processes (0: threads). max_broken: the share of unreadable pictures
-    that ends a run. test_fraction: held out where the data set has no split of its own; below 0:
-    the source's default. attributes, data_dir: as `open_source`'s.
-    """
-
-    name: str
-    flip: bool = True
-    workers: int = 0
-    seed: int = 0
-    test_fraction: float = -1.0
-    attributes: str = ""
-    data_dir: str = ""
-    max_broken: float = 0.1
-
-    def open(self, split: str):
-        return data_lib.open_source(
-            self.name,
-            split,
-            seed=self.seed,
-            attributes=self.attributes or None,
-            test_fraction=None if self.test_fraction < 0 else self.test_fraction,
-            data_dir=self.data_dir or None,
-        )
 
 
 def train(

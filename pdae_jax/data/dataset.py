@@ -1,0 +1,96 @@
+"""Which data set: `Data`, the settings of one, and `open_source`, which finds it by its name."""
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pdae_jax.data.builtin import Digits, Emoji
+from pdae_jax.data.errors import DataError
+from pdae_jax.data.sources import LMDB, TFDS, Folder, Source
+
+BUILT_IN: dict[str, Callable[..., Source]] = {"digits": Digits, "emoji": Emoji}
+KINDS: dict[str, Callable[..., Source]] = {"folder": Folder, "lmdb": LMDB, "tfds": TFDS}
+
+
+@dataclass(frozen=True)
+class Data:
+    """The settings of a data set: which pictures, and how they are read.
+
+    name: "digits", "emoji", "folder:PATH", "lmdb:PATH" or "tfds:NAME". flip: random horizontal
+    flips. workers: loader processes (0: threads). max_broken: the share of unreadable pictures
+    that ends a run. test_fraction: held out where the data set has no split of its own; below 0:
+    the source's default. attributes, data_dir: as `open_source`'s.
+    """
+
+    name: str
+    flip: bool = True
+    workers: int = 0
+    seed: int = 0
+    test_fraction: float = -1.0
+    attributes: str = ""
+    data_dir: str = ""
+    max_broken: float = 0.1
+
+    def open(self, split: str) -> Source:
+        """Opens one split, "train", "test" or "all"; DataError where it cannot be read."""
+        return open_source(
+            self.name,
+            split,
+            seed=self.seed,
+            attributes=self.attributes or None,
+            test_fraction=None if self.test_fraction < 0 else self.test_fraction,
+            data_dir=self.data_dir or None,
+        )
+
+
+def open_source(
+    name: str,
+    split: str = "train",
+    *,
+    seed: int = 0,
+    attributes: str | os.PathLike[str] | None = None,
+    test_fraction: float | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Source:
+    """Opens a source of pictures by name.
+
+    name: "digits", "emoji", "folder:PATH" (or the path of an existing folder), "lmdb:PATH" or
+        "tfds:NAME".
+    split: "train", "test" or "all" (and "valid" where the data set has one).
+    seed, test_fraction: of the held-out share, where the data set has no split of its own; None is
+        0.2 for digits, 0.1 for emoji and folders, 0.01 for LMDB and TFDS. Use the same for train
+        and test.
+    attributes: path of a CSV or CelebA text table of attributes (folder and LMDB).
+    data_dir: where TFDS data was prepared (tfds).
+
+    Raises DataError (a ValueError) for an unknown name, with the nearest valid ones, and for data
+    that is missing, empty or cannot be read.
+    """
+    kind, _, rest = str(name).partition(":")
+    arguments: tuple[str, ...]
+    if kind in KINDS and rest:
+        opener, arguments = KINDS[kind], (rest,)
+    elif name in BUILT_IN:
+        opener, arguments = BUILT_IN[name], ()
+    elif os.path.isdir(os.path.expanduser(name)):
+        kind, opener, arguments = "folder", Folder, (name,)
+    else:
+        valid = [*BUILT_IN, *(f"{kind}:" for kind in KINDS)]
+        near = difflib.get_close_matches(str(name), valid, n=2) or valid
+        raise DataError(
+            f"no data called {str(name)!r} and no such folder: did you mean "
+            f"{' or '.join(near)}? (valid: digits, emoji, folder:PATH, lmdb:PATH, tfds:NAME)"
+        )
+    options: dict[str, Any] = {
+        "attributes": attributes,
+        "test_fraction": test_fraction,
+        "data_dir": data_dir,
+    }
+    options = {key: value for key, value in options.items() if value is not None}
+    if "attributes" in options and kind not in ("folder", "lmdb"):
+        raise DataError(f"{name} brings its own attributes: leave out attributes={attributes!r}")
+    if "data_dir" in options and kind != "tfds":
+        raise DataError(f"data_dir={data_dir!r} is for tfds: names alone, not for {name}")
+    return opener(*arguments, split, seed=seed, **options)
