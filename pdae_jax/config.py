@@ -4,6 +4,10 @@ A ConfigDict is read in `main` and nowhere below: there it becomes plain argumen
 """
 
 import dataclasses
+import difflib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
 
 from ml_collections import ConfigDict
 
@@ -101,3 +105,26 @@ def images(config: ConfigDict, *, dpm: int, pdae: int) -> ConfigDict:
     config.dpm.steps = -(-dpm * 10**6 // config.dpm.batch_size)
     config.pdae.steps = -(-pdae * 10**6 // config.pdae.batch_size)
     return config
+
+
+def load_config(path: str) -> ConfigDict:
+    """get_config(variant) of "FILE:variant"; ValueError where there is no such file or variant."""
+    file, _, variant = path.partition(":")
+    return load_module(file).get_config(variant)
+
+
+def load_module(file: str) -> ModuleType:
+    """Imports a config file by its path; ValueError, with the nearest file, where it is not there."""
+    if not Path(file).is_file():
+        folder = Path(file).parent if Path(file).parent.is_dir() else Path("configs")
+        there = sorted(str(path) for path in folder.glob("*.py"))
+        near = difflib.get_close_matches(file, there, 1, cutoff=0.0)
+        raise ValueError(
+            f"no config file {file!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        )
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"the config file {file!r} is no Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -5,8 +5,6 @@ again. A variant after the config's colon picks what is trained (configs/bedroom
 any field can be set: --config.pdae.batch_size=64 --config.model.base=64
 """
 
-import difflib
-import importlib.util
 import os
 import shlex
 import sys
@@ -14,6 +12,7 @@ from pathlib import Path
 
 from absl import flags, logging
 
+from pdae_jax.config import load_config, load_module
 from pdae_jax.runtime import cpu
 from pdae_jax.runtime.choices import nearest
 
@@ -280,30 +279,6 @@ def config_path(argv: list[str]) -> str:
     if path is None:
         raise ValueError("no --config given; for a first run: --config=configs/digits.py")
     return path
-
-
-def load_config(path: str):
-    """get_config(variant) of "FILE:variant"; ValueError where there is no such file or variant."""
-    file, _, variant = path.partition(":")
-    return load_module(file).get_config(variant)
-
-
-def load_module(file: str):
-    if not Path(file).is_file():
-        there = sorted(
-            str(p)
-            for p in (Path(file).parent if Path(file).parent.is_dir() else Path("configs")).glob(
-                "*.py"
-            )
-        )
-        near = difflib.get_close_matches(file, there, 1, cutoff=0.0)
-        raise ValueError(
-            f"no config file {file!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-        )
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def check_names(argv: list[str], config) -> None:

@@ -23,8 +23,8 @@ import json
 import math
 from pathlib import Path
 
+from pdae_jax.config import load_config
 from pdae_jax.cost import forecast
-from pdae_jax.main import load_config
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.training.state import Settings
 

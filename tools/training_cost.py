@@ -9,8 +9,8 @@ The FLOPs are those of the traced training step before any compiler touches it; 
 
 import argparse
 
+from pdae_jax.config import load_config
 from pdae_jax.cost.forecast import training_flops
-from pdae_jax.main import load_config
 from pdae_jax.networks.architecture import Architecture
 
 
