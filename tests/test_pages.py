@@ -1,4 +1,4 @@
-"""The report: what is in the page is what was put in, and the page needs nothing else."""
+"""Pages: what is in the page is what was put in, and the page needs nothing else."""
 
 import base64
 import io
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pdae_jax.pages.page import Curves, Pictures, Section, Table, Text, _runs, render, write
+from pdae_jax.pages.chart import _runs
+from pdae_jax.pages.page import Curves, Pictures, Section, Table, Text, render, write
 
 VOID = {"meta", "img", "link", "br", "path"}  # path is closed in place
 
