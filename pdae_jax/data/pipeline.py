@@ -220,6 +220,23 @@ def batches(
     return Batches(_iterate(grain, stream, batch_size, workers), collate, source, max_broken, pool)
 
 
+def first_pictures(source, image_shape, n, max_broken=0.1):
+    """The first n pictures of a source (fewer where it has fewer), uint8 [n, H, W, C].
+
+    image_shape: (H, W, C). Raises DataError where none can be read, or of other channels.
+    """
+    height, width, channels = image_shape
+    with batches(
+        source,
+        size=(height, width),
+        channels=channels,
+        batch_size=min(n, len(source)),
+        max_broken=max_broken,
+    ) as some:
+        batch = next(some)
+    return batch["image"][batch["mask"]]
+
+
 def _one_line(error):
     text = str(error).strip().splitlines()
     kind = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
