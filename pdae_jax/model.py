@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from pdae_jax import latent, pdae, samplers
+from pdae_jax.images import to_float
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import DTYPES, Networks
 from pdae_jax.runtime import sharding
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.schedule import SCHEDULES
-from pdae_jax.training.objectives import to_float
 from pdae_jax.workdir.checkpoints import read_architecture, read_weights
 
 METHODS = ("ddim", "ddpm")
