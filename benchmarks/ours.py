@@ -14,7 +14,8 @@ from pdae_jax.networks.groups import DTYPES, Networks
 from pdae_jax.runtime import sharding
 from pdae_jax.schedule import SCHEDULES
 from pdae_jax.training.objectives import OBJECTIVES
-from pdae_jax.training.state import Settings, TrainState
+from pdae_jax.training.settings import Settings
+from pdae_jax.training.state import TrainState
 from pdae_jax.training.step import compiled_step
 
 

@@ -15,21 +15,27 @@ from pdae_jax.networks.groups import DTYPES, Networks
 from pdae_jax.runtime import sharding
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.schedule import SCHEDULES
-from pdae_jax.workdir.checkpoints import read_architecture, read_weights
+from pdae_jax.workdir.workdir import Workdir
 
 METHODS = ("ddim", "ddpm")
 
 
-def load(path: str | os.PathLike, *, precision: str = "float32", batch_size: int = 32) -> "Model":
-    """The model at `path`: a training run's workdir or a converted checkpoint.
+def load(
+    workdir: Workdir | str | os.PathLike[str],
+    *,
+    precision: str = "float32",
+    batch_size: int = 32,
+) -> "Model":
+    """The model in `workdir`: a training run's, or a converted checkpoint.
 
     Averaged (EMA) parameters of the latest checkpoint of each group. precision: "float32" or
     "bfloat16" compute; batch_size: examples computed at a time. Raises ValueError where there is
     no model.
     """
-    path = os.path.expanduser(path)
+    if not isinstance(workdir, Workdir):
+        workdir = Workdir(workdir)
     return Model(
-        read_architecture(path), read_weights(path), precision=precision, batch_size=batch_size
+        workdir.architecture, workdir.weights(), precision=precision, batch_size=batch_size
     )
 
 

@@ -4,14 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers import ROOT, run_program
 
 from benchmarks.speed import summarise
 from benchmarks.worker import Worker
 
-ROOT = Path(__file__).parent.parent
 TINY = ["--rounds", "2", "--seconds", "0.01"]
 
 
@@ -128,29 +127,8 @@ def test_the_loader_alone(tmp_path):
     assert all(rate > 0 for row in rows for rate in row["rates"])
 
 
-WITHOUT = """
-import sys
-for name in ("einops", "clu", "ml_collections", "tqdm", "grain", "tensorflow_datasets", "sklearn",
-             "PIL", "torch"):
-    sys.modules[name] = None
-from benchmarks import ours
-from benchmarks.speed import TINY, summarise, work_of
-from pdae_jax.networks.architecture import Architecture
-run, *_ = ours.prepare("decode", Architecture(**TINY), 2, "float32", 2)
-run(1)
-print(work_of("train", 16, 2) > work_of("decode", 16, 1) > 0)
-"""
-
-
 def test_jax_flax_and_optax_are_enough():
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
-    assert done.returncode == 0 and done.stdout.strip() == "True", done.stderr
+    assert run_program("benchmark_alone", JAX_PLATFORMS="cpu").stdout.strip() == "True"
 
 
 def test_a_contender_that_dies_is_one_line():

@@ -16,19 +16,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from conftest import CELEBA64, GOLDEN, TINY, assert_close, golden, manifest, nhwc, stand_in
+from helpers import (
+    CELEBA64,
+    GOLDEN,
+    ROOT,
+    TINY,
+    assert_close,
+    golden,
+    manifest,
+    nhwc,
+    run_program,
+    stand_in,
+)
 
 import pdae_jax
 from pdae_jax import pdae
 from pdae_jax.convert import conversion, infer, torch_checkpoint, torch_file, torch_twin
 from pdae_jax.convert.conversion import convert, export
 from pdae_jax.convert.verification import compare, verify
+from pdae_jax.data.dataset import Data
 from pdae_jax.metrics import inception, lpips
-from pdae_jax.training.state import Settings
-from pdae_jax.training.trainer import Data, train
+from pdae_jax.training.settings import Settings
+from pdae_jax.training.trainer import train
 from pdae_jax.workdir import checkpoints as checkpoint
 
-ROOT = Path(__file__).parent.parent
 TOOL = ROOT / "tools" / "convert_torch_weights.py"
 # What the tiny stand-ins' shapes do not tell.
 TINY_FLAGS = {"heads": 2, "image_size": 16}
@@ -192,18 +203,7 @@ def test_reading_needs_neither_torch_nor_lightning_nor_the_memory(tmp_path):
             {"state_dict": state, "callbacks": {pl.ModelCheckpoint: pl.ModelCheckpoint()}},
             tmp_path / "a.ckpt",
         )
-    code = (
-        f"import resource, sys; sys.modules['torch'] = None\n"
-        f"from pdae_jax.convert import torch_file, torch_checkpoint, conversion\n"
-        f"before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"c = torch_file.read({str(tmp_path / 'a.ckpt')!r}); print(c.placeholders)\n"
-        f"assert c.value['state_dict']['big'].shape == (64 * 2**20,)\n"
-        f"grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
-        f"assert grown < 64 * 2**10, f'{{grown}} KB'\n"
-        f"print(sorted(m for m in sys.modules if m.startswith(('torch', 'pytorch_l'))))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run_program("read_torch_file", tmp_path / "a.ckpt")
     assert "ModelCheckpoint" in done.stdout and done.stdout.splitlines()[-1] == "['torch']"
 
 
@@ -751,7 +751,7 @@ def test_hostile_and_broken_files_are_refused(tmp_path, kind):
 
 
 def test_containers_without_end_are_read_in_no_time(tmp_path):
-    """Lists in lists in lists, shared: 100^9 entries in a file of a few bytes, and one in itself."""
+    """Lists in lists, shared: 100^9 entries in a file of a few bytes, and one in itself."""
     nested = []
     for _ in range(9):
         nested = [nested] * 100

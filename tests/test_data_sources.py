@@ -3,13 +3,12 @@
 import io
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import lmdb
 import numpy as np
 import pytest
+from helpers import run_program
 from PIL import Image
 
 from pdae_jax.data import CELEBA_CROP, TFDS, DataError, decode, open_source, prepare
@@ -403,16 +402,7 @@ def test_tfds_mistakes_get_one_line(tfds_dir):
 
 
 def test_importing_and_reading_needs_no_jax_and_no_tensorflow(tfds_dir):
-    code = f"""
-import sys
-from pdae_jax.data import open_source
-open_source("tfds:pdae_tiny", data_dir={str(tfds_dir)!r}).image(0)
-open_source("digits").image(0), open_source("emoji").image(0)
-found = [m for m in ("jax", "jaxlib", "flax", "tensorflow", "grain") if m in sys.modules]
-found += [m for m in sys.modules if m.startswith("pdae_jax.") and "pdae_jax.data" not in m]
-assert not found, found
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+    run_program("read_data", tfds_dir)
 
 
 def test_an_unreadable_folder_is_one_clear_line(tmp_path, monkeypatch):

@@ -5,16 +5,16 @@ import importlib.util
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import pytest
-from conftest import DIGITS_ARCH as ARCH
+from helpers import DIGITS_ARCH as ARCH
+from helpers import ROOT
 
-from pdae_jax.cost import forecast
-from pdae_jax.training.state import Settings
+from pdae_jax.cost import chips, forecast
+from pdae_jax.networks.groups import Networks
+from pdae_jax.training.settings import Settings
 
-ROOT = Path(__file__).parent.parent
 SMALL = Settings(batch_size=16)
 
 
@@ -31,7 +31,7 @@ def test_on_this_machine():
     # The new state lies where the old one lay.
     assert train.outputs < 0.01 * train.arguments
     # Arguments: parameters with average and two moments, frozen ones, and the pictures.
-    params = jax.eval_shape(lambda: forecast.Networks(ARCH).init(jax.random.key(0)))
+    params = jax.eval_shape(lambda: Networks(ARCH).init(jax.random.key(0)))
     size = {
         group: 4 * sum(leaf.size for leaf in jax.tree.leaves(params[group]))
         for group in ("dpm", "encoder", "gradient")
@@ -56,18 +56,18 @@ def test_the_roofline_is_the_longer_of_computing_and_moving():
         collectives={"all-reduce": (2, 10**6)},
         compile_seconds=1.0,
     )
-    assert cost.fastest(forecast.Chip(1e12, 1e12, 16e9)) == 2.0
-    assert cost.fastest(forecast.Chip(1e15, 1e9, 16e9)) == 1.0
-    said = "\n".join(forecast.lines(cost, forecast.Chip(1e12, 1e12, 1e9, clock=1e9), 4))
+    assert cost.fastest(chips.Chip(1e12, 1e12, 16e9)) == 2.0
+    assert cost.fastest(chips.Chip(1e15, 1e9, 16e9)) == 1.0
+    said = "\n".join(forecast.lines(cost, chips.Chip(1e12, 1e12, 1e9, clock=1e9), 4))
     assert "at best 2,000 ms, 2 images/s" in said and "2 all-reduce, 1 MB" in said
     assert "0.25 an image (1 with what stays on the chip)" in said
     assert "3,000 M cycles, 3,000 ms, 1.33 images/s" in said
-    in_steps = "\n".join(forecast.lines(cost, forecast.Chip(1e12, 1e12, 1e9), 4, steps=10))
+    in_steps = "\n".join(forecast.lines(cost, chips.Chip(1e12, 1e12, 1e9), 4, steps=10))
     assert "at best 2,000 ms, 0.2 images/s a device in 10 steps" in in_steps
 
 
 def test_what_does_not_fit_is_told_what_to_set(monkeypatch):
-    monkeypatch.setattr(forecast, "this_machine", lambda: forecast.Chip(1e12, 1e11, 1e6))
+    monkeypatch.setattr(chips, "this_machine", lambda: chips.Chip(1e12, 1e11, 1e6))
     said = []
     forecast.forecast("pdae", ARCH, SMALL, "cpu", say=said.append)
     said = "\n".join(said)
@@ -116,15 +116,15 @@ def test_the_pages_table_is_what_the_tool_prints():
 
 
 def test_this_machine_is_measured_once():
-    chip = forecast.chip_of("cpu")
+    chip = chips.chip_of("cpu")
     assert min(chip.flops, chip.bandwidth, chip.memory) > 0
-    assert forecast.chip_of("cpu") is chip and forecast.chip_of("abacus") is None
+    assert chips.chip_of("cpu") is chip and chips.chip_of("abacus") is None
 
 
 def test_without_libtpu_the_remedy_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "libtpu", None)
     with pytest.raises(ImportError, match=r"pip install 'pdae_jax\[tpu\]'"):
-        forecast.devices_of("v5e:2x2")
+        chips.devices_of("v5e:2x2")
 
 
 @pytest.mark.skipif(
@@ -169,4 +169,4 @@ def test_for_a_tpu_that_is_not_here():
         assert 0 < moved <= accessed and model >= best
         assert "GB of memory" in program and "compiled in" in program
     with pytest.raises(ValueError, match="no topology 'v5e:nonsense'"):
-        forecast.devices_of("v5e:nonsense")
+        chips.devices_of("v5e:nonsense")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import (
+from helpers import (
     CELEBA64,
     FACES128,
     GOLDEN,
@@ -25,7 +25,8 @@ from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import Networks
 from pdae_jax.schedule import constant, linear
 from pdae_jax.training.objectives import OBJECTIVES
-from pdae_jax.training.state import Settings, TrainState
+from pdae_jax.training.settings import Settings
+from pdae_jax.training.state import TrainState
 from pdae_jax.training.step import make_update
 
 FORWARD, LOOP = 1e-5, 1e-4

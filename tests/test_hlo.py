@@ -1,4 +1,4 @@
-"""What is read off the text of compiled programs: written by hand, and of a real one."""
+"""Read off the text of compiled programs: written by hand, and of a real one."""
 
 import jax
 import jax.numpy as jnp

@@ -1,11 +1,11 @@
-"""Each layer that is computed in another way than it is written down, against what it stands for."""
+"""Each layer that is computed otherwise than it is written down, against its definition."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_close
+from helpers import assert_close
 
 from pdae_jax.networks import layers
 

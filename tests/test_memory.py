@@ -1,24 +1,20 @@
 """What a run keeps on a device, what makes it less, and what is said where it is too much."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import DIGITS_ARCH as ARCH
+from helpers import DIGITS_ARCH as ARCH
+from helpers import run_program
 
 from pdae_jax.networks.groups import Networks
 from pdae_jax.runtime import sharding
 from pdae_jax.schedule import SCHEDULES
 from pdae_jax.training import memory
 from pdae_jax.training.objectives import OBJECTIVES
-from pdae_jax.training.state import Settings, TrainState
+from pdae_jax.training.settings import Settings
+from pdae_jax.training.state import TrainState
 
-ROOT = Path(__file__).parent.parent
 ROW = OBJECTIVES["pdae"]
 
 
@@ -94,39 +90,8 @@ def test_float32_keeps_frozen_parameters_as_they_are():
     jax.tree.map(np.testing.assert_array_equal, Networks(ARCH).frozen(frozen), frozen)
 
 
-EIGHT = """
-import jax
-from conftest import DIGITS_ARCH as ARCH
-from pdae_jax import sharding
-from pdae_jax.networks.groups import Networks
-from pdae_jax.training import memory
-from pdae_jax.training.state import Settings, TrainState
-
-mesh, net = sharding.make_mesh(4), Networks(ARCH)
-make = lambda: TrainState.create(net.init(jax.random.key(0), ("encoder", "gradient")),
-                                 Settings().optimizer())
-shapes = sharding.shapes(mesh, jax.eval_shape(make))
-state = jax.device_put(make(), jax.tree.map(lambda a: a.sharding, shapes))
-first = jax.devices()[0]
-there = sum(shard.data.nbytes for leaf in jax.tree.leaves(state)
-            for shard in leaf.addressable_shards if shard.device == first)
-print(memory.per_device(shapes), there, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
-"""
-
-
 def test_the_bytes_told_are_the_bytes_there():
-    done = subprocess.run(
-        [sys.executable, "-c", EIGHT],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        },
-    )
+    done = run_program("bytes_per_device", devices=8)
     told, there, whole = map(int, done.stdout.split())
     assert told == there and 0.25 * whole < there < 0.35 * whole
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from conftest import golden, nhwc, stand_in
+from helpers import golden, nhwc, stand_in
 
 from pdae_jax.convert import name_map
 from pdae_jax.metrics import frechet, inception, lpips

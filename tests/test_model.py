@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_close, golden, nhwc
+from helpers import assert_close, golden, nhwc
 
 from pdae_jax import images as pictures
 from pdae_jax import pdae, samplers

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,8 +10,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import golden, stand_in
+from helpers import ROOT, golden, run_program, stand_in
 from PIL import Image
+from programs import all_modes
 
 import pdae_jax
 from pdae_jax import commands as modes
@@ -32,7 +32,6 @@ from pdae_jax.workdir import code_table as codes
 from pdae_jax.workdir import samples_npz as sample_file
 from pdae_jax.workdir.checkpoints import Checkpoints
 
-ROOT = Path(__file__).parent.parent
 QUICK = {"n": 3, "steps": 2, "invert_steps": 2, "latent_steps": 2}
 
 
@@ -334,28 +333,9 @@ def test_a_few_shot_classifier_is_kept(workdir, tmp_path):
     assert run(home, "fewshot", tmp_path / "list")["unlabelled"] == 100
 
 
-ALL_MODES = """
-import sys
-from pdae_jax import modes
-options = modes.Options(n=3, scored=3, steps=2, invert_steps=2, latent_steps=2, attribute="3",
-                        ddpm=False)
-for mode in ("report", "encode"):  # the report does all the others
-    modes.run(mode, sys.argv[1], options, out=sys.argv[2] + "/" + mode)
-"""
-
-
-def test_eight_devices_give_the_same_as_one(workdir, tmp_path, monkeypatch):
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    eight = subprocess.run(
-        [sys.executable, "-c", ALL_MODES, str(workdir), str(tmp_path / "8")],
-        env=os.environ | flags,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert eight.returncode == 0, eight.stderr
-    monkeypatch.setattr(sys, "argv", ["", str(workdir), str(tmp_path / "1")])
-    exec(ALL_MODES, {})
+def test_eight_devices_give_the_same_as_one(workdir, tmp_path):
+    run_program("all_modes", workdir, tmp_path / "8", devices=8)
+    all_modes.main(str(workdir), str(tmp_path / "1"))
     pictures = sorted((tmp_path / "1").rglob("*.png"))
     assert len(pictures) == 7
     for path in pictures:

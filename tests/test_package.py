@@ -1,7 +1,6 @@
 """The package as a stranger meets it: layers, lazy imports, absent libraries, configs, errors."""
 
 import ast
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import ROOT, run_program
 from PIL import Image
 
 from pdae_jax import main as command
@@ -16,10 +16,9 @@ from pdae_jax.convert import name_map
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import Networks
 from pdae_jax.runtime import cpu
-from pdae_jax.training.state import Settings
+from pdae_jax.training.settings import Settings
 from pdae_jax.workdir import checkpoints as checkpoint
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pdae_jax"
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 
@@ -121,49 +120,8 @@ def test_only_models_use_linen_and_only_config_and_main_use_config_dicts():
             assert not any(name.startswith("ml_collections") for name in found), relative
 
 
-def python(code, *args, **env):
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **env, "PYTHONPATH": str(ROOT)},
-    )
-
-
 def test_importing_brings_nothing_heavy():
-    code = (
-        "import sys, pdae_jax, pdae_jax.data\n"
-        "print([m for m in ('jax', 'flax', 'tensorflow', 'clu', 'ml_collections') "
-        "if m in sys.modules])"
-    )
-    assert python(code).stdout.strip() == "[]"
-
-
-WITHOUT = """
-import sys
-class Hiding:
-    # Does not find them: as on a machine where they are not installed.
-    def __init__(self, finder):
-        self.finder = finder
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] not in ("tensorflow", "clu", "ml_collections", "tensorboard"):
-            return self.finder.find_spec(name, path, target)
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-sys.meta_path[:] = map(Hiding, sys.meta_path)
-import numpy as np, pdae_jax
-from pdae_jax.networks.architecture import Architecture
-from pdae_jax.training.trainer import Data, train
-from pdae_jax.training.state import Settings
-arch = Architecture(image_shape=(8, 8, 3), base=32, mult=(1,), blocks=1, attention=(), z_size=4,
-                    encoder_widths=(32,))
-quick = Settings(steps=2, batch_size=4, log_every=1, pictures_every=0)
-for objective in ("dpm", "pdae"):
-    assert train(sys.argv[2], objective, arch=arch, data=Data("folder:" + sys.argv[1]),
-                 settings=quick)
-model = pdae_jax.load(sys.argv[2])
-print(model.encode(np.zeros((3, 8, 8, 3), np.uint8)).shape)
-"""
+    assert run_program("imports").stdout.strip() == "[]"
 
 
 @pytest.fixture
@@ -177,8 +135,7 @@ def folder(tmp_path):
 
 
 def test_a_folder_trains_without_tensorflow_clu_and_ml_collections(folder, tmp_path):
-    run = python(WITHOUT, folder, tmp_path / "run")
-    assert run.returncode == 0, run.stderr
+    run = run_program("train_folder", folder, tmp_path / "run")
     assert run.stdout.strip() == "(3, 4)"
     assert run.stderr.count("no TensorBoard file") == 2  # one line a run
 

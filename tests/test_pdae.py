@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY, assert_close
+from helpers import TINY, assert_close
 
 from pdae_jax import latent, pdae, samplers
 from pdae_jax.networks.architecture import Architecture

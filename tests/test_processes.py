@@ -1,73 +1,21 @@
-"""Several processes on loopback against one: training, recovery, and work in parts."""
+"""Several processes on loopback against one: training, recovery, and work in chunks."""
 
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import start_processes
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from pdae_jax.runtime import processes
 from pdae_jax.workdir import checkpoints as checkpoint
 from pdae_jax.workdir import few_shot_record as fewshot
-
-ROOT = Path(__file__).parent.parent
-TRAIN = """
-import sys
-sys.path.insert(0, "tests")
-coordinator, n, i, workdir, objective, steps, fsdp = sys.argv[1:]
-from pdae_jax import processes
-if n != "1":
-    processes.start(coordinator, int(n), int(i), patience=20)
-from conftest import DIGITS_ARCH
-from pdae_jax.training.trainer import Data, train
-from pdae_jax.training.state import Settings
-settings = Settings(steps=int(steps), batch_size=16, pictures_every=4, health_every=3, log_every=1,
-                    save_every=2, ema=0.5, learning_rate=1e-3)
-sys.exit(not train(workdir, objective, arch=DIGITS_ARCH, data=Data("digits", flip=False),
-                   settings=settings, fsdp=int(fsdp)))
-"""
-MODES = """
-import sys
-from pathlib import Path
-coordinator, n, i, workdir, out = sys.argv[1:]
-from pdae_jax import codes, evaluate, modes, processes
-if n != "1":
-    processes.start(coordinator, int(n), int(i))
-from pdae_jax.commands import generation
-codes.PART_ROWS, generation.PART_ROWS, evaluate.PART_ROWS = 500, 3, 3
-options = modes.Options(n=8, steps=2, latent_steps=2, invert_steps=2)
-for mode in ("encode", "generate", "evaluate"):
-    modes.run(mode, workdir, options, out=f"{out}/{mode}")
-modes.fit_few_shot(Path(workdir), modes.Options(attribute="0", positives=9, negatives=8))
-"""
-
-
-def start(script: str, n: int, *args, devices: int = 8) -> list[subprocess.Popen]:
-    """n processes that share `devices` CPU devices, each running script with args."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        coordinator = f"localhost:{free.getsockname()[1]}"
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // n}"}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", script, coordinator, str(n), str(i), *map(str, args)],
-            env=os.environ | flags,
-            cwd=ROOT,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for i in range(n)
-    ]
 
 
 def finish(started: list[subprocess.Popen], code: int = 0) -> list[str]:
@@ -97,19 +45,19 @@ def losses(workdir: Path, objective: str = "dpm") -> dict[int, float]:
 def one(tmp_path_factory):
     """The losses of one process with eight devices."""
     workdir = tmp_path_factory.mktemp("one")
-    finish(start(TRAIN, 1, workdir, "dpm", 8, 2))
+    finish(start_processes("train_together", 1, workdir, "dpm", 8, 2))
     return losses(workdir)
 
 
 def test_two_processes_train_as_one_and_recover(one, tmp_path):
-    """One killed in the midst, the other ends too; it goes on, at last on one process and 4 devices."""
-    first = start(TRAIN, 2, tmp_path, "dpm", 8, 2)
+    """One is killed, the other ends too; the run resumes, at last on one process and 4 devices."""
+    first = start_processes("train_together", 2, tmp_path, "dpm", 8, 2)
     wait_for(tmp_path / "dpm" / "2", first)  # early: it must not have ended when it is killed
     first[1].kill()
     _, errors = first[0].communicate(timeout=120)
     assert first[0].returncode, errors
-    finish(start(TRAIN, 2, tmp_path, "dpm", 6, 2))
-    finish(start(TRAIN, 1, tmp_path, "dpm", 8, 1, devices=4))
+    finish(start_processes("train_together", 2, tmp_path, "dpm", 6, 2))
+    finish(start_processes("train_together", 1, tmp_path, "dpm", 8, 1, devices=4))
     found = losses(tmp_path)
     assert found.keys() == one.keys() == set(range(1, 9))
     np.testing.assert_allclose(list(found.values()), list(one.values()), rtol=2e-4)
@@ -117,25 +65,17 @@ def test_two_processes_train_as_one_and_recover(one, tmp_path):
 
 
 def test_all_stop_at_the_same_step_where_one_is_asked(tmp_path):
-    """SIGTERM to the process that does not write: both save and end, and the run goes on from there."""
-    both = start(TRAIN, 2, tmp_path, "dpm", 3000, 1, devices=2)
+    """SIGTERM to the process that does not write: both save and end, and the run resumes."""
+    both = start_processes("train_together", 2, tmp_path, "dpm", 3000, 1, devices=2)
     wait_for(tmp_path / "dpm" / "2", both)
     both[1].send_signal(signal.SIGTERM)
     said = finish(both, code=1)  # as the script has it, of a run that did not get to its end
     step = checkpoint.latest_steps(tmp_path)["dpm"]
     assert 2 <= step < 3000 and f"stopped at step {step}" in said[0]
-    finish(start(TRAIN, 2, tmp_path, "dpm", step + 1, 1, devices=2))
+    finish(start_processes("train_together", 2, tmp_path, "dpm", step + 1, 1, devices=2))
     assert list(losses(tmp_path)) == list(range(1, step + 2))
 
 
-COMMAND = """
-import sys
-coordinator, n, i, *args = sys.argv[1:]
-several = [f"--coordinator={coordinator}", f"--processes={n}", f"--process={i}"]
-sys.argv = ["main", *args, *(several if n != "1" else [])]
-from pdae_jax.main import cli
-cli()
-"""
 PDAE = [
     "--config=configs/digits.py:pdae",
     "--config.model.mult=(1,)",
@@ -184,8 +124,8 @@ def test_the_command_over_two_processes(workdir, digits_folder, tmp_path):
     for n, stages in ((1, ("pdae",)), (2, ("pdae", "report"))):
         home = tmp_path / str(n)
         said = finish(
-            start(
-                COMMAND,
+            start_processes(
+                "command_together",
                 n,
                 *PDAE,
                 f"--workdir={home}",
@@ -224,7 +164,7 @@ def test_two_processes_encode_generate_and_evaluate_as_one(workdir, tmp_path):
         home = tmp_path / f"run{n}"
         shutil.copytree(workdir, home)
         shutil.rmtree(home / "codes", ignore_errors=True)
-        said = finish(start(MODES, n, home, tmp_path / str(n), devices=2))
+        said = finish(start_processes("modes_together", n, home, tmp_path / str(n), devices=2))
         assert sum("fewshot: attribute 0" in words for words in said) == 1
         shots.append(fewshot.read(home))
     assert shots[0].record == shots[1].record
@@ -284,87 +224,30 @@ def test_a_tpus_metadata_are_asked_where_nothing_else_tells(environment, asked):
     assert processes.in_cluster(environment, tpu=True) == asked
 
 
-SAVES = """
-import os, signal, sys, time
-import numpy as np
-from pdae_jax import processes
-from pdae_jax.workdir.checkpoints import Checkpoints
-coordinator, n, i, folder = sys.argv[1:]
-processes.start(coordinator, int(n), int(i))
-assert not any(processes.stop_asked() for _ in range(30))
-with Checkpoints(folder) as checkpoints:
-    for step in (10, 100000):
-        checkpoints.save(step, {"dpm": {"x": np.zeros(3)}})
-if i == "1":
-    os.kill(os.getpid(), signal.SIGTERM)
-for asked in range(3000):
-    if processes.stop_asked():
-        print(f"heeded at {asked}")
-        break
-    time.sleep(0.02)
-"""
-
-
 def test_saves_do_not_make_a_stop_unheard(tmp_path):
     """Orbax asks JAX too, by steps: of a second stage they are lower, of a resumed run higher."""
-    said = finish(start(SAVES, 2, tmp_path, devices=2))
+    said = finish(start_processes("stop_after_saves", 2, tmp_path, devices=2))
     heeded = [line for words in said for line in words.splitlines() if line.startswith("heeded")]
     assert len(heeded) == 2 and heeded[0] == heeded[1]
 
 
-FAILS = """
-import sys
-from pathlib import Path
-from pdae_jax import processes
-from pdae_jax.workdir.chunk_cache import Parts
-coordinator, n, i, folder = sys.argv[1:]
-processes.start(coordinator, int(n), int(i))
-def make(rows, advance):
-    if rows.start == 3:
-        raise OSError(f"rows from {rows.start} cannot be made")
-    return {"x": rows}
-try:
-    Parts(folder, {}, size=1).whole(5, make, "rows")
-except OSError as error:
-    print(error, next(processes._questions))
-"""
-
-
 def test_what_one_process_cannot_do_all_are_told(tmp_path):
     """The second's share has what cannot be made; both go on from there, with equal questions."""
-    said = finish(start(FAILS, 2, tmp_path, devices=2))
+    said = finish(start_processes("fail_in_a_chunk", 2, tmp_path, devices=2))
     assert all("rows from 3 cannot be made 2" in words.splitlines() for words in said)
-
-
-STOPPED = """
-import sys, time
-from pdae_jax import processes
-processes.start(*sys.argv[1:2], *map(int, sys.argv[2:4]), stoppable=False)
-print("ready", flush=True)
-time.sleep(300)
-"""
 
 
 def test_what_cannot_stop_halfway_ends_at_once():
     """Modes but training keep what is done by parts: SIGTERM is no request to them."""
-    (process,) = start(STOPPED, 1, devices=1)
+    (process,) = start_processes("sleep_unstoppable", 1, devices=1)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == -signal.SIGTERM
 
 
-ASKED = """
-import sys
-from pdae_jax import processes
-processes.start(*sys.argv[1:2], *map(int, sys.argv[2:4]))
-print(processes.ask_first(lambda: processes.index() == 0))
-print(processes.distinct(["a", "b"] if processes.index() else ["a", "a", "c"]))
-"""
-
-
 def test_all_go_by_what_the_first_process_sees():
     """The second says otherwise and is overruled."""
-    said = finish(start(ASKED, 2, devices=2))
+    said = finish(start_processes("ask_first", 2, devices=2))
     assert [line for words in said for line in words.splitlines() if line in ("True", "False")] == [
         "True",
         "True",

@@ -1,10 +1,10 @@
-"""The quickstart's chain, digits from nothing to the report, on a smaller model and in fewer steps."""
+"""The quickstart, digits from nothing to the report, with a smaller model and fewer steps."""
 
 import json
 
 import numpy as np
 import pytest
-from conftest import DIGITS_ARCH
+from helpers import DIGITS_ARCH
 
 from pdae_jax import main
 from pdae_jax.main import load_config

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import DIGITS_ARCH as ARCH
+from helpers import DIGITS_ARCH as ARCH
 
 import pdae_jax
 from pdae_jax import latent, pdae

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 import signal
@@ -17,8 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import ROOT, run_program
 from PIL import Image
 
+from pdae_jax.data.dataset import Data
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import Networks
 from pdae_jax.runtime import sharding
@@ -26,9 +27,10 @@ from pdae_jax.schedule import linear
 from pdae_jax.training.log import Watch
 from pdae_jax.training.loop import TrainingError
 from pdae_jax.training.objectives import OBJECTIVES
-from pdae_jax.training.state import Settings, TrainState
+from pdae_jax.training.settings import Settings
+from pdae_jax.training.state import TrainState
 from pdae_jax.training.step import make_update
-from pdae_jax.training.trainer import Data, train
+from pdae_jax.training.trainer import train
 from pdae_jax.workdir import checkpoints as checkpoint
 
 ARCH = Architecture(
@@ -56,7 +58,6 @@ QUICK = Settings(
     save_every=3,
     keep=10,
 )
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -391,34 +392,8 @@ def test_fsdp_puts_the_largest_divisible_dimension_on_its_axis():
     assert "fsdp" not in specs["odd"] and "fsdp" not in specs["bias"]
 
 
-DEVICES = """
-import sys, json
-sys.path[:0] = [{tests!r}]
-import test_training as t
-from pdae_jax.training.trainer import train
-for objective in ("dpm", "pdae"):
-    train(sys.argv[1], objective, arch=t.ARCH, data=t.DIGITS, settings=t.QUICK, fsdp={fsdp})
-"""
-
-
-def _run(code, *args, devices=1, **kwargs):
-    env = {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": str(ROOT),
-    }
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)],
-        env=env,
-        check=True,
-        capture_output=True,
-        text=True,
-        **kwargs,
-    )
-
-
 def test_eight_devices_train_as_one(trained, tmp_path):
-    _run(DEVICES.format(tests=str(ROOT / "tests"), fsdp=2), tmp_path, devices=8)
+    run_program("train_sharded", tmp_path, devices=8)
     for objective in ("dpm", "pdae"):
         losses = [
             [

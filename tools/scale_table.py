@@ -26,7 +26,7 @@ from pathlib import Path
 from pdae_jax.config import load_config
 from pdae_jax.cost import forecast
 from pdae_jax.networks.architecture import Architecture
-from pdae_jax.training.state import Settings
+from pdae_jax.training.settings import Settings
 
 KINDS = {"v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
 BATCHES = (128, 256, 512, 1024, 2048, 4096)

@@ -1,103 +1,38 @@
-"""What the train step and the decoding loop cost on devices that need not be here.
+"""Forecasts of what the train step and the decoding loop cost on devices that need not be here.
 
 XLA compiles for a TPU on any machine that has libtpu: the compiled programs tell floating-point
 operations, bytes moved, memory and collectives, and from the chip's published peaks follows the
 fastest step that it allows (the roofline). Nothing is run.
 """
 
-import functools
-import os
+import math
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from pdae_jax import pdae, samplers
 from pdae_jax.cost import hlo
+from pdae_jax.cost.chips import Chip, chip_of, devices_of
 from pdae_jax.networks.architecture import Architecture
-from pdae_jax.networks.groups import DTYPES, Networks
+from pdae_jax.networks.groups import DTYPES, Networks, Params
 from pdae_jax.runtime import sharding
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.schedule import SCHEDULES
 from pdae_jax.training import memory
 from pdae_jax.training.objectives import OBJECTIVES
-from pdae_jax.training.state import Settings, TrainState
+from pdae_jax.training.settings import Settings
+from pdae_jax.training.state import TrainState
 from pdae_jax.training.step import compiled_step
-
-
-class Chip(NamedTuple):
-    """Published peaks of one device: bfloat16 FLOP/s, bytes/s and bytes of memory, clock in Hz, and
-    bytes/s of all its links to other chips."""
-
-    flops: float
-    bandwidth: float
-    memory: float
-    clock: float | None = None
-    links: float | None = None
-
-
-# By jax.Device.device_kind, per device as JAX counts them (half a chip of v2, v3 and 7x); of GPUs
-# without sparsity, and their float32 (TF32) is half of it.
-CHIPS = {
-    "TPU v2": Chip(22.5e12, 350e9, 8e9),
-    "TPU v3": Chip(61.5e12, 450e9, 16e9),
-    "TPU v4": Chip(275e12, 1228e9, 32e9),
-    "TPU v5 lite": Chip(197e12, 819e9, 16e9, 1.5e9, 200e9),
-    "TPU v5": Chip(459e12, 2765e9, 95e9, 1.75e9, 600e9),
-    "TPU v6 lite": Chip(918e12, 1640e9, 32e9, 1.75e9, 448e9),
-    "TPU7x": Chip(1153e12, 3690e9, 96e9),
-    "NVIDIA A100-SXM4-80GB": Chip(312e12, 2039e9, 80e9),
-    "NVIDIA H100 80GB HBM3": Chip(989e12, 3350e9, 80e9),
-    "NVIDIA H200": Chip(989e12, 4800e9, 141e9),
-}
-
-
-def chip_of(kind: str) -> Chip | None:
-    """The peaks of a kind of device: published, or of a CPU this machine's; None where unknown."""
-    return this_machine() if kind == "cpu" else CHIPS.get(kind)
-
-
-@functools.cache
-def this_machine() -> Chip:
-    """Measured on all cores: FLOP/s of a float32 matmul, bytes/s that a copy reads and writes."""
-    a = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
-    arrays = np.ones((2, 1 << 25), np.float32)
-    source, target = (np.array_split(array, os.cpu_count()) for array in arrays)
-
-    def fastest(work) -> float:
-        seconds = []
-        for _ in range(5):
-            began = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - began)
-        return min(seconds)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bandwidth = arrays.nbytes / fastest(lambda: list(pool.map(np.copyto, target, source)))
-    return Chip(
-        2 * len(a) ** 3 / fastest(lambda: a @ a),
-        bandwidth,
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-    )
 
 
 DECODING_STEPS = 100  # of DDIM, in a forecast
 
-# Without these libtpu asks the cloud's metadata server, which is not there, who it is.
-ALONE = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}  # and it holds no chip that two could want
-
 
 class Cost(NamedTuple):
-    """Of one compiled program, on each device.
+    """The cost of one compiled program, on each device.
 
     moved: bytes to and from main memory; accessed: XLA's count, which takes what stays in the chip
     for moved too. outputs: without those that lie where arguments lay. collectives: kind -> (how
@@ -124,41 +59,15 @@ class Cost(NamedTuple):
         return max(self.flops / chip.flops, self.moved / chip.bandwidth)
 
 
-def devices_of(topology: str) -> list:
-    """The devices of a topology such as "v5e:4x8", or of this machine for "cpu".
-
-    Raises ValueError for a name that JAX does not know, ImportError where libtpu is missing.
-    """
-    if topology == "cpu":
-        return jax.devices("cpu")
-    try:
-        import libtpu  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"--topology={topology} needs libtpu, which needs no TPU: pip install 'pdae_jax[tpu]'"
-        ) from error
-    from jax.experimental import topologies
-
-    for name, value in ALONE.items():
-        os.environ.setdefault(name, value)
-    try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    except Exception as error:  # libtpu's own kinds
-        raise ValueError(
-            f"no topology {topology!r}: give one as v5e:4x8, v5p:2x2x2, v6e:2x4 or cpu "
-            f"({str(error).splitlines()[0][:120]})"
-        ) from error
-
-
 def train_step(
     objective: str,
     arch: Architecture,
     settings: Settings,
-    devices,
+    devices: Sequence[jax.Device],
     *,
     precision: str = "float32",
     fsdp: int = 1,
-    say=lambda line: None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> Cost:
     """The cost of one step of an objective on pictures, of the whole batch over all devices."""
     row = OBJECTIVES[nearest(objective, OBJECTIVES, "objective")]
@@ -195,7 +104,7 @@ def train_step(
 def decode_loop(
     arch: Architecture,
     batch_size: int,
-    devices,
+    devices: Sequence[jax.Device],
     *,
     steps: int = DECODING_STEPS,
     precision: str = "float32",
@@ -208,7 +117,7 @@ def decode_loop(
     schedule = SCHEDULES[arch.schedule](arch.T)
     path = samplers.ddim_times(arch.T, min(steps, arch.T))[::-1]
 
-    def decode(params, x, z):
+    def decode(params: Params, x: jax.Array, z: jax.Array) -> jax.Array:
         return pdae.decode(net, params, schedule, x, z, path)
 
     over_batch, everywhere = sharding.over_batch(mesh), sharding.replicated(mesh)
@@ -229,10 +138,10 @@ def training_flops(arch: Architecture, objective: str, batch: int = 8) -> float:
     """FLOP of one image's loss and gradients (multiply-adds x 2), before any compiler sees them."""
     net, row, schedule = Networks(arch), OBJECTIVES[objective], SCHEDULES[arch.schedule](arch.T)
 
-    def gradients(trained, frozen, images, rng):
+    def gradients(trained: Params, frozen: Params, images: jax.Array, rng: jax.Array) -> Params:
         drawn = row.draw(rng, {"image": images}, schedule.T)
 
-        def loss(trained):
+        def loss(trained: Params) -> jax.Array:
             return row.loss(net, schedule, {**frozen, **trained}, drawn, 0.1, None).sum()
 
         return jax.grad(loss)(trained)
@@ -256,26 +165,28 @@ def decoding_flops(arch: Architecture, batch: int = 8) -> float:
     return _flops(net.predict, params, x, *shares) / batch
 
 
-def _flops(function, *shapes) -> float:
+def _flops(function: Callable[..., Any], *shapes: Any) -> float:
     return jax.jit(function).lower(*shapes).cost_analysis()["flops"]
 
 
-def compiled(function, *shapes) -> Cost:
-    """Lowers and compiles a jitted function for shapes, and reads its cost off."""
+def compiled(function: jax.stages.Wrapped, *shapes: Any) -> Cost:
+    """Lowers and compiles a jitted function for shapes, and reads its cost off the program."""
     began = time.perf_counter()
     program = function.lower(*shapes).compile()
     seconds = time.perf_counter() - began
-    cost, memory, text = program.cost_analysis(), program.memory_analysis(), program.as_text()
+    cost, sizes, text = program.cost_analysis(), program.memory_analysis(), program.as_text()
+    if cost is None or sizes is None or text is None:
+        raise ValueError("this backend of JAX does not tell what a compiled program costs")
     return Cost(
-        cost.get("flops", np.nan),
-        hlo.traffic(text),
-        cost.get("bytes accessed", np.nan),
-        hlo.cycles(text),
-        memory.argument_size_in_bytes,
-        memory.temp_size_in_bytes,
-        memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        hlo.collectives(text),
-        seconds,
+        flops=cost.get("flops", math.nan),
+        moved=hlo.traffic(text),
+        accessed=cost.get("bytes accessed", math.nan),
+        cycles=hlo.cycles(text),
+        arguments=sizes.argument_size_in_bytes,
+        temporary=sizes.temp_size_in_bytes,
+        outputs=sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
+        collectives=hlo.collectives(text),
+        compile_seconds=seconds,
     )
 
 
@@ -287,9 +198,12 @@ def forecast(
     *,
     precision: str = "float32",
     fsdp: int = 1,
-    say=print,
+    say: Callable[[str], object] = print,
 ) -> tuple[Cost, Cost | None]:
-    """Compiles and says the cost of training and, of PDAE, of decoding."""
+    """Compiles one objective's programs for a topology, and says what they cost.
+
+    Returns the costs of the train step and, of PDAE, of a step of decoding.
+    """
     devices = devices_of(topology)
     kind, local = devices[0].device_kind, settings.batch_size // len(devices)
     chip = chip_of(kind)
@@ -300,18 +214,17 @@ def forecast(
     )
     train = train_step(objective, arch, settings, devices, precision=precision, fsdp=fsdp, say=say)
     parts = settings.accumulate
-    costs = {
-        f"train step, one of its {parts} parts and all of the optimiser"
-        if parts > 1
-        else "train step": train
-    }
+    name = "train step"
+    if parts > 1:
+        name += f", one of its {parts} micro-batches and all of the optimiser"
+    costs = {name: train}
     decode = None
     if objective == "pdae":
         decode = decode_loop(arch, settings.batch_size, devices, precision=precision)
         costs[f"decoding, a step of {DECODING_STEPS}"] = decode
     for name, cost in costs.items():
         say(f"\n{name}, on each device:")
-        # A loop's body counts once, so that a step in parts is told of one of them.
+        # A loop's body counts once: of a step in micro-batches, these are the costs of one.
         images, steps = (local // parts, 1) if cost is train else (local, DECODING_STEPS)
         for line in lines(cost, chip, images, steps):
             say(f"  {line}")
@@ -328,7 +241,10 @@ def forecast(
 
 
 def lines(cost: Cost, chip: Chip | None, local: int, steps: int = 1) -> list[str]:
-    """A cost in words. local: images a device; steps: how often they go through the program."""
+    """Describes a cost, one line a fact.
+
+    local: images a device. steps: how often they go through the program.
+    """
     times = "" if steps == 1 else f" in {steps} steps"
     found = [
         f"{digits(cost.flops / 1e9)} GFLOP, {digits(cost.flops / local / 1e9)} an image",
@@ -358,5 +274,5 @@ def lines(cost: Cost, chip: Chip | None, local: int, steps: int = 1) -> list[str
 
 
 def digits(number: float) -> str:
-    """Three of them, or the whole number where it is larger."""
+    """Formats a number to three digits, or as the whole number where it is larger."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

@@ -1,8 +1,8 @@
-"""What the text of a compiled program tells: its traffic with memory, its collectives, its cycles.
+"""Reads the text of a compiled program: its traffic with memory, its collectives, its cycles.
 
 XLA's own "bytes accessed" counts every operand, wherever it lies. A TPU keeps much in its on-chip
-memory (VMEM, marked `S(1)` in a layout), whose traffic costs the chip's main memory (HBM) nothing; so
-it is counted here anew. A loop's body counts once.
+memory (VMEM, marked `S(1)` in a layout), whose traffic costs the chip's main memory (HBM) nothing;
+so it is counted here anew. A loop's body counts once.
 """
 
 import itertools
@@ -46,12 +46,13 @@ STILL = {
 
 _ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\](?:\{([\d,]*)((?::[^}]*)?)\})?")
 _TILE = re.compile(r"T\(([\d,]+)\)")
+_COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+).*\{$")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
 class Array(NamedTuple):
-    """Bytes with the padding of its tiles; on_chip: not in main memory."""
+    """One array: its bytes with the padding of its tiles, and whether it is not in main memory."""
 
     bytes: int
     on_chip: bool
@@ -65,7 +66,7 @@ class Instruction(NamedTuple):
 
 
 def arrays(shape: str) -> list[Array]:
-    """The arrays of a shape as XLA writes it, such as (bf16[16,64]{1,0:T(8,128)(2,1)S(1)}, u32[])."""
+    """The arrays of a shape as XLA writes it: (bf16[16,64]{1,0:T(8,128)(2,1)S(1)}, u32[])."""
     found = []
     for dtype, dims, order, layout in _ARRAY.findall(shape):
         if dtype not in BYTES:
@@ -83,10 +84,12 @@ def arrays(shape: str) -> list[Array]:
 
 def computations(text: str) -> tuple[list[list[Instruction]], list[list[Instruction]]]:
     """The computations that run by themselves, and those within fusions and reductions."""
-    found, inner, name = {}, set(), None
+    found: dict[str, list[Instruction]] = {}
+    inner: set[str] = set()
+    name = ""
     for line in text.splitlines():
-        if line.endswith("{") and not line.startswith(" "):
-            name = re.match(r"(?:ENTRY )?%?([\w.\-]+)", line)[1]
+        if not line.startswith(" ") and (match := _COMPUTATION.match(line)):
+            name = match[1]
             found[name] = []
         elif name and (match := _INSTRUCTION.match(line)):
             found[name].append(Instruction(*match.groups()))
@@ -108,12 +111,15 @@ def instructions(text: str) -> Iterator[tuple[Instruction, list[str]]]:
 
 
 def operands_of(instruction: Instruction) -> str:
-    """Its operands as the text has them, without their layouts."""
+    """An instruction's operands as the text has them, without their layouts."""
     return re.sub(r"\{[^{}]*\}", "", instruction.rest).partition(")")[0]
 
 
 def results(instruction: Instruction) -> list[Array]:
-    """What it writes. The shape of what runs asynchronously has its operands too, and a context."""
+    """The arrays that an instruction writes.
+
+    The shape of what runs asynchronously has its operands too, and a context.
+    """
     found = arrays(instruction.shape)
     if instruction.op == "copy-start":  # the only one with the result before the operand
         return found[:1]
@@ -148,7 +154,7 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
     """
     found: dict[str, tuple[int, int]] = {}
 
-    def add(kind, result):
+    def add(kind: str, result: list[Array]) -> None:
         count, size = found.get(kind, (0, 0))
         found[kind] = count + 1, size + sum(array.bytes for array in result)
 
@@ -157,7 +163,7 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
         kind = instruction.op.removesuffix("-start")
         if kind in COLLECTIVES:
             add(kind, results(instruction))
-    fused = {}  # each channel once
+    fused: dict[tuple[str, str], tuple[Instruction, Instruction]] = {}  # each channel once
     for body in inner:
         for instruction in body:
             if instruction.op in COLLECTIVES:
@@ -173,7 +179,7 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
 
 
 def cycles(text: str) -> int | None:
-    """Clock cycles by the TPU compiler's own model, each instruction after the other; None elsewhere."""
+    """Clock cycles by the TPU compiler's own model, instructions in sequence; None elsewhere."""
     found = [
         int(match[1])
         for instruction, _ in instructions(text)

@@ -1,32 +1,36 @@
 """The paper's protocols over many pictures: reconstruction (Table 3) and FID (Table 4).
 
-Both go on where they stopped, with the same result: a picture's noise depends on the seed and on the
-picture's own number alone.
+Both resume where they stopped, with the same result: a picture's noise depends on the seed and on
+the picture's own number alone.
 """
 
 import functools
 import operator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from pdae_jax import data as data_lib
 from pdae_jax import samplers
+from pdae_jax.data.dataset import Data
+from pdae_jax.data.pipeline import batches
+from pdae_jax.data.sources import Source
 from pdae_jax.images import to_uint8
 from pdae_jax.metrics.frechet import Moments, frechet_distance
 from pdae_jax.metrics.measure import Metrics
 from pdae_jax.model import Model
 from pdae_jax.tasks.generation import generate
-from pdae_jax.workdir import samples_npz as sample_file
-from pdae_jax.workdir.chunk_cache import Parts
+from pdae_jax.workdir.chunk_cache import Advance, Arrays, ChunkCache
 
-PART_ROWS = 512
+CHUNK_ROWS = 512
+BATCH_SIZE = 64
+Reference = tuple[np.ndarray, np.ndarray]  # [2048] and [2048, 2048]
+
 ALONE, INFERRED, NO_CODE = "z alone", "z, inferred x_T", "no code: the mean picture"
 
 
 class Reconstruction(NamedTuple):
-    """n pictures scored, of which broken ones were left out; means: decoded from -> metric -> mean."""
+    """n pictures scored, without the broken ones; means: decoded from -> metric -> mean."""
 
     n: int
     broken: int
@@ -35,49 +39,28 @@ class Reconstruction(NamedTuple):
 
 def reconstruction(
     model: Model,
-    source,
-    folder: Path,
+    data: Data,
+    source: Source,
     metrics: Metrics,
+    chunks: ChunkCache,
     *,
     n: int,
-    made_from: dict,
     steps: int = 100,
     invert_steps: int = 1000,
     seed: int = 0,
-    batch_size: int = 64,
-    workers: int = 0,
-    max_broken: float = 0.1,
 ) -> Reconstruction:
     """The first n pictures of a source, decoded from z alone and with the inferred x_T, scored.
 
-    folder: where what is done is kept. made_from: what else the result depends on.
+    chunks: a cache whose key tells all that the result depends on.
     """
-    parts = Parts(
-        folder,
-        made_from
-        | {
-            "steps": steps,
-            "invert_steps": invert_steps,
-            "seed": seed,
-            "metrics": sorted(metrics.params),
-        },
-        size=PART_ROWS,
-    )
+    total = min(n, len(source))
+    few = min(CHUNK_ROWS, total)
+    first = next(_pictures(model, data, source, range(few), batch_size=few))
+    mean = first["image"][first["mask"]].mean(0, keepdims=True).round().astype(np.uint8)
 
-    arch = model.arch
-    with data_lib.batches(
-        source,
-        size=arch.image_shape[:2],
-        channels=arch.image_shape[2],
-        batch_size=min(PART_ROWS, n, len(source)),
-        max_broken=max_broken,
-    ) as some:
-        batch = next(some)
-    mean = batch["image"][batch["mask"]].mean(0, keepdims=True).round().astype(np.uint8)
-
-    def score(rows, advance):
+    def score(rows: range, advance: Advance) -> Arrays:
         found = []
-        for batch in _pictures(model, source, rows, batch_size, workers, max_broken):
+        for batch in _pictures(model, data, source, rows):
             images, index = batch["image"], batch["index"]
             z = model.encode(images)
             x_T = model.invert(images, z, steps=invert_steps)
@@ -88,97 +71,87 @@ def reconstruction(
                 NO_CODE: np.broadcast_to(mean, images.shape),
             }
             real = index >= 0  # the last batch is filled up
-            scores = {
-                f"{name}/{metric}": np.where(batch["mask"], values, np.nan)[real]
-                for name, x in decoded.items()
-                for metric, values in metrics.compare(images, x).items()
-            }
-            found.append(scores)
+            found.append(
+                {
+                    f"{name}/{metric}": np.where(batch["mask"], values, np.nan)[real]
+                    for name, x in decoded.items()
+                    for metric, values in metrics.compare(images, x).items()
+                }
+            )
             advance(int(real.sum()))
         return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
-    scores = parts.whole(min(n, len(source)), score, "evaluate reconstruction")
+    scores = chunks.joined(total, score, "evaluate reconstruction")
     means: dict[str, dict[str, float]] = {}
+    broken = 0
     for name, values in scores.items():
         decoded, metric = name.split("/")
         means.setdefault(decoded, {})[metric] = float(np.nanmean(values.astype(np.float64)))
-    broken = int(np.isnan(values).sum())
-    return Reconstruction(len(values) - broken, broken, means)
+        broken = int(np.isnan(values).sum())  # the same of every score
+    return Reconstruction(total - broken, broken, means)
 
 
 def generation(
     model: Model,
-    folder: Path,
     metrics: Metrics,
+    chunks: ChunkCache,
     *,
     n: int,
-    made_from: dict,
-    reference: tuple[np.ndarray, np.ndarray],
+    reference: Reference,
     steps: int = 100,
     latent_steps: int = 100,
     stop: float = 0.3,
     seed: int = 0,
 ) -> float:
     """FID of n generated pictures against a reference's mean and covariance of features."""
-    parts = Parts(
-        folder,
-        made_from | {"steps": steps, "latent_steps": latent_steps, "stop": stop, "seed": seed},
-        size=PART_ROWS,
-    )
 
-    def features(rows, advance):
+    def features(rows: range, advance: Advance) -> Arrays:
         made = generate(model, rows, steps=steps, latent_steps=latent_steps, stop=stop, seed=seed)
         advance(len(rows))
         return {"features": metrics.features(to_uint8(made.images))}
 
-    seen = _moments(parts.run(n, features, "evaluate generation"))
+    seen = _moments(chunk["features"] for chunk in chunks.run(n, features, "evaluate generation"))
     return frechet_distance(seen.mean, seen.covariance, *reference)
 
 
 def data_reference(
-    model: Model,
-    source,
-    folder: Path,
-    metrics: Metrics,
-    *,
-    n: int,
-    made_from: dict,
-    batch_size: int = 64,
-    workers: int = 0,
-    max_broken: float = 0.1,
-) -> tuple[np.ndarray, np.ndarray]:
+    model: Model, data: Data, source: Source, metrics: Metrics, chunks: ChunkCache, *, n: int
+) -> Reference:
     """Mean and covariance of the features of a source's first n pictures, at the model's size."""
-    parts = Parts(folder, made_from, size=PART_ROWS)
 
-    def features(rows, advance):
+    def features(rows: range, advance: Advance) -> Arrays:
         found = []
-        for batch in _pictures(model, source, rows, batch_size, workers, max_broken):
+        for batch in _pictures(model, data, source, rows):
             found.append(metrics.features(batch["image"])[batch["mask"]])
             advance(int((batch["index"] >= 0).sum()))
         return {"features": np.concatenate(found)}
 
-    seen = _moments(parts.run(min(n, len(source)), features, f"features of {source.name}"))
+    run = chunks.run(min(n, len(source)), features, f"features of {source.name}")
+    seen = _moments(chunk["features"] for chunk in run)
     return seen.mean, seen.covariance
 
 
-def reference(path: Path, metrics: Metrics) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance of the features of ADM's reference file."""
-    return sample_file.reference(path, metrics.features)
+def pictures_reference(pictures: Iterable[np.ndarray], metrics: Metrics) -> Reference:
+    """Mean and covariance of the features of pictures, batches of uint8 [B, H, W, C]."""
+    seen = _moments(metrics.features(images) for images in pictures)
+    return seen.mean, seen.covariance
 
 
-def _moments(parts) -> Moments:
-    return functools.reduce(operator.add, (Moments.of(part["features"]) for part in parts))
+def _moments(features: Iterable[np.ndarray]) -> Moments:
+    return functools.reduce(operator.add, map(Moments.of, features))
 
 
-def _pictures(model, source, rows, batch_size, workers, max_broken):
-    size, channels = model.arch.image_shape[:2], model.arch.image_shape[2]
-    with data_lib.batches(
+def _pictures(
+    model: Model, data: Data, source: Source, rows: range, batch_size: int = BATCH_SIZE
+) -> Iterator[dict[str, np.ndarray]]:
+    height, width, channels = model.arch.image_shape
+    with batches(
         source,
-        size=size,
+        size=(height, width),
         channels=channels,
         batch_size=batch_size,
         indices=rows,
-        workers=workers,
-        max_broken=max_broken,
-    ) as batches:
-        yield from batches
+        workers=data.workers,
+        max_broken=data.max_broken,
+    ) as some:
+        yield from some

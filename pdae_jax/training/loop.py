@@ -4,15 +4,19 @@ import dataclasses
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
 import jax
 import numpy as np
 
+from pdae_jax.networks.groups import Networks, Params
 from pdae_jax.runtime import processes, sharding
-from pdae_jax.training.log import Watch
+from pdae_jax.schedule import Schedule
+from pdae_jax.training.log import Log
 from pdae_jax.training.objectives import Objective
-from pdae_jax.training.state import Settings, TrainState
+from pdae_jax.training.settings import Settings
+from pdae_jax.training.state import TrainState
 from pdae_jax.training.step import TIME_RANGES, compiled_step
 from pdae_jax.workdir.checkpoints import Checkpoints
 
@@ -23,7 +27,7 @@ class TrainingError(ValueError):
 
 @dataclasses.dataclass
 class Loop:
-    """What a run is made of. `pictures` maps all averaged parameters to grids for the eye.
+    """What a run is made of. `preview` maps all averaged parameters to grids for the eye.
 
     dropout: whether the trained networks have any. batches: an iterator of dicts with what the
     objective reads, already at the state's step; the pictures it lists as `broken`, {path: reason},
@@ -31,38 +35,39 @@ class Loop:
     """
 
     objective: Objective
-    net: Any
-    schedule: Any
+    net: Networks
+    schedule: Schedule
     settings: Settings
     mesh: jax.sharding.Mesh
     seed: int = 0
     dropout: bool = False
-    pictures: Callable | None = None
+    preview: Callable[[Params], dict[str, np.ndarray]] | None = None
 
-    def health_fn(self):
+    def health_fn(self) -> Callable[..., dict[str, jax.Array]] | None:
         """The jitted health lines: (ema, frozen, batch, rng) -> scalars; None if it has none."""
-        if self.objective.health is None or not self.settings.health_every:
+        lines = self.objective.health
+        if lines is None or not self.settings.health_every:
             return None
 
-        def health(params, frozen, batch, rng):
+        def health(
+            params: Params, frozen: Params, batch: dict[str, jax.Array], rng: jax.Array
+        ) -> dict[str, jax.Array]:
             n = self.settings.accumulate  # as many examples as one gradient fits
             batch = jax.tree.map(lambda x: x[::n], batch)
             drawn = self.objective.draw(rng, batch, self.schedule.T)
-            return self.objective.health(
-                self.net, self.schedule, {**frozen, **params}, drawn, self.settings.gamma
-            )
+            return lines(self.net, self.schedule, {**frozen, **params}, drawn, self.settings.gamma)
 
         return jax.jit(health, out_shardings=sharding.replicated(self.mesh))
 
     def run(
         self,
         state: TrainState,
-        frozen,
-        batches: Iterator[dict],
+        frozen: Params,
+        batches: Iterator[dict[str, np.ndarray]],
         checkpoints: Checkpoints,
-        watch: Watch,
+        log: Log,
     ) -> tuple[TrainState, bool]:
-        """Trains from state.step to settings.steps; returns the last state and whether it got there.
+        """Trains from state.step to settings.steps: the last state, and whether it got there.
 
         It stops early, after a save, when SIGTERM asks (any of several processes), or SIGINT (a
         single one). Raises TrainingError after `max_skipped` non-finite steps in a row.
@@ -88,11 +93,11 @@ class Loop:
             while step < settings.steps and not (stop.asked or processes.stop_asked()):
                 if len(window) > 1:  # so that batches do not pile up on the device
                     jax.block_until_ready(window[-2])
-                with watch.idle(window[-1]["loss"] if window else None):
+                with log.idle(window[-1]["loss"] if window else None):
                     batch = next(batches)
                 batch = sharding.to_mesh(self.mesh, {k: batch[k] for k in self.objective.reads})
                 if step == first:
-                    with watch.untimed(step + 1, state):  # compiles
+                    with log.untimed(step + 1, state):  # compiles
                         state, metrics = jax.block_until_ready(
                             train_step(state, frozen, batch, rng)
                         )
@@ -101,37 +106,35 @@ class Loop:
                 window.append(metrics)
                 step += 1
                 if step % settings.log_every == 0 or step == settings.steps:
-                    self._log(step, window, batches, watch)
+                    self._log(step, window, batches, log)
                     window = []
                 if health and step % settings.health_every == 0:
-                    with watch.untimed(step, state):
+                    with log.untimed(step, state):
                         lines = jax.device_get(health(state.ema, frozen, batch, rng))
-                    watch.scalars(step, {k: float(v) for k, v in lines.items()})
-                    watch.say(
-                        f"{watch.name} {step}: "
-                        + "  ".join(f"{k} {v:.4g}" for k, v in lines.items())
+                    log.scalars(step, {k: float(v) for k, v in lines.items()})
+                    log.say(
+                        f"{log.name} {step}: " + "  ".join(f"{k} {v:.4g}" for k, v in lines.items())
                     )
-                if (
-                    self.pictures
-                    and settings.pictures_every
-                    and (step % settings.pictures_every == 0)
-                ):
-                    with watch.untimed(step, state):
+                every = settings.pictures_every
+                if self.preview and every and step % every == 0:
+                    with log.untimed(step, state):
                         params = processes.to_host({**frozen, **state.ema})
                         if processes.writes():
-                            watch.pictures(step, self.pictures(params))
+                            log.pictures(step, self.preview(params))
                 if step % settings.save_every == 0:
-                    with watch.untimed(step, state):
+                    with log.untimed(step, state):
                         save(checkpoints, state, step)
                     saved = step
             if window and step < settings.steps:
-                self._log(step, window, batches, watch)
+                self._log(step, window, batches, log)
             if saved != step:
                 save(checkpoints, state, step)
             checkpoints.wait()  # while a signal is still only a request
         return state, step >= settings.steps and not stop.asked
 
-    def _log(self, step: int, window: list, batches, watch: Watch) -> None:
+    def _log(
+        self, step: int, window: list[dict[str, jax.Array]], batches: Iterator[Any], log: Log
+    ) -> None:
         metrics = jax.device_get(window)
         losses = np.array([m["loss"] for m in metrics])
         sums, counts = (
@@ -147,15 +150,15 @@ class Loop:
         for i in range(TIME_RANGES):
             if counts[i]:
                 scalars[f"loss_t{edges[i]}-{edges[i + 1] - 1}"] = float(sums[i] / counts[i])
-        more = {}
-        broken = dict(getattr(batches, "broken", {}))
+        more: dict[str, int] = {}
+        broken: dict[str, str] = dict(getattr(batches, "broken", {}))
         if skipped:
             scalars["skipped_steps"] = more["skipped"] = skipped
-        watch.broken_pictures(broken)
+        log.broken_pictures(broken)
         if n_broken := processes.distinct(broken):
             scalars["broken_pictures"] = more["broken"] = n_broken
-        watch.progress(step, scalars["loss"], **more)
-        watch.scalars(step, scalars)
+        log.progress(step, scalars["loss"], **more)
+        log.scalars(step, scalars)
         worst = max(int(m["skipped_in_a_row"]) for m in metrics)
         if worst >= self.settings.max_skipped:
             raise TrainingError(
@@ -170,21 +173,21 @@ class Stop:
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.asked = False
-        self._before = {}
+        self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         # Of several processes JAX watches for SIGTERM itself: all must stop at the same step.
         if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
             self._before = {s: signal.signal(s, self._ask) for s in self.SIGNALS}
         return self
 
-    def _ask(self, number, frame):
+    def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         self.__exit__()  # a second signal does what it always did
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
@@ -200,5 +203,5 @@ def restore(checkpoints: Checkpoints, step: int, shapes: TrainState) -> TrainSta
     return TrainState(ema=items["ema"], **items["train"])
 
 
-def _without_ema(state: TrainState) -> dict:
+def _without_ema(state: TrainState) -> dict[str, Any]:
     return {name: value for name, value in state._asdict().items() if name != "ema"}

@@ -1,15 +1,19 @@
-"""What a run keeps on each device, known before any of it is there, and what to do if it is too much."""
+"""The memory of a run on each device before it is allocated, and advice where it is short."""
 
 import contextlib
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 
+from pdae_jax.networks.groups import Params
 from pdae_jax.training.objectives import OBJECTIVES
-from pdae_jax.training.state import Settings, TrainState
+from pdae_jax.training.settings import Settings
+from pdae_jax.training.state import TrainState
 
 
-def per_device(tree) -> int:
+def per_device(tree: Any) -> int:
     """Bytes on each device of arrays, or of shapes with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -17,7 +21,7 @@ def per_device(tree) -> int:
     )
 
 
-def table(state: TrainState, frozen: dict) -> str:
+def table(state: TrainState, frozen: Params) -> str:
     """Each group's arrays and parameters, and the MB that it takes on each device.
 
     state, frozen: arrays, or `sharding.shapes`. Gradients live within a step, all else between
@@ -27,7 +31,7 @@ def table(state: TrainState, frozen: dict) -> str:
         ("group", "arrays", "parameters", "weights", "average", "moments", "gradients", "MB", "")
     ]
 
-    def add(name, tree, fate, *sizes):
+    def add(name: str, tree: Any, fate: str, *sizes: int) -> int:
         leaves = jax.tree.leaves(tree)
         rows.append(
             (
@@ -65,7 +69,7 @@ def table(state: TrainState, frozen: dict) -> str:
     )
 
 
-def of_group(opt_state, group: str) -> list:
+def of_group(opt_state: Any, group: str) -> list[Any]:
     """The arrays that an optimiser keeps for a group."""
     return [
         leaf
@@ -75,13 +79,13 @@ def of_group(opt_state, group: str) -> list:
 
 
 def advice(objective: str, settings: Settings, mesh: jax.sharding.Mesh, precision: str) -> str:
-    """What to set where memory is short: of what costs nothing first, without what is set already."""
+    """Settings to change where memory is short: those that cost nothing first, none twice."""
     ways, more = [], 2 * settings.accumulate
     if precision == "float32":
         ways.append("--config.precision=bfloat16")
     if settings.batch_size % (more * mesh.size) == 0:
-        ways.append(f"--config.{objective}.accumulate={more} (the batch in {more} parts)")
-    if not settings.remat and "image" in OBJECTIVES[objective].reads:  # others keep next to nothing
+        ways.append(f"--config.{objective}.accumulate={more} (the batch as {more} micro-batches)")
+    if not settings.remat and OBJECTIVES[objective].sees_pictures:  # others keep next to nothing
         ways.append(f"--config.{objective}.remat=True (less is kept for the backward pass)")
     if mesh.size > mesh.shape["fsdp"]:
         ways.append(f"--config.mesh.fsdp={mesh.size} (parameters over all devices)")
@@ -89,7 +93,7 @@ def advice(objective: str, settings: Settings, mesh: jax.sharding.Mesh, precisio
 
 
 @contextlib.contextmanager
-def shortage(advice: str):
+def shortage(advice: str) -> Iterator[None]:
     """Turns a device's running out of memory within into one line, a ValueError with advice."""
     try:
         yield

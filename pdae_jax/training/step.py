@@ -1,28 +1,37 @@
 """The one step of training, the same for every objective, and compiled over a mesh."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
+from pdae_jax.networks.groups import Networks, Params
 from pdae_jax.runtime import sharding
+from pdae_jax.schedule import Schedule
 from pdae_jax.training.objectives import Objective
-from pdae_jax.training.state import Settings, TrainState
+from pdae_jax.training.settings import Settings
+from pdae_jax.training.state import TrainState
 
 TIME_RANGES = 4
+
+Drawn = dict[str, Any]
+Metrics = dict[str, jax.Array]
 
 
 def compiled_step(
     objective: Objective,
-    net,
-    schedule,
+    net: Networks,
+    schedule: Schedule,
     settings: Settings,
-    mesh,
-    state,
-    frozen,
+    mesh: jax.sharding.Mesh,
+    state: TrainState,
+    frozen: Params,
     *,
     dropout: bool = False,
-):
-    """The jitted step over a mesh: (state, frozen, batch, rng) -> (state, metrics); state is donated.
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The jitted step over a mesh, (state, frozen, batch, rng) -> (state, metrics); donates state.
 
     state, frozen: arrays or their shapes. batch: what the objective reads, over the batch's axes;
     rng: a run's key, of which every step takes its own. dropout: whether the trained networks
@@ -31,7 +40,9 @@ def compiled_step(
     update = make_update(objective, net, schedule, settings)
     over_batch, everywhere = sharding.over_batch(mesh), sharding.replicated(mesh)
 
-    def step(state, frozen, batch, rng):
+    def step(
+        state: TrainState, frozen: Params, batch: dict[str, jax.Array], rng: jax.Array
+    ) -> tuple[TrainState, Metrics]:
         draw, rng_dropout = jax.random.split(jax.random.fold_in(rng, state.step))
         drawn = objective.draw(draw, batch, schedule.T)
         drawn = jax.lax.with_sharding_constraint(drawn, over_batch)
@@ -46,7 +57,9 @@ def compiled_step(
     )
 
 
-def make_update(objective: Objective, net, schedule, settings: Settings):
+def make_update(
+    objective: Objective, net: Networks, schedule: Schedule, settings: Settings
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """update(state, frozen, drawn, dropout) -> (state, metrics), pure.
 
     drawn: `Objective.draw`'s; dropout: a key or None. A step whose loss or gradient is not finite
@@ -54,22 +67,28 @@ def make_update(objective: Objective, net, schedule, settings: Settings):
     """
     optimizer = settings.optimizer()
 
-    def mean_loss(params, frozen, drawn, dropout):
+    def mean_loss(
+        params: Params, frozen: Params, drawn: Drawn, dropout: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
         losses = objective.loss(net, schedule, {**frozen, **params}, drawn, settings.gamma, dropout)
         return losses.mean(), losses
 
-    def gradient(params, frozen, drawn, dropout):
+    def gradient(
+        params: Params, frozen: Params, drawn: Drawn, dropout: jax.Array | None
+    ) -> tuple[jax.Array, Params]:
         (_, losses), grads = jax.value_and_grad(mean_loss, has_aux=True)(
             params, frozen, drawn, dropout
         )
         return losses, grads
 
-    def accumulated(params, frozen, drawn, dropout):
+    def accumulated(
+        params: Params, frozen: Params, drawn: Drawn, dropout: jax.Array | None
+    ) -> tuple[jax.Array, Params]:
         """The same over micro-batches, every n-th example each: one in memory at a time."""
         n = settings.accumulate
         split = jax.tree.map(lambda x: x.reshape(-1, n, *x.shape[1:]).swapaxes(0, 1), drawn)
 
-        def one(grads, item):
+        def one(grads: Params, item: tuple[jax.Array, Drawn]) -> tuple[Params, jax.Array]:
             i, drawn = item
             rng = None if dropout is None else jax.random.fold_in(dropout, i)
             losses, more = gradient(params, frozen, drawn, rng)
@@ -80,7 +99,9 @@ def make_update(objective: Objective, net, schedule, settings: Settings):
         )
         return losses.T.reshape(-1), grads
 
-    def update(state: TrainState, frozen, drawn, dropout):
+    def update(
+        state: TrainState, frozen: Params, drawn: Drawn, dropout: jax.Array | None
+    ) -> tuple[TrainState, Metrics]:
         compute = gradient if settings.accumulate == 1 else accumulated
         losses, grads = compute(state.params, frozen, drawn, dropout)
         loss, norm = losses.mean(), optax.tree.norm(grads)
@@ -113,7 +134,7 @@ def make_update(objective: Objective, net, schedule, settings: Settings):
     return update
 
 
-def by_time(losses, t, T: int):
+def by_time(losses: jax.Array, t: jax.Array, T: int) -> tuple[jax.Array, jax.Array]:
     """Sum of the losses, and number of examples, in each of TIME_RANGES equal ranges of t."""
     finite = jnp.isfinite(losses)  # one bad example must not hide the others
     member = jax.nn.one_hot(t * TIME_RANGES // T, TIME_RANGES) * finite[:, None]

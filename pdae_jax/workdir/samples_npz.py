@@ -1,27 +1,22 @@
-"""Pictures in one .npz as ADM's evaluation reads and writes it, by parts: any number fits."""
+"""Pictures in one .npz as ADM's evaluation reads and writes it, in chunks: any number fits."""
 
-import functools
-import operator
+import contextlib
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from pdae_jax.metrics.frechet import Moments
 
-
-def write(path: Path, parts: Iterable[np.ndarray], shape: tuple[int, ...]) -> None:
-    """Writes uint8 parts [k, H, W, C], `shape` [N, H, W, C] in all, as array "arr_0"."""
-    partial = path.with_name(f".partial-{path.name}")
-    with zipfile.ZipFile(partial, "w") as archive:
+def write(path: Path, chunks: Iterable[np.ndarray], shape: tuple[int, ...]) -> None:
+    """Writes uint8 chunks [k, H, W, C], `shape` [N, H, W, C] in all, as array "arr_0"."""
+    with zipfile.ZipFile(path, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as stream:
-            np.lib.format.write_array_header_1_0(
-                stream, {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
-            )
-            for part in parts:
-                stream.write(np.ascontiguousarray(part, np.uint8).tobytes())
-    partial.rename(path)
+            header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for chunk in chunks:
+                stream.write(np.ascontiguousarray(chunk, np.uint8).tobytes())
 
 
 def read(path: Path, batch_size: int) -> Iterator[np.ndarray]:
@@ -37,23 +32,29 @@ def read(path: Path, batch_size: int) -> Iterator[np.ndarray]:
             yield np.frombuffer(stream.read(n * size), np.uint8).reshape(n, *shape[1:])
 
 
-def reference(path: Path, features, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance of Inception's features in a reference file: as stored, or its pictures'.
+class Reference(NamedTuple):
+    """A reference for FID: mean and covariance of Inception's features, or else pictures."""
 
-    features: uint8 [B, H, W, C] -> [B, 2048]. Raises ValueError where the file holds neither.
+    moments: tuple[np.ndarray, np.ndarray] | None  # [2048] and [2048, 2048]
+    pictures: Iterable[np.ndarray]  # batches, uint8 [B, H, W, C]
+
+
+@contextlib.contextmanager
+def open_reference(path: Path, batch_size: int = 256) -> Iterator[Reference]:
+    """Opens ADM's reference file; ValueError where the file holds neither.
+
+    Whatever goes wrong with the file within the context is told in one line.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             if {"mu", "sigma"} <= set(file.files):
-                return file["mu"], file["sigma"]
+                yield Reference((file["mu"], file["sigma"]), ())
+                return
             if "arr_0" not in file.files:
                 raise ValueError(f"it has {', '.join(file.files) or 'nothing'}")
-        seen = functools.reduce(
-            operator.add, (Moments.of(features(images)) for images in read(path, batch_size))
-        )
-        return seen.mean, seen.covariance
+        yield Reference(None, read(path, batch_size))
     except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{path} is no reference for FID, an .npz of mu and sigma or of pictures "
-            f"arr_0: {str(error).splitlines()[0]}"
+            f"{path} is no reference for FID, an .npz of mu and sigma or of pictures arr_0: "
+            f"{str(error).splitlines()[0]}"
         ) from error

@@ -1,0 +1,67 @@
+"""Encoding a whole data set: a table of codes, and their statistics."""
+
+from typing import Any
+
+import numpy as np
+
+from pdae_jax import latent
+from pdae_jax.data.dataset import Data
+from pdae_jax.data.pipeline import batches
+from pdae_jax.model import Model
+from pdae_jax.workdir.chunk_cache import Advance, Arrays
+from pdae_jax.workdir.code_table import Codes, CodeTable
+
+SMALLEST_STD = 1e-6  # of a dimension that does not vary
+
+
+def encode(
+    model: Model,
+    data: Data,
+    split: str,
+    table: CodeTable,
+    cache_key: dict[str, Any],
+    *,
+    batch_size: int = 64,
+) -> Codes:
+    """z of every picture of a split, in its order, kept in `table`.
+
+    A table computed from the same `cache_key` (checkpoints, data) is read, another replaced.
+    Interrupted, it resumes with the same result.
+    """
+    if table.is_current(cache_key):
+        return table.read()
+    source = data.open(split)
+    chunks = table.chunks(cache_key)
+
+    def encode_rows(rows: range, advance: Advance) -> Arrays:
+        pieces = []
+        with batches(
+            source,
+            size=model.arch.image_shape[:2],
+            channels=model.arch.image_shape[2],
+            batch_size=batch_size,
+            indices=rows,
+            workers=data.workers,
+            max_broken=data.max_broken,
+        ) as some:
+            for batch in some:
+                z = np.array(model.encode(batch["image"]))
+                z[~batch["mask"]] = np.nan
+                real = batch["index"] >= 0  # the last batch is filled up
+                pieces.append(z[real])
+                advance(int(real.sum()))
+        return {"z": np.concatenate(pieces)}
+
+    z = chunks.joined(len(source), encode_rows, f"encode {source.name}")["z"]
+    where = np.array([source.where(i) for i in range(len(source))])
+    labels = np.asarray(source.labels, np.float32)
+    codes = Codes(z, labels, tuple(source.attributes), where)
+    table.write(codes, cache_key)
+    chunks.remove()
+    return codes
+
+
+def statistics(codes: Codes) -> dict[str, np.ndarray]:
+    """Mean and standard deviation of z, by which it is normalised: {"mean": [d], "std": [d]}."""
+    mean, std = latent.statistics(codes.without_broken().z)
+    return {"mean": mean, "std": np.maximum(std, SMALLEST_STD)}

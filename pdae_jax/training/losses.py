@@ -1,0 +1,108 @@
+"""The functions of each objective, found by its name (see `objectives.Objective`).
+
+`drawn` is all that a step draws: x_0 (or z), t and eps, [B, ...] each.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pdae_jax import latent, pdae
+from pdae_jax.images import to_float
+from pdae_jax.networks.groups import Networks, Params
+from pdae_jax.schedule import Schedule
+
+Drawn = dict[str, Any]
+
+
+def dpm_draw(rng: jax.Array, batch: Drawn, T: int) -> Drawn:
+    """x_0 in [-1, 1] of the batch's images, t uniform and eps normal."""
+    return _noised("x_0", to_float(batch["image"]), rng, T)
+
+
+def latent_draw(rng: jax.Array, batch: Drawn, T: int) -> Drawn:
+    """The batch's codes z, t uniform and eps normal."""
+    return _noised("z", batch["z"], rng, T)
+
+
+def classifier_draw(rng: jax.Array, batch: Drawn, T: int) -> Drawn:
+    """The batch's codes z and labels: nothing is drawn."""
+    return dict(batch)
+
+
+pdae_draw = dpm_draw
+
+
+def _noised(name: str, x_0: jax.Array, rng: jax.Array, T: int) -> Drawn:
+    rng_t, rng_eps = jax.random.split(rng)
+    t = jax.random.randint(rng_t, (len(x_0),), 0, T)
+    return {name: x_0, "t": t, "eps": jax.random.normal(rng_eps, x_0.shape)}
+
+
+def dpm_loss(
+    net: Networks,
+    schedule: Schedule,
+    params: Params,
+    drawn: Drawn,
+    gamma: float,
+    dropout: jax.Array | None,
+) -> jax.Array:
+    return pdae.dpm_loss(net, params, schedule, **drawn, dropout=dropout)
+
+
+def pdae_loss(
+    net: Networks,
+    schedule: Schedule,
+    params: Params,
+    drawn: Drawn,
+    gamma: float,
+    dropout: jax.Array | None,
+) -> jax.Array:
+    return pdae.training_loss(net, params, schedule, **drawn, gamma=gamma, dropout=dropout)
+
+
+def pdae_health(
+    net: Networks, schedule: Schedule, params: Params, drawn: Drawn, gamma: float
+) -> dict[str, jax.Array]:
+    """Is z used? The loss with the neighbour's z against its own, and |dL/dz| of an example."""
+    z = net.encode(params, drawn["x_0"])
+
+    def loss(z: jax.Array) -> jax.Array:
+        return pdae.code_loss(net, params, schedule, **drawn, z=z, gamma=gamma).sum()
+
+    own, gradient = jax.value_and_grad(loss)(z)
+    shuffled = loss(jnp.roll(z, 1, axis=0))
+    return {
+        "loss_own_z": own / len(z),
+        "loss_shuffled_z": shuffled / len(z),
+        "shuffled_over_own": shuffled / own,
+        "dloss_dz_norm": jnp.linalg.norm(gradient, axis=-1).mean(),
+    }
+
+
+latent_schedule = latent.SCHEDULE
+
+
+def latent_loss(
+    net: Networks,
+    schedule: Schedule,
+    params: Params,
+    drawn: Drawn,
+    gamma: float,
+    dropout: jax.Array | None,
+) -> jax.Array:
+    z = latent.normalise(params["statistics"], drawn["z"])
+    return latent.training_loss(net, params, schedule, z, drawn["t"], drawn["eps"])
+
+
+def classifier_loss(
+    net: Networks,
+    schedule: Schedule,
+    params: Params,
+    drawn: Drawn,
+    gamma: float,
+    dropout: jax.Array | None,
+) -> jax.Array:
+    z = latent.normalise(params["statistics"], drawn["z"])
+    return latent.classifier_loss(params["classifier"], z, drawn["label"])

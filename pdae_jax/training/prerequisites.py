@@ -1,0 +1,177 @@
+"""What an objective needs of its workdir before it may train: weights that are there and fit."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from pdae_jax.data.dataset import Data
+from pdae_jax.networks.architecture import GROUP_FIELDS, Architecture
+from pdae_jax.networks.groups import Networks, Params
+from pdae_jax.runtime import processes
+from pdae_jax.training.objectives import OBJECTIVES, Objective
+from pdae_jax.workdir.workdir import Workdir
+
+
+class Prerequisites(NamedTuple):
+    """The averaged weights of an objective's prerequisites, and a line on where they are from."""
+
+    weights: Params
+    origin: str
+
+
+def gather(
+    workdir: Workdir, row: Objective, net: Networks, pretrained: str | Path | None
+) -> Prerequisites:
+    """Reads the prerequisites of an objective, each once.
+
+    What the workdir lacks is imported from `pretrained` and saved in it, so that it stays complete
+    by itself. Raises ValueError where a group is nowhere, of another model, or not the one that
+    `pretrained` would bring.
+    """
+    missing = [group for group in row.prerequisites if group not in workdir.groups]
+    there = [group for group in row.prerequisites if group not in missing]
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), row.prerequisites))
+    weights = workdir.weights(there)
+    check_shapes(shapes, weights, workdir)
+    if pretrained:
+        for group in there:
+            check_same_weights(workdir, group, weights[group], pretrained)
+    origin = [origin_of(workdir, group) for group in there]
+    processes.wait("workdir read")
+    if missing:
+        weights |= import_groups(workdir, row, missing, net.arch, shapes, pretrained)
+        origin += [f"an imported {group}" for group in missing]
+    return Prerequisites(
+        {group: weights[group] for group in row.prerequisites},
+        "; over " + " and ".join(origin) if origin else "",
+    )
+
+
+def origin_of(workdir: Workdir, group: str) -> str:
+    save = workdir.save_of(group)
+    return f"the {group} of step {save.step}" if save and save.resumable else f"an imported {group}"
+
+
+def import_groups(
+    workdir: Workdir,
+    row: Objective,
+    groups: list[str],
+    arch: Architecture,
+    shapes: Params,
+    pretrained: str | Path | None,
+) -> Params:
+    """Copies groups of another model into the workdir; returns their weights."""
+    if not pretrained:
+        variant = next(name for name, one in OBJECTIVES.items() if groups[0] in one.trains)
+        raise ValueError(
+            f"{row.name} needs a trained {' and '.join(groups)}, which {workdir} does not hold: "
+            f"give one with --config.pretrained=DIR (a run's workdir or a converted checkpoint), "
+            f"or train it first with the config's :{variant} variant in the same workdir"
+        )
+    other = Workdir(pretrained)
+    if not other.path.is_dir():
+        raise ValueError(f"no pre-trained model at {other}: no such folder")
+    check_same_model(other, arch, groups)
+    weights = other.weights(groups)
+    check_shapes(shapes, weights, other)
+    workdir.save_weights(weights)
+    return weights
+
+
+def check_can_train(workdir: Workdir, row: Objective) -> int:
+    """The step that training resumes from, 0 to begin.
+
+    Raises ValueError where the objective's weights were imported.
+    """
+    for group in row.trains:
+        save = workdir.save_of(group)
+        if save and not (save.resumable and workdir.folder_of(group) == row.name):
+            raise ValueError(
+                f"{' and '.join(row.trains)} in this workdir was imported, not trained here: there "
+                f"is no training to resume; choose another --workdir"
+            )
+    return workdir.latest_steps.get(row.name, 0)
+
+
+def check_not_a_prerequisite(workdir: Workdir, row: Objective) -> None:
+    """Raises ValueError where something here was trained over what the objective would change."""
+    for name in workdir.latest_steps:
+        other = OBJECTIVES.get(name)
+        if other and set(other.prerequisites) & set(row.trains):
+            raise ValueError(
+                f"{name} in {workdir} was trained over {' and '.join(row.trains)} as it is at step "
+                f"{workdir.latest_steps[row.name]}, and would not fit it after more steps; train "
+                f"it further in a copy of the workdir without {name}/"
+            )
+
+
+def check_same_weights(workdir: Workdir, group: str, here: dict, pretrained: str | Path) -> None:
+    """Raises ValueError where the workdir holds other weights than `pretrained` would bring.
+
+    A folder that is gone does not matter once its weights are here.
+    """
+    save = workdir.save_of(group)
+    if save and save.resumable:
+        raise ValueError(
+            f"the workdir has a {group} trained in it, so --config.pretrained={pretrained} would "
+            f"be unused; leave it out, or choose another --workdir"
+        )
+    other = Workdir(pretrained)
+    if other.path.is_dir():
+        there = other.weights([group])[group]
+        if not jax.tree.all(jax.tree.map(np.array_equal, here, there)):
+            raise ValueError(
+                f"the workdir was begun with another {group} than that of --config.pretrained="
+                f"{pretrained}; choose another --workdir"
+            )
+
+
+def check_same_model(other: Workdir, arch: Architecture, groups: Iterable[str]) -> None:
+    """Raises ValueError where groups of a pre-trained model are not the config's."""
+    there = other.architecture
+    fields = dict.fromkeys(name for group in groups for name in GROUP_FIELDS[group])
+    differs = [
+        f"{name} is {getattr(there, name)} there and {getattr(arch, name)} here"
+        for name in fields
+        if getattr(there, name) != getattr(arch, name)
+    ]
+    if differs:
+        raise ValueError(
+            f"the model at {other} is not this config's: {'; '.join(differs)}; set --config.model "
+            f"to its values"
+        )
+
+
+def check_shapes(shapes: Params, weights: Params, where: Workdir) -> None:
+    """Raises ValueError with the first array that one side lacks or shapes otherwise."""
+    for group, tree in weights.items():
+        here, there = _shapes_by_name(shapes[group]), _shapes_by_name(tree)
+        for name in sorted(here.keys() | there.keys()):
+            if here.get(name) != there.get(name):
+                raise ValueError(
+                    f"{group} at {where} is of another architecture: {name} is "
+                    f"{there.get(name, 'missing')} there, {here.get(name, 'missing')} in this "
+                    f"config; set config.model to the model's own sizes"
+                )
+
+
+def _shapes_by_name(tree: dict) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def check_same_split(workdir: Workdir, data: Data) -> None:
+    """Raises ValueError where pictures that were trained on would be held out, or the reverse."""
+    for before in workdir.trained_on:
+        for field in ("seed", "test_fraction"):
+            there, here = getattr(before, field), getattr(data, field)
+            if before.name == data.name and there != here:
+                raise ValueError(
+                    f"this workdir was begun with data.{field} = {there}, now {here}: other "
+                    f"pictures would be held out; choose another --workdir"
+                )

@@ -1,0 +1,153 @@
+"""`Output`: the folder of one command, with its page, its numbers and its files."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pdae_jax.images import grid, to_pil, visible
+from pdae_jax.runtime import atomic, processes
+from pdae_jax.workdir import samples_npz
+from pdae_jax.workdir.chunk_cache import ChunkCache
+from pdae_jax.workdir.code_table import Codes, CodeTable, write_parquet
+
+
+class Output:
+    """Where a command writes. Of several processes the first writes, and the others' calls do
+    nothing, so that all can make them; chunks of long work are shared.
+
+    numbers.json marks the folder as ours, and tells which command wrote it from what.
+    """
+
+    def __init__(self, folder: Path, command: str):
+        self.folder, self.command = folder, command
+        self.page = folder / "index.html"
+        self._numbers = folder / "numbers.json"
+
+    def within(self, command: str) -> "Output":
+        """The folder of another command inside this one."""
+        return Output(self.folder / command, command)
+
+    def exists(self) -> bool:
+        return self.folder.exists()
+
+    def is_current(self, cache_key: Mapping[str, Any]) -> bool:
+        """Whether the page is there, and was made from what `cache_key` says."""
+        return processes.ask_first(
+            lambda: self.page.exists() and self._mark().get("cache_key") == cache_key
+        )
+
+    def claim(self) -> None:
+        """Makes the folder; ValueError where it holds what this command did not write."""
+        with processes.fail_together():
+            if processes.writes():
+                writer = self._mark().get("command")
+                if writer not in (None, self.command):
+                    raise ValueError(
+                        f"{self.folder} holds what --mode={writer} wrote; choose another --out"
+                    )
+                there = self.folder.exists()
+                if writer is None and there and not self._is_empty_folder():
+                    raise ValueError(
+                        f"{self.folder} holds what this command did not write; choose another --out"
+                    )
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if writer is None:
+                    self._numbers.write_text(json.dumps({"command": self.command}) + "\n")
+
+    def remove(self) -> None:
+        """Deletes the folder."""
+        if processes.writes():
+            shutil.rmtree(self.folder)
+
+    def _is_empty_folder(self) -> bool:
+        return self.folder.is_dir() and not any(self.folder.iterdir())
+
+    def _mark(self) -> dict[str, Any]:
+        """What the folder says of itself; {} where it is not ours."""
+        try:
+            return json.loads(self._numbers.read_text())
+        except (OSError, ValueError):
+            return {}
+
+    # Long work.
+
+    def chunks(self, name: str, cache_key: dict[str, Any], size: int) -> ChunkCache:
+        """A cache of chunks in a folder of its own."""
+        return ChunkCache(self.folder / name, cache_key, size)
+
+    def code_table(self, name: str = "") -> CodeTable:
+        """A table of codes here, or in the folder `name`."""
+        return CodeTable(self.folder / name)
+
+    # Files, each named by its stem.
+
+    def write_numbers(self, numbers: Mapping[str, Any], **record: Any) -> None:
+        """Writes numbers as JSON, with a record of how they were made."""
+        value = {"command": self.command} | record | {"numbers": numbers}
+        with self._new("numbers.json") as path:
+            path.write_text(json.dumps(value, indent=1) + "\n")
+
+    def write_markdown(self, name: str, text: str) -> None:
+        with self._new(f"{name}.md") as path:
+            path.write_text(text)
+
+    def write_columns(self, name: str, header: Sequence[str], *columns: Iterable[float]) -> None:
+        """Writes numbers as CSV."""
+        lines = (",".join(f"{value:.8g}" for value in row) for row in zip(*columns, strict=True))
+        with self._new(f"{name}.csv") as path:
+            path.write_text("\n".join([",".join(header), *lines]) + "\n")
+
+    def write_parquet(self, codes: Codes) -> None:
+        """Writes codes as columns."""
+        with self._new("codes.parquet") as path:
+            write_parquet(codes, path)
+
+    def save_grid(self, name: str, rows: Sequence[np.ndarray]) -> None:
+        """Saves rows of uint8 [n, H, W, C] as a PNG, small pictures enlarged to about 48 pixels."""
+        with self._new(f"{name}.png") as path:
+            to_pil(grid(rows, gap=1), max(1, 48 // rows[0].shape[2])).save(path, "PNG")
+
+    def save_animation(self, name: str, frames: Sequence[Image.Image]) -> None:
+        """Saves frames as a GIF that repeats."""
+        with self._new(f"{name}.gif") as path:
+            frames[0].save(
+                path, "GIF", save_all=True, append_images=frames[1:], duration=80, loop=0
+            )
+
+    def save_samples(
+        self, chunks: Iterable[np.ndarray], shape: tuple[int, ...], *, as_folder: bool = False
+    ) -> None:
+        """Saves uint8 chunks [k, H, W, C], `shape` in all, as ADM's .npz or as a folder of PNGs.
+
+        All processes must call this, since chunks may be computed while they are saved.
+        """
+        if not as_folder:
+            with self._new("samples.npz") as path:
+                samples_npz.write(path, chunks, shape)
+            return
+        folder = self.folder / "samples"
+        if processes.writes():
+            shutil.rmtree(folder, ignore_errors=True)  # more of an earlier call would stay
+            folder.mkdir()
+        number = 0
+        for chunk in chunks:
+            for image in chunk if processes.writes() else ():
+                to_pil(visible(image)).save(folder / f"{number:06d}.png")
+                number += 1
+
+    @contextlib.contextmanager
+    def _new(self, name: str) -> Iterator[Path]:
+        """The path at which to write a file: beside its own; elsewhere if this process does not."""
+        if processes.writes():
+            with atomic.new_file(self.folder / name) as path:
+                yield path
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder) / name

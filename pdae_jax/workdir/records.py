@@ -1,0 +1,78 @@
+"""The records of one objective's training: scalars, time, picture grids, and its data sets."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from pdae_jax.data.dataset import Data
+from pdae_jax.images import to_pil
+from pdae_jax.runtime import atomic
+
+
+class Records:
+    """What a training leaves beside its checkpoints, in the same folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder  # TensorBoard's event files go here too
+        self._scalars, self._time = folder / "metrics.jsonl", folder / "time.jsonl"
+        self._data = folder / "data.json"
+
+    def scalars(self) -> list[dict[str, float]]:
+        """All recorded lines, {"step": ..., name: value}; [] where there are none."""
+        if not self._scalars.exists():
+            return []
+        return [json.loads(line) for line in self._scalars.read_text().splitlines()]
+
+    def add_scalars(self, step: int, values: dict[str, float]) -> None:
+        """Appends a line; values must be finite, as JSON has no NaN."""
+        with self._scalars.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Removes the scalars of later steps, which a resumed run records again."""
+        if self._scalars.exists():
+            lines = self._scalars.read_text().splitlines(keepends=True)
+            whole = (line for line in lines if line.endswith("\n"))
+            kept = [line for line in whole if json.loads(line)["step"] <= step]
+            atomic.write_text(self._scalars, "".join(kept))
+
+    def seconds(self) -> float | None:
+        """The time spent in training, over all starts; None where none is recorded."""
+        lines = self._time.read_text().splitlines() if self._time.exists() else []
+        return json.loads(lines[-1])["seconds"] if lines else None
+
+    def add_seconds(self, step: int, seconds: float) -> None:
+        """Adds a finished stretch, which ended at `step`."""
+        with self._time.open("a") as file:
+            total = (self.seconds() or 0.0) + seconds
+            file.write(json.dumps({"step": step, "seconds": total}) + "\n")
+
+    def add_picture(self, step: int, name: str, grid: np.ndarray) -> None:
+        """Keeps a grid, uint8 [H, W, 1 or 3], as a PNG."""
+        folder = self.folder / "pictures"
+        folder.mkdir(exist_ok=True)
+        to_pil(grid).save(folder / f"{step:09d}_{name}.png")
+
+    def broken_list(self, process: int) -> Path:
+        """The file in which a process lists its broken pictures."""
+        return self.folder / (f"broken-{process}.txt" if process else "broken.txt")
+
+    def add_broken(self, broken: dict[str, str], process: int) -> None:
+        """Appends {path: reason} to a process's list of broken pictures."""
+        with self.broken_list(process).open("a") as file:
+            file.writelines(f"{path}\t{reason}\n" for path, reason in broken.items())
+
+    def data(self) -> list[Data]:
+        """The data sets that the objective was trained on, first to last."""
+        if not self._data.exists():
+            return []
+        return [Data(**record) for record in json.loads(self._data.read_text())]
+
+    def add_data(self, data: Data) -> None:
+        """Records that the objective is trained on `data`."""
+        there = self.data()
+        if data not in there:
+            records = [dataclasses.asdict(one) for one in [*there, data]]
+            atomic.write_text(self._data, json.dumps(records, indent=1) + "\n")

@@ -1,0 +1,283 @@
+"""`Workdir`, the one owner of a model's directory: a run's, or an imported one's.
+
+model.json                   the architecture
+config.json                  the config of the last command, for people
+receipt.json                 what an imported model was converted from
+OBJECTIVE/STEP/              checkpoints (`checkpoints`)
+OBJECTIVE/metrics.jsonl ...  records of training (`records`)
+classifier/attributes.json   what the classifier tells apart
+codes/SPLIT/                 tables of codes (`code_table`)
+COMMAND/                     a page, its numbers and files (`output`)
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pdae_jax.data.dataset import Data
+from pdae_jax.networks.architecture import GROUP_FIELDS, Architecture
+from pdae_jax.networks.groups import Params
+from pdae_jax.runtime import atomic, processes
+from pdae_jax.workdir.checkpoints import Checkpoints
+from pdae_jax.workdir.code_table import CodeTable
+from pdae_jax.workdir.output import Output
+from pdae_jax.workdir.records import Records
+
+# Trained or imported, a group of parameters is saved under the objective that trains it; those
+# that are not named here under their own name.
+FOLDERS = {"encoder": "pdae", "gradient": "pdae", "fewshot": "fewshot_classifier"}
+# Groups computed from codes, on which no code depends.
+FROM_CODES = ("statistics", "latent", "classifier", "fewshot")
+
+
+class Saved(NamedTuple):
+    """The latest checkpoint in one folder."""
+
+    step: int
+    groups: tuple[str, ...]
+    resumable: bool  # trained here; else imported
+
+
+class Workdir:
+    """What lies where in one model's directory. Opening it creates and reads nothing.
+
+    The checkpoints are looked for once, and again after this object has saved some.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path).expanduser().absolute()
+        self._saved: dict[str, Saved] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @classmethod
+    def create(cls, path: str | os.PathLike) -> "Workdir":
+        """Makes the directory and proves that it can be written; ValueError otherwise."""
+        workdir = cls(path)
+        probe = workdir.path / f".write-probe-{processes.index()}-{os.getpid()}"
+        try:
+            workdir.path.mkdir(parents=True, exist_ok=True)
+            probe.write_text("")
+            probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"workdir {workdir} cannot be written: {error.strerror}; choose another --workdir"
+            ) from error
+        return workdir
+
+    # The model.
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture; ValueError where there is no model."""
+        return Architecture(**self._read_model())
+
+    def _read_model(self) -> dict[str, Any]:
+        path = self.path / "model.json"
+        if not path.exists():
+            raise ValueError(
+                f"no model at {self}: it has no {path.name}; give the workdir of a training run or "
+                f"a converted checkpoint"
+            )
+        return json.loads(path.read_text())
+
+    def write_architecture(self, arch: Architecture) -> None:
+        """Records the architecture; ValueError where it would not fit the parameters saved here."""
+        path = self.path / "model.json"
+        if path.exists():
+            there = self.architecture
+            fields = {name for group in self.groups for name in GROUP_FIELDS.get(group, ())}
+            differs = [
+                f"{name} is {getattr(there, name)} there and {getattr(arch, name)} here"
+                for name in sorted(fields)
+                if getattr(there, name) != getattr(arch, name)
+            ]
+            if differs:
+                raise ValueError(
+                    f"{path} belongs to another model: {'; '.join(differs)}; choose another "
+                    f"--workdir"
+                )
+        processes.wait("architecture read")
+        self._write(path, arch.to_dict())
+
+    def write_config(self, text: str) -> None:
+        """Keeps the config of the command, for people."""
+        if processes.writes():
+            atomic.write_text(self.path / "config.json", text + "\n")
+
+    @property
+    def receipt(self) -> dict[str, Any]:
+        """What an imported model was converted from; ValueError where it was not."""
+        path = self.path / "receipt.json"
+        if not path.is_file():
+            raise ValueError(f"{self} has no {path.name}: it was not converted from PyTorch files")
+        return json.loads(path.read_text())
+
+    def write_receipt(self, receipt: dict[str, Any]) -> None:
+        self._write(self.path / "receipt.json", receipt)
+
+    # Parameters.
+
+    @property
+    def saved(self) -> dict[str, Saved]:
+        """The latest checkpoint of each folder; no array is read.
+
+        Raises ValueError where a group lies in two of them: nothing says which one is meant.
+        """
+        if self._saved is None:
+            self._saved = self._scan()
+        return self._saved
+
+    def _scan(self) -> dict[str, Saved]:
+        found: dict[str, Saved] = {}
+        for folder in sorted({path.parents[1] for path in self.path.glob("*/*/ema")}):
+            with Checkpoints(folder) as checkpoints:
+                step = checkpoints.latest()
+                if step is not None:
+                    groups = tuple(checkpoints.shapes(step))
+                    found[folder.name] = Saved(step, groups, checkpoints.resumable(step))
+        where: dict[str, str] = {}
+        for folder, save in found.items():
+            for group in save.groups:
+                if where.setdefault(group, folder) != folder:
+                    raise ValueError(
+                        f"{self} holds two sets of parameters {group!r}, in {where[group]}/ and "
+                        f"{folder}/; move the one that is not wanted away"
+                    )
+        return found
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups of parameters that are there."""
+        return tuple(group for save in self.saved.values() for group in save.groups)
+
+    @property
+    def latest_steps(self) -> dict[str, int]:
+        """The step of the latest checkpoint of each objective."""
+        return {objective: save.step for objective, save in self.saved.items()}
+
+    def folder_of(self, group: str) -> str:
+        """The folder that holds a group, or in which it belongs."""
+        there = (folder for folder, save in self.saved.items() if group in save.groups)
+        return next(there, FOLDERS.get(group, group))
+
+    def save_of(self, group: str) -> Saved | None:
+        """The checkpoint that holds a group; None where there is none."""
+        return self.saved.get(self.folder_of(group))
+
+    def weights(self, groups: Iterable[str] | None = None) -> Params:
+        """The latest averaged parameters, {group: nested dict of NumPy arrays}.
+
+        groups: those wanted, None for all there are; ValueError names one that is not there.
+        """
+        wanted = self.groups if groups is None else tuple(groups)
+        for group in wanted:
+            if group not in self.groups:
+                raise ValueError(
+                    f"no parameters {group!r} at {self}, which has {sorted(self.groups) or 'none'}"
+                    f"; train or convert them first"
+                )
+        params: Params = {}
+        for folder, save in self.saved.items():
+            if set(save.groups) & set(wanted):
+                with Checkpoints(self.path / folder) as checkpoints:
+                    shapes = checkpoints.shapes(save.step)
+                    params |= checkpoints.restore(save.step, ema=shapes)["ema"]
+        return {group: params[group] for group in wanted}
+
+    def save_weights(self, params: Params, step: int = 0, keep: int | None = None) -> None:
+        """Saves parameters that are not trained here, each group in the folder where it belongs."""
+        folders: dict[str, Params] = {}
+        for group, tree in params.items():
+            folders.setdefault(self.folder_of(group), {})[group] = tree
+        for folder, trees in folders.items():
+            with self.checkpoints(folder, keep) as checkpoints:
+                checkpoints.save(step, trees)
+
+    def write_statistics(self, statistics: Params, cache_key: dict[str, Any]) -> None:
+        """Saves mean and standard deviation of the codes that `cache_key` tells of, once."""
+        step = max(cache_key["checkpoints"].values())
+        if self.latest_steps.get("statistics") != step:
+            self.save_weights({"statistics": statistics}, step)
+
+    @contextlib.contextmanager
+    def checkpoints(self, objective: str, keep: int | None = None) -> Iterator[Checkpoints]:
+        """The checkpoints of one objective, the last `keep` of which stay."""
+        try:
+            with Checkpoints(self.path / objective, keep) as checkpoints:
+                yield checkpoints
+        finally:
+            self._saved = None
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The names of the classifier's attributes, in its order; () where there is none."""
+        path = self.path / "classifier" / "attributes.json"
+        return tuple(json.loads(path.read_text())) if path.exists() else ()
+
+    def write_attributes(self, names: Iterable[str]) -> None:
+        self._write(self.path / "classifier" / "attributes.json", list(names))
+
+    def few_shot(self) -> tuple[Params, dict[str, Any]]:
+        """The few-shot classifier's parameters, and the record of the labels that it has seen."""
+        path = self._shots
+        if not path.exists():
+            raise ValueError(
+                f"{self} has no few-shot classifier: give --attribute=NAME, or train one with the "
+                f"config's :fewshot variant"
+            )
+        return self.weights(["fewshot"])["fewshot"], json.loads(path.read_text())
+
+    def write_few_shot(self, params: Params, record: dict[str, Any]) -> None:
+        """Keeps a few-shot classifier, in place of the one that was there."""
+        before = self.save_of("fewshot")
+        self.save_weights({"fewshot": params}, step=before.step + 1 if before else 1, keep=1)
+        self._write(self._shots, record)
+
+    @property
+    def _shots(self) -> Path:
+        return self.path / self.folder_of("fewshot") / "shots.json"
+
+    # Data and records.
+
+    def records(self, objective: str) -> Records:
+        """The records of one objective's training."""
+        return Records(self.path / objective)
+
+    @property
+    def trained_on(self) -> list[Data]:
+        """All data sets that objectives were trained on here; [] of an imported model."""
+        folders = sorted(path for path in self.path.glob("*") if path.is_dir())
+        return [data for folder in folders for data in Records(folder).data()]
+
+    def cache_key(self, data: Data) -> dict[str, Any]:
+        """What codes of `data` depend on: the checkpoints of the networks, and the data."""
+        steps = {
+            folder: save.step
+            for folder, save in self.saved.items()
+            if not set(save.groups) <= set(FROM_CODES)
+        }
+        return {"checkpoints": steps, "data": dataclasses.asdict(data)}
+
+    def code_table(self, split: str) -> CodeTable:
+        """The codes of a split of the run's own data."""
+        return CodeTable(self.path / "codes" / split)
+
+    def output(self, command: str, folder: str | os.PathLike | None = None) -> Output:
+        """Where a command's page and files go: `folder`, or a folder of its own here."""
+        return Output(Path(folder).expanduser() if folder else self.path / command, command)
+
+    def _write(self, path: Path, value: Any) -> None:
+        with processes.fail_together():
+            if processes.writes():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                atomic.write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
