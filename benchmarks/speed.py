@@ -1,4 +1,4 @@
-"""Our training step and decoding loop beside a strong PyTorch peer, in one run on one machine.
+"""Training step and decoding loop beside a strong PyTorch peer, in one run on one machine.
 
     python -m benchmarks.speed                     # 64 px, float32 and bfloat16, what is here
     python -m benchmarks.speed --sizes 64 128 --batch 32 --json speed.json
@@ -6,7 +6,7 @@
 Each contender is a process of its own that has compiled and warmed up before the clock starts;
 then all take turns, round after round, and a ratio is the median of the rounds' ratios, so that a
 machine whose speed drifts does not favour anybody. Needs jax, flax and optax, and torch for the
-peer (--contenders ours leaves it out); runs from a bare checkout on a CPU or a GPU.
+peer (--contenders jax leaves it out); runs from a bare checkout on a CPU or a GPU.
 """
 
 import argparse
@@ -18,7 +18,9 @@ import math
 import os
 import platform
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.worker import Worker, command
 from pdae_jax.networks.architecture import ADM_64, ADM_128
@@ -28,8 +30,8 @@ TINY = dict(
     image_shape=(16, 16, 3), base=32, mult=(1, 2), blocks=1, attention=(8,), heads=2, z_size=16
 )
 MODELS = {16: TINY, 64: ADM_64, 128: ADM_128}
-CONTENDERS = {"ours": ("float32", "bfloat16"), "peer": ("float32", "bfloat16", "plain")}
-NAMES = {"ours": "pdae_jax", "peer": "PyTorch"}
+CONTENDERS = {"jax": ("float32", "bfloat16"), "torch": ("float32", "bfloat16", "plain")}
+NAMES = {"jax": "pdae_jax", "torch": "PyTorch"}
 
 
 def measure(
@@ -40,7 +42,7 @@ def measure(
     chosen: list[tuple[str, str]],
     rounds: int,
     seconds: float,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """One row a contender: images/s of every round, compile seconds, peak memory, versions.
 
     chosen: (contender, precision). A round runs each for about `seconds`. ValueError where they are
@@ -62,8 +64,8 @@ def measure(
             worker.seconds(1)
             n = max(1, math.ceil(seconds / worker.seconds(1)))
             print(
-                f"{task} {size} px: {NAMES[contender]} {precision} ({worker.settings}) is ready after "
-                f"{worker.compile_seconds:.0f} s, {n} steps a round",
+                f"{task} {size} px: {NAMES[contender]} {precision} ({worker.settings}) is ready "
+                f"after {worker.compile_seconds:.0f} s, {n} steps a round",
                 flush=True,
             )
             workers.append((worker, n))
@@ -92,7 +94,7 @@ def measure(
 
 
 def turn(worker: Worker, n: int) -> float:
-    """Seconds of n steps, after one that is not counted: waiting has cost memory pages and caches."""
+    """Seconds of n steps, after an untimed one: idle processes lose memory pages and caches."""
     worker.seconds(1)
     return worker.seconds(n)
 
@@ -114,21 +116,21 @@ def work_of(task: str, size: int, steps: int) -> float:
 def peak_flops(device: str, precision: str) -> float | None:
     """FLOP/s of a device: by the data sheet, or of a CPU what one float32 matmul reaches here.
 
-    The same for all rows. None of a device that `forecast.CHIPS` does not list.
+    The same for all rows. None of a device that `chips.CHIPS` does not list.
     """
-    from pdae_jax.cost import forecast
+    from pdae_jax.cost import chips
 
-    chip = forecast.chip_of(device)
+    chip = chips.chip_of(device)
     return chip and chip.flops / (1 if device == "cpu" or precision == "bfloat16" else 2)
 
 
-def summarise(rows: list[dict], flop: float) -> None:
+def summarise(rows: list[dict[str, Any]], flop: float) -> None:
     """Adds to each row its median, its use of the device's peak, and ratios to the peer's rows.
 
     ratio: to the peer of the same precision; to_plain: to the peer as the authors released it.
     """
     peers = {
-        row["precision"]: row["images_per_second"] for row in rows if row["contender"] == "peer"
+        row["precision"]: row["images_per_second"] for row in rows if row["contender"] == "torch"
     }
     for row in rows:
         rates = row["images_per_second"]
@@ -140,7 +142,7 @@ def summarise(rows: list[dict], flop: float) -> None:
             )
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """Rows as a Markdown table."""
     lines = [
         "| task | px | batch | | images/s (of rounds) | to PyTorch of this precision | to plain "
@@ -162,7 +164,7 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -177,11 +179,13 @@ def main(argv=None) -> None:
         choices=("float32", "bfloat16", "plain"),
         default=["float32", "bfloat16", "plain"],
     )
-    parser.add_argument("--batch", type=int, default=4, help="images at a time (4)")
-    parser.add_argument("--steps", type=int, default=4, help="of DDIM in decoding (4)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each contender (7)")
-    parser.add_argument("--seconds", type=float, default=5, help="about, of each turn (5)")
-    parser.add_argument("--json", type=Path, help="where every number goes")
+    parser.add_argument("--batch", type=int, default=4, help="images at a time (default 4)")
+    parser.add_argument("--steps", type=int, default=4, help="DDIM steps in decoding (default 4)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each contender (default 7)")
+    parser.add_argument(
+        "--seconds", type=float, default=5, help="approximate length of a turn (default 5)"
+    )
+    parser.add_argument("--json", type=Path, help="file for every number")
     given = parser.parse_args(argv)
     chosen = [
         (contender, precision)
@@ -191,8 +195,8 @@ def main(argv=None) -> None:
     ]
     if not chosen:
         parser.error("no contender has such a precision")
-    if "peer" in given.contenders and importlib.util.find_spec("torch") is None:
-        parser.error("PyTorch is not installed; leave it out with --contenders ours")
+    if "torch" in given.contenders and importlib.util.find_spec("torch") is None:
+        parser.error("PyTorch is not installed; leave it out with --contenders jax")
     rows = []
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     for size in given.sizes:

@@ -47,12 +47,12 @@ def test_side_by_side(tmp_path):
     assert [(row["task"], row["contender"], row["precision"]) for row in rows] == [
         (task, *who)
         for task in ("train", "decode")
-        for who in (("ours", "bfloat16"), ("peer", "bfloat16"))
+        for who in (("jax", "bfloat16"), ("torch", "bfloat16"))
     ]
     for row in rows:
         assert len(row["images_per_second"]) == 2 and min(row["images_per_second"]) > 0
         assert row["peak_bytes"] > 0 and row["utilisation"] > 0 and row["ratio"] > 0
-        assert row["versions"].startswith({"ours": "jax", "peer": "torch"}[row["contender"]])
+        assert row["versions"].startswith(row["contender"])
     assert rows[1]["ratio"] == 1
     assert [row["settings"] for row in rows] == [
         "jax.jit",
@@ -72,15 +72,15 @@ def test_ratios_are_of_rounds_and_utilisation_of_the_peak():
             "peak_flops": 80.0,
         }
 
-    ours, strong, plain = rows = [
-        row("ours", "float32", 4, 6, 9),
-        row("peer", "float32", 2, 2, 2),
-        row("peer", "plain", 1, 6, 3),
+    jax, strong, plain = rows = [
+        row("jax", "float32", 4, 6, 9),
+        row("torch", "float32", 2, 2, 2),
+        row("torch", "plain", 1, 6, 3),
     ]
     summarise(rows, flop=10.0)
-    assert (ours["median"], ours["ratio"], ours["to_plain"], ours["utilisation"]) == (6, 3, 3, 0.75)
+    assert (jax["median"], jax["ratio"], jax["to_plain"], jax["utilisation"]) == (6, 3, 3, 0.75)
     assert (strong["ratio"], strong["to_plain"]) == (1, 2 / 3) and plain["to_plain"] == 1
-    alone = [row("ours", "bfloat16", 5)]
+    alone = [row("jax", "bfloat16", 5)]
     summarise(alone, flop=10.0)
     assert not alone[0]["ratio"] and not alone[0]["to_plain"]
 
@@ -142,18 +142,16 @@ def test_a_contender_that_dies_is_one_line():
             "--batch",
             "-1",
             "--contenders",
-            "ours",
+            "jax",
         ],
         capture_output=True,
         text=True,
         cwd=ROOT,
     )
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(
-        "benchmarks: ours ended"
-    )
-    with pytest.raises(ValueError, match="ours ended .exit code 1. at"):
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("benchmarks: jax ended")
+    with pytest.raises(ValueError, match="jax ended .exit code 1. at"):
         Worker(
-            "ours",
+            "jax",
             task="nothing",
             arch={"image_shape": (8, 8, 1)},
             batch=1,

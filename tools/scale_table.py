@@ -1,4 +1,4 @@
-"""Costs of configs on TPUs that are not here, and from them what every size of a run would do.
+"""Costs of configs on TPUs that need not be here, and from them the speed of runs of any size.
 
     python tools/scale_table.py compile configs/bedroom128.py v5e:2x2 --json=costs.json
     python tools/scale_table.py table costs.json
@@ -14,29 +14,30 @@ program of the chip whose images a device come nearest:
             + the rest an image x images a chip
     all-reduce = 2 (n - 1) / n x bytes of gradients / bandwidth of a chip's links
 
-the fastest that the published peaks allow; nothing here has been run on a TPU. A star marks what a
-chip's memory does not hold at once (temporaries grow with the images): it needs `accumulate`.
+the fastest that the published peaks allow; nothing is run on a TPU. A star marks batches that a
+chip's memory does not hold at once (temporaries grow with the images): they need `accumulate`.
 """
 
 import argparse
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from pdae_jax.config import load_config
-from pdae_jax.cost import forecast
+from pdae_jax.cost import chips, forecast
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.training.settings import Settings
 
-KINDS = {"v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
 BATCHES = (128, 256, 512, 1024, 2048, 4096)
-CHIPS = (8, 16, 32, 64, 128, 256)
+SIZES = (8, 16, 32, 64, 128, 256)
 
 
-def compile_costs(config: str, topology: str, local: int) -> dict:
-    """What training and decoding cost on each device with `local` images."""
-    arch = Architecture(**load_config(config).model)
-    devices = forecast.devices_of(topology)
+def compile_costs(config: str, topology: str, local: int) -> dict[str, Any]:
+    """The costs of training and decoding on each device with `local` images."""
+    values: Any = load_config(config)
+    arch = Architecture(**values.model)
+    devices = chips.devices_of(topology)
     settings = Settings(batch_size=local * len(devices))
     train = forecast.train_step("pdae", arch, settings, devices, precision="bfloat16")
     decode = forecast.decode_loop(arch, settings.batch_size, devices, precision="bfloat16")
@@ -50,22 +51,25 @@ def compile_costs(config: str, topology: str, local: int) -> dict:
     }
 
 
-def seconds(row: dict, chip: forecast.Chip, local: float, chips: int) -> float:
-    """Of one training step at best; see this file's head."""
+def seconds(row: dict[str, Any], chip: chips.Chip, local: float, n: int) -> float:
+    """Seconds of one training step at best on n chips; see this file's head."""
     cost = row["train"]
+    assert chip.links is not None  # all of chips.TPUS have links
     still = 2 * cost["arguments"]
     moved = still + (cost["moved"] - still) * local / row["local"]
     computing = cost["flops"] * local / row["local"] / chip.flops
     gradients = sum(size for _, size in cost["collectives"].values())
-    return max(computing, moved / chip.bandwidth) + 2 * (chips - 1) / chips * gradients / chip.links
+    return max(computing, moved / chip.bandwidth) + 2 * (n - 1) / n * gradients / chip.links
 
 
-def fits(row: dict, chip: forecast.Chip, local: float) -> bool:
+def fits(row: dict[str, Any], chip: chips.Chip, local: float) -> bool:
+    """Whether a chip's memory holds `local` images at once."""
     cost = row["train"]
     return cost["arguments"] + cost["temporary"] * local / row["local"] < chip.memory
 
 
-def costs_table(rows: list[dict]) -> str:
+def costs_table(rows: list[dict[str, Any]]) -> str:
+    """The costs of every compiled program, as a Markdown table."""
     lines = [
         "| config | chip | images a chip | | GFLOP an image | GB moved an image (with what stays "
         "on the chip) | memory | computing | moving | at best, images/s a chip (decoding: in "
@@ -73,42 +77,43 @@ def costs_table(rows: list[dict]) -> str:
         "|" + "---|" * 12,
     ]
     for row in rows:
-        chip, local = forecast.CHIPS[row["kind"]], row["local"]
+        chip, local = chips.CHIPS[row["kind"]], row["local"]
         for name in ("train", "decode"):
             cost = forecast.Cost(**row[name])
+            assert cost.cycles is not None and chip.clock is not None  # known of chips.TPUS
             images = local if name == "train" else local / forecast.DECODING_STEPS
+            by_model = images / (cost.cycles / chip.clock)
             lines.append(
                 f"| {row['config']} | {row['topology'].partition(':')[0]} | {local} | "
                 f"{'training step' if name == 'train' else 'decoding, a step'} | "
                 f"{cost.flops / local / 1e9:.1f} | {cost.moved / local / 1e9:.3f} "
                 f"({cost.accessed / local / 1e9:.2f}) | {cost.memory / 1e9:.2f} GB | "
-                f"{cost.flops / chip.flops * 1e3:.1f} ms | {cost.moved / chip.bandwidth * 1e3:.1f} ms | "
-                f"{images / cost.fastest(chip):,.4g} | {images / (cost.cycles / chip.clock):,.4g} | "
+                f"{cost.flops / chip.flops * 1e3:.1f} ms | "
+                f"{cost.moved / chip.bandwidth * 1e3:.1f} ms | "
+                f"{images / cost.fastest(chip):,.4g} | {by_model:,.4g} | "
                 f"{cost.compile_seconds:.0f} s |"
             )
     return "\n".join(lines)
 
 
-def size_table(rows: list[dict], name: str) -> str:
+def size_table(rows: list[dict[str, Any]], name: str) -> str:
     """images/s at best of every global batch on every number of chips, and what 70M images cost."""
-    chip = forecast.CHIPS[KINDS[name]]
+    chip = chips.CHIPS[chips.TPUS[name]]
     lines = [
         f"{rows[0]['config']} on {name}: images/s at best (chip-hours of 70M images)",
         "",
         "| chips | " + " | ".join(f"batch {batch:,}" for batch in BATCHES) + " |",
         "|" + "---|" * (len(BATCHES) + 1),
     ]
-    for chips in CHIPS:
+    for n in SIZES:
         cells = []
         for batch in BATCHES:
-            local = batch / chips
+            local = batch / n
             row = min(rows, key=lambda row: abs(math.log(row["local"] / local)))
-            rate = batch / seconds(row, chip, local, chips)
+            rate = batch / seconds(row, chip, local, n)
             star = "" if fits(row, chip, local) else " *"
-            cells.append(
-                f"{rate:,.0f} ({chips * 70e6 / rate / 3600:,.0f}){star}" if batch >= chips else ""
-            )
-        lines.append(f"| {chips} | " + " | ".join(cells) + " |")
+            cells.append(f"{rate:,.0f} ({n * 70e6 / rate / 3600:,.0f}){star}" if batch >= n else "")
+        lines.append(f"| {n} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -120,7 +125,7 @@ def main() -> None:
     compiling = commands.add_parser("compile")
     compiling.add_argument("config")
     compiling.add_argument("topology")
-    compiling.add_argument("--local", type=int, default=16, help="images a device (16)")
+    compiling.add_argument("--local", type=int, default=16, help="images a device (default 16)")
     compiling.add_argument("--json", type=Path, required=True)
     commands.add_parser("table").add_argument("json", type=Path)
     given = parser.parse_args()
@@ -132,7 +137,7 @@ def main() -> None:
         return
     tables = [costs_table(rows)]
     for config in dict.fromkeys(row["config"] for row in rows):
-        for name, kind in KINDS.items():
+        for name, kind in chips.TPUS.items():
             of = [row for row in rows if (row["config"], row["kind"]) == (config, kind)]
             tables += [size_table(of, name)] if of else []
     print("\n\n".join(tables))
