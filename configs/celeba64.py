@@ -12,11 +12,13 @@ Hardware: one accelerator or more. No time of the paper is known for this size. 
 Score to expect, the paper's: FID 5.19 with T = 100, 11.84 with T = 10; probe AP 0.602.
 """
 
+from ml_collections import ConfigDict
+
 from pdae_jax import config as config_lib
 from pdae_jax.networks.architecture import ADM_64
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> ConfigDict:
     config = config_lib.base(
         variant, name="celeba64", data="lmdb:datasets/celeba.lmdb", model=ADM_64
     )

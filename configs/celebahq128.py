@@ -12,11 +12,13 @@ Score to expect, the paper's: none is published for this model; Figures 4, 5, 8,
     are made with it.
 """
 
+from ml_collections import ConfigDict
+
 from pdae_jax import config as config_lib
 from pdae_jax.networks.architecture import ADM_128
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> ConfigDict:
     config = config_lib.base(
         variant, name="celebahq128", data="lmdb:datasets/celebahq256.lmdb", model=ADM_128
     )

@@ -2,17 +2,21 @@
 
     python -m pdae_jax.main --config=configs/digits.py
 
-scikit-learn's 1,797 digits, 8 x 8, one channel. Trains a small diffusion model, PDAE on it, a latent
-model and a classifier on its codes, then writes runs/digits/report/index.html.
-Hardware: two CPU cores, 11 to 13 minutes. Score: MSE 0.0135 from z alone, 7e-5 with inferred x_T, on
-held-out digits in [0, 1], 100 DDIM steps.
+scikit-learn's 1,797 digits, 8 x 8, one channel. Trains a small diffusion model, PDAE on it, a
+latent model and a classifier on its codes, then writes runs/digits/report/index.html.
+Hardware: two CPU cores, 11 to 13 minutes. Score: MSE 0.0135 from z alone, 7e-5 with inferred x_T,
+on held-out digits in [0, 1], 100 DDIM steps.
 """
+
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from pdae_jax import config as config_lib
 
 
-def get_config(variant: str = ""):
-    config = config_lib.base(
+def get_config(variant: str = "") -> ConfigDict:
+    config: Any = config_lib.base(
         variant,
         name="digits",
         data="digits",

@@ -3,12 +3,16 @@
     python -m pdae_jax.main --config=configs/emoji.py
     python -m pdae_jax.main --config=configs/emoji.py:64
 
-Trains a small diffusion model, PDAE on it, a latent model and a classifier (skin tone, gender, hair,
-age) on its codes, then writes runs/emoji/report/index.html. Stages alone: :dpm, :pdae, :report, and
-:64:dpm and so on. Held-out pictures are of base characters that were not trained on.
+Trains a small diffusion model, PDAE on it, a latent model and a classifier (skin tone, gender,
+hair, age) on its codes, then writes runs/emoji/report/index.html. Stages alone: :dpm, :pdae,
+:report, and :64:dpm and so on. Held-out pictures are of base characters that were not trained on.
 Hardware: an accelerator (two cores train 30 to 40 images a second: 15 hours for the full length).
 Score: README has a shorter run's; the full length has not been run.
 """
+
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from pdae_jax import config as config_lib
 from pdae_jax.runtime.choices import nearest
@@ -16,11 +20,11 @@ from pdae_jax.runtime.choices import nearest
 VARIANTS = [f"{size}{stage}".rstrip(":") for size in ("", "64:") for stage in config_lib.VARIANTS]
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> ConfigDict:
     nearest(variant, VARIANTS, "variant of this config")
     large = variant.startswith("64")
     size = 64 if large else 32
-    config = config_lib.base(
+    config: Any = config_lib.base(
         variant.removeprefix("64").removeprefix(":"),
         name="emoji64" if large else "emoji",
         data="emoji",

@@ -12,11 +12,13 @@ Score to expect, the paper's: SSIM 0.696 from z alone, 0.993 with inferred x_T
     (on CelebA-HQ, T = 100); FID 10.31 with T = 100.
 """
 
+from ml_collections import ConfigDict
+
 from pdae_jax import config as config_lib
 from pdae_jax.networks.architecture import ADM_128
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> ConfigDict:
     config = config_lib.base(
         variant, name="ffhq128", data="lmdb:datasets/ffhq256.lmdb", model=ADM_128
     )

@@ -9,16 +9,20 @@ Pictures of any size and format are cut to squares of 64 pixels; for others set
 channels. Attributes: --config.data.attributes=table.csv.
 Hardware: an accelerator. Time, estimated: 15 hours at 39 TFLOP/s, what the paper's A100 does at
 128 px, for both stages of 100,000 steps; a pre-trained model (--config.pretrained=DIR) and the
-:pdae variant spare half. With the sizes of configs/emoji.py two CPU cores show something in hours.
+:pdae variant save half. With the sizes of configs/emoji.py two CPU cores show something in hours.
 Score: depends on the pictures.
 """
+
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from pdae_jax import config as config_lib
 from pdae_jax.networks.architecture import ADM_64
 
 
-def get_config(variant: str = ""):
-    config = config_lib.base(
+def get_config(variant: str = "") -> ConfigDict:
+    config: Any = config_lib.base(
         variant,
         name="folder",
         data="folder:pictures",

@@ -10,11 +10,15 @@ at 128 px; small networks reach less. configs/digits.py is the smaller sister th
 train in minutes. Score: none published.
 """
 
+from typing import Any
+
+from ml_collections import ConfigDict
+
 from pdae_jax import config as config_lib
 
 
-def get_config(variant: str = ""):
-    config = config_lib.base(
+def get_config(variant: str = "") -> ConfigDict:
+    config: Any = config_lib.base(
         variant,
         name="mnist32",
         data="tfds:mnist",

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Brings PyTorch checkpoints in, proves that they came in right, and brings ours back out.
+"""Imports PyTorch checkpoints, verifies them against the original, and exports models back.
 
     python tools/convert_torch_weights.py autoencoder/checkpoint.pt --output=models/bedroom128
     python tools/convert_torch_weights.py autoencoder/checkpoint.pt latents/bedroom128.pt \\
@@ -9,8 +9,8 @@
 Reads Diff-AE's diffusion models, the PDAE authors' files, guided-diffusion's, and the AlexNet,
 LPIPS and Inception files of the metrics, without PyTorch and without running what is in them.
 What no tensor shows (heads and the like) is taken from a config.yml, the file's own
-hyper_parameters, a flag or the known models, in that order, and said. DIR is for pdae_jax.load(DIR)
-and --config.pretrained=DIR.
+hyper_parameters, a flag or the known models, in that order, and printed. DIR is for
+pdae_jax.load(DIR) and --config.pretrained=DIR.
 """
 
 import argparse
@@ -25,40 +25,42 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "source",
         nargs="+",
-        help=".pt or .ckpt files of one model; with --to-torch, one directory of ours",
+        help=".pt or .ckpt files of one model; with --to-torch, the directory of a pdae_jax model",
     )
-    p.add_argument("--output", metavar="DIR", help="a new folder, written whole or not at all")
+    p.add_argument("--output", metavar="DIR", help="new directory, written whole or not at all")
     p.add_argument(
         "--weights",
         choices=("ema", "raw"),
         default="ema",
-        help="which are taken where a file has both (default: %(default)s)",
+        help="weights to take where a file has both (default %(default)s)",
     )
     p.add_argument(
         "--config",
         metavar="YML",
-        help="config.yml of the model; one beside a source is found by itself",
+        help="config.yml of the model (default: the one beside a source, if any)",
     )
     p.add_argument(
         "--verify",
         action="store_true",
-        help="compare with the original in PyTorch (pip install 'pdae_jax[convert]')",
+        help="comparison with the original in PyTorch (pip install 'pdae_jax[convert]')",
     )
     p.add_argument(
         "--to-torch",
         metavar="FILE",
         dest="to_torch",
-        help="write SOURCE, a model of ours, as a PyTorch file",
+        help="PyTorch file to export SOURCE, a pdae_jax model, to",
     )
-    told = p.add_argument_group("what tensors do not show")
+    told = p.add_argument_group("facts that tensors do not show")
     told.add_argument("--heads", type=int, help="attention heads")
-    told.add_argument("--head_channels", type=int, help="channels of a head, instead of heads")
+    told.add_argument("--head_channels", type=int, help="channels of a head, instead of --heads")
     told.add_argument(
         "--qkv_order",
         choices=("legacy", "new"),
         help="order of the qkv channels (new: guided-diffusion's use_new_attention_order)",
     )
-    told.add_argument("--image_size", type=int, help="pixels, of a UNet without an encoder")
+    told.add_argument(
+        "--image_size", type=int, help="image size in pixels, of a UNet without an encoder"
+    )
     told.add_argument("--schedule", choices=("linear", "cosine"), help="noise schedule")
     told.add_argument("--class_label", type=int, help="class to keep of a class-conditional UNet")
     return p
@@ -71,19 +73,19 @@ def main(argv: list[str]) -> int:
 
     if args.to_torch:
         if len(args.source) != 1 or args.output:
-            raise ValueError("--to-torch=FILE takes one directory of ours, and no --output")
+            raise ValueError("--to-torch=FILE takes the directory of one model, and no --output")
         others = [
             name
             for name, value in vars(args).items()
             if name not in ("source", "to_torch") and value != parser().get_default(name)
         ]
         if others:
-            raise ValueError(f"--{others[0]} means nothing with --to-torch; leave it out")
+            raise ValueError(f"--{others[0]} would be unused with --to-torch; leave it out")
         export(args.source[0], args.to_torch)
         print(f"written: {args.to_torch}")
         return 0
     if not args.output:
-        raise ValueError("where to? give --output=DIR")
+        raise ValueError("no output: give --output=DIR")
     flags = {
         name: getattr(args, name)
         for name in ("heads", "head_channels", "qkv_order", "image_size", "schedule")

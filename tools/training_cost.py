@@ -1,4 +1,4 @@
-"""What training a config costs: GFLOP an image and hours at a given speed, for each objective.
+"""Cost of training configs: GFLOP an image and hours at a given speed, for each objective.
 
     python tools/training_cost.py [--tflops=39] configs/celeba64.py configs/emoji.py:64 ...
 
@@ -8,6 +8,7 @@ The FLOPs are those of the traced training step before any compiler touches it; 
 """
 
 import argparse
+from typing import Any
 
 from pdae_jax.config import load_config
 from pdae_jax.cost.forecast import training_flops
@@ -18,12 +19,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("configs", nargs="+", help="files of configs/, with a variant or without")
-    parser.add_argument("--tflops", type=float, default=39.0, help="TFLOP/s assumed (39)")
+    parser.add_argument("configs", nargs="+", help="FILE or FILE:VARIANT of configs/")
+    parser.add_argument("--tflops", type=float, default=39.0, help="TFLOP/s assumed (default 39)")
     arguments = parser.parse_args()
     print(f"{'config':28}{'objective':>10}{'GFLOP/image':>13}{'M images':>10}{'hours':>8}")
     for path in arguments.configs:
-        config = load_config(path)
+        config: Any = load_config(path)
         for objective in ("dpm", "pdae"):
             gflop = training_flops(Architecture(**config.model), objective) / 1e9
             images = config[objective].steps * config[objective].batch_size
