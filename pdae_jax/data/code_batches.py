@@ -1,4 +1,4 @@
-"""Batches of a table of codes: what the latent model and the classifier are trained on."""
+"""Batches of a table of codes, on which the latent model and the classifier are trained."""
 
 from collections.abc import Iterator
 
@@ -15,13 +15,13 @@ def code_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """An endless iterator of shuffled batches, from batch `start_step` on.
+    """Yields shuffled batches without end, from batch `start_step` on.
 
     z: float32 [N, d]; labels: float32 [N, A]. batch_size: over all processes, each gets its share.
     Each epoch has an order of its own, a function of (seed, epoch) alone. Yields dicts of "z"
     [b, d] and "label" [b, A].
     """
-    epoch, order = -1, None
+    epoch, order = -1, np.empty(0, np.int64)
     share = batch_size // process_count
     first = start_step * batch_size + process_index * share
     while True:

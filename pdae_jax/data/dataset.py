@@ -75,7 +75,7 @@ def open_source(
     elif name in BUILT_IN:
         opener, arguments = BUILT_IN[name], ()
     elif os.path.isdir(os.path.expanduser(name)):
-        kind, opener, arguments = "folder", Folder, (name,)
+        kind, opener, arguments = "folder", KINDS["folder"], (name,)
     else:
         valid = [*BUILT_IN, *(f"{kind}:" for kind in KINDS)]
         near = difflib.get_close_matches(str(name), valid, n=2) or valid

@@ -1,4 +1,4 @@
-"""The one exception of the data package."""
+"""`DataError`, the one exception of this package."""
 
 
 class DataError(ValueError):

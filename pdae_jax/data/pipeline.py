@@ -7,12 +7,15 @@ everything about element n follows from (source, seed, n), resuming needs the st
 
 import logging
 import os
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from pdae_jax.data.errors import DataError
-from pdae_jax.data.transforms import prepare
+from pdae_jax.data.sources import Source
+from pdae_jax.data.transforms import Crop, Size, prepare
 from pdae_jax.data.workers import WorkerPool
 
 logger = logging.getLogger(__name__)
@@ -21,21 +24,25 @@ _GIVE_UP = 100  # unreadable pictures in a row
 _FEW = 10  # broken pictures before their share can stop a run
 
 
+Loaded = tuple[np.ndarray, np.ndarray, None] | tuple[None, None, str]
+Batch = dict[str, np.ndarray]
+
+
 class Loader:
     """Reads and prepares picture i: `(image, label, None)`, or `(None, None, reason)` if broken."""
 
-    def __init__(self, source, size, channels, crop):
+    def __init__(self, source: Source, size: Size, channels: int, crop: Crop | None):
         self.source = source
         self.how = size, channels, crop if crop is not None else source.crop
 
-    def __call__(self, i):
+    def __call__(self, i: int) -> Loaded:
         try:
             image, label = self.source.example(i)
             return prepare(image, *self.how), label, None
         except Exception as error:  # noqa: BLE001 - a broken file makes decoders raise anything
             return None, None, _one_line(error)
 
-    def check(self):
+    def check(self) -> None:
         """Raises DataError unless one of the first pictures can be read, in the right channels."""
         tried = min(len(self.source), _GIVE_UP)
         reasons = []
@@ -56,37 +63,44 @@ class Element(NamedTuple):
 
     image: np.ndarray | None
     label: np.ndarray | None
-    index: int
-    broken: list  # (index, reason) of the pictures that could not be read on the way
+    picture: int  # its index in the source; -1 for none
+    broken: list[tuple[int, str]]  # of the pictures that could not be read on the way, with reasons
 
 
 class Batches:
     """An iterator of batches that counts what is broken.
 
-    broken: `{path: reason}` of the pictures that could not be read so far; `len(it.broken)` is their
-        number, for the progress line. Each is logged once.
+    broken: `{path: reason}` of the pictures that could not be read so far; `len(it.broken)` is
+        their number, for the progress line. Each is logged once.
     close(): ends threads and worker processes (garbage collection does it as well).
 
     `next()` raises DataError when, of at least 10 that failed, more than `max_broken` of the
     pictures seen were broken, or when 100 in a row were.
     """
 
-    def __init__(self, elements, collate, source, max_broken, pool):
-        self.broken = {}
+    def __init__(
+        self,
+        elements: Any,
+        collate: Callable[[list[Element]], Batch],
+        source: Source,
+        max_broken: float,
+        pool: WorkerPool | None,
+    ):
+        self.broken: dict[str, str] = {}
         self._elements, self._collate, self._source = elements, collate, source
         self._max_broken, self._pool = max_broken, pool
         self._seen = self._failed = self._in_a_row = 0
 
-    def __iter__(self):
+    def __iter__(self) -> Self:
         return self
 
-    def __next__(self):
+    def __next__(self) -> Batch:
         elements = next(self._elements)
         for element in elements:
             self._count(element)
         return self._collate(elements)
 
-    def _count(self, element):
+    def _count(self, element: Element) -> None:
         for index, reason in element.broken:
             path = self._source.where(index)
             if path not in self.broken:
@@ -104,13 +118,13 @@ class Batches:
                 f"repair or remove them, or raise max_broken={self._max_broken}"
             )
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Stops reading ahead."""
         self._elements.close()
         if self._pool is not None:
@@ -118,33 +132,32 @@ class Batches:
 
 
 def train_batches(
-    source,
+    source: Source,
     *,
-    size,
-    channels,
-    batch_size,
-    seed,
-    start_step=0,
-    flip=True,
-    crop=None,
-    process_index=0,
-    process_count=1,
-    workers=0,
-    max_broken=0.1,
-):
-    """An endless iterator of shuffled training batches.
+    size: Size,
+    channels: int,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    flip: bool = True,
+    crop: Crop | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    max_broken: float = 0.1,
+) -> Batches:
+    """Makes an endless iterator of shuffled training batches.
 
     size: an integer or `(H, W)`. batch_size: over all processes; each gets
     `b = batch_size / process_count` rows. start_step: the number of the first batch, for resuming.
-    flip: mirror each picture with probability 1/2. crop: `(top, bottom, left, right)` before
-    resizing; None takes the source's own. workers: processes that load, 0 for threads (decoding
-    and resizing run outside Python's lock, so threads are enough for most).
-    max_broken: the share of unreadable pictures that stops the run; up to there each is replaced by
-    the next readable one.
+    flip: mirror each picture with probability 1/2. crop: before resizing; None takes the source's
+    own. workers: processes that load, 0 for threads (decoding and resizing run outside Python's
+    lock, so threads are enough for most). max_broken: the share of unreadable pictures that stops
+    the run; up to there each is replaced by the next readable one.
 
-    Returns a `Batches` of dicts: `image` uint8 `[b, H, W, C]`, `label` float32 `[b, A]`, `index`
-    int64 `[b]` (which picture of the source). Raises DataError at once for a source without readable
-    pictures or with other channels, and ValueError for bad arguments.
+    Batches are dicts: `image` uint8 `[b, H, W, C]`, `label` float32 `[b, A]`, `index` int64 `[b]`
+    (which picture of the source). Raises DataError at once for a source without readable pictures
+    or with other channels, and ValueError for bad arguments.
     """
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(
@@ -159,15 +172,16 @@ def train_batches(
     pool, load = _pool(loader, workers)
     rows = batch_size // process_count
     order_seed = int(np.random.SeedSequence([seed, 0]).generate_state(1)[0])
-    order = grain.MapDataset.range(len(source)).shuffle(order_seed).repeat()
+    order: Any = grain.MapDataset.range(len(source)).shuffle(order_seed).repeat()
 
-    def element(j):
+    def element(j: int) -> Element:
         step, row = divmod(j, rows)
         n = step * batch_size + process_index * rows + row
-        i, broken = int(order[n]), []
+        i = int(order[n])
+        broken: list[tuple[int, str]] = []
         while True:
             image, label, reason = load(i)
-            if image is not None:
+            if reason is None:
                 break
             broken.append((i, reason))
             if len(broken) >= min(_GIVE_UP, len(source)):
@@ -182,13 +196,21 @@ def train_batches(
 
 
 def batches(
-    source, *, size, channels, batch_size, crop=None, indices=None, workers=0, max_broken=0.1
-):
-    """One pass over a source in order (or over `indices`), for encoding and measuring.
+    source: Source,
+    *,
+    size: Size,
+    channels: int,
+    batch_size: int,
+    crop: Crop | None = None,
+    indices: Sequence[int] | np.ndarray | None = None,
+    workers: int = 0,
+    max_broken: float = 0.1,
+) -> Batches:
+    """Makes one pass over a source in order (or over `indices`), for encoding and measuring.
 
-    Returns a `Batches` of dicts as `train_batches`, with B = batch_size rows each and `mask`
-    bool `[B]`: False, with a black image, on rows that fill up the last batch (index -1) and on
-    broken pictures. Labels there are NaN.
+    Batches are dicts as of `train_batches`, with B = batch_size rows each and `mask` bool `[B]`:
+    False, with a black image, on rows that fill up the last batch (index -1) and on broken
+    pictures. Labels there are NaN.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: must be at least 1")
@@ -197,17 +219,17 @@ def batches(
     loader = Loader(source, size, channels, crop)
     loader.check()
     pool, load = _pool(loader, workers)
-    indices = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
+    rows = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
     height, width = (size, size) if isinstance(size, int) else size
     blank = np.zeros((height, width, channels), np.uint8)
     unknown = np.full(len(source.attributes), np.nan, np.float32)
 
-    def element(j):
-        i = int(indices[j])
+    def element(j: int) -> Element:
+        i = int(rows[j])
         image, label, reason = load(i)
-        return Element(image, label, i, [] if image is not None else [(i, reason)])
+        return Element(image, label, i, [] if reason is None else [(i, reason)])
 
-    def collate(elements):
+    def collate(elements: list[Element]) -> Batch:
         filler = Element(None, None, -1, [])
         elements = [*elements, *[filler] * (batch_size - len(elements))]
         mask = np.array([e.image is not None for e in elements])
@@ -216,11 +238,13 @@ def batches(
         ]
         return {**_collate(whole), "mask": mask}
 
-    stream = grain.MapDataset.range(len(indices)).map(element)
+    stream = grain.MapDataset.range(len(rows)).map(element)
     return Batches(_iterate(grain, stream, batch_size, workers), collate, source, max_broken, pool)
 
 
-def first_pictures(source, image_shape, n, max_broken=0.1):
+def first_pictures(
+    source: Source, image_shape: tuple[int, int, int], n: int, max_broken: float = 0.1
+) -> np.ndarray:
     """The first n pictures of a source (fewer where it has fewer), uint8 [n, H, W, C].
 
     image_shape: (H, W, C). Raises DataError where none can be read, or of other channels.
@@ -237,27 +261,32 @@ def first_pictures(source, image_shape, n, max_broken=0.1):
     return batch["image"][batch["mask"]]
 
 
-def _one_line(error):
+def _one_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     kind = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
     return kind + (text[0] if text else "no message")
 
 
-def _pool(loader, workers):
+def _pool(loader: Loader, workers: int) -> tuple[WorkerPool | None, Callable[[int], Loaded]]:
     pool = WorkerPool(loader, workers) if workers else None
     return pool, pool or loader
 
 
-def _iterate(grain, stream, rows, workers):
+def _iterate(grain: ModuleType, stream: Any, rows: int, workers: int) -> Any:
     """Lists of `rows` elements, read ahead by threads (which wait for the workers, if any)."""
     threads = workers or min(16, 2 * (os.cpu_count() or 1))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * rows, threads))
     return iter(stream.to_iter_dataset(options).batch(rows, batch_fn=list))
 
 
-def _collate(elements):
+def _collate(elements: list[Element]) -> Batch:
+    images, labels = [], []
+    for element in elements:
+        assert element.image is not None and element.label is not None  # else `Batches` raised
+        images.append(element.image)
+        labels.append(element.label)
     return {
-        "image": np.stack([e.image for e in elements]),
-        "label": np.stack([e.label for e in elements]).astype(np.float32),
-        "index": np.array([e.index for e in elements], np.int64),
+        "image": np.stack(images),
+        "label": np.stack(labels).astype(np.float32),
+        "index": np.array([e.picture for e in elements], np.int64),
     }

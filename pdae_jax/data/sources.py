@@ -1,4 +1,4 @@
-"""Where pictures come from: folders, LMDBs and TFDS names, behind one small interface.
+"""Sources of pictures: folders, LMDBs and TFDS names, behind one small interface.
 
 A source is picklable and cheap to pickle: worker processes open files and databases for themselves.
 """
@@ -10,13 +10,16 @@ import importlib
 import io
 import os
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
 
 from pdae_jax.data.errors import DataError
-from pdae_jax.data.transforms import CELEBA_CROP, decode, to_uint8
+from pdae_jax.data.transforms import CELEBA_CROP, Crop, decode, to_uint8
 
 SPLITS = ("train", "test", "all")
 
@@ -25,7 +28,7 @@ class Source:
     """Pictures by index, with their labels. The base class of every source.
 
     A subclass gives `__len__` and `image`. Attributes:
-      name:        what to call it in messages.
+      name:        its name in messages.
       attributes:  names of the labels, a tuple of A strings.
       labels:      float32 `[N, A]`; NaN where unknown, 0 and 1 for yes and no.
       crop:        `(top, bottom, left, right)` that the data set is known to need, or None.
@@ -33,32 +36,32 @@ class Source:
 
     name = "source"
     attributes: tuple[str, ...] = ()
-    crop: tuple[int, int, int, int] | None = None
+    crop: Crop | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         raise NotImplementedError
 
-    def image(self, i):
+    def image(self, i: int) -> np.ndarray:
         """Picture `i`, uint8 `[h, w, c]`, in the size and channels it is stored in.
 
         Raises any exception where the picture cannot be read.
         """
         raise NotImplementedError
 
-    def where(self, i):
+    def where(self, i: int) -> str:
         """The path or key of picture `i`, for messages."""
         return f"{self.name}[{i}]"
 
     @functools.cached_property
-    def labels(self):
+    def labels(self) -> np.ndarray:
         return np.zeros((len(self), 0), np.float32)
 
-    def example(self, i):
+    def example(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Picture `i` and its labels, float32 `[A]`."""
         return self.image(i), self.labels[i]
 
 
-def require(module, package):
+def require(module: str, package: str) -> ModuleType:
     """Imports an optional module, or says in one line what to install."""
     try:
         return importlib.import_module(module)
@@ -68,13 +71,13 @@ def require(module, package):
         ) from error
 
 
-def check_split(split, splits=SPLITS):
+def check_split(split: str, splits: Iterable[str] = SPLITS) -> None:
     """Raises DataError unless `split` is one of `splits`."""
     if split not in splits:
         raise DataError(f"no split {split!r} here: choose one of {', '.join(splits)}")
 
 
-def held_out(size, split, fraction, seed):
+def held_out(size: int, split: str, fraction: float, seed: int) -> np.ndarray:
     """Sorted indices of a split of `size` pictures, a seeded random `fraction` being the test set.
 
     The same seed gives the same division: "train" and "test" share nothing and make up "all".
@@ -99,9 +102,9 @@ def held_out(size, split, fraction, seed):
 class Folder(Source):
     """Every picture below a folder, in natural order (`img2` before `img10`).
 
-    path: the folder; or a picture, a glob such as `scans/*.png`, or several of these with commas
-        between, in that order. Nested folders, links, any size and any format Pillow reads, and
-        `.npy` arrays `[H, W]` or `[H, W, C]` (scaled as in `to_uint8`). Names that begin with a
+    path: the folder; or a picture, a glob such as `scans/*.png`, or several of these,
+        comma-separated, in that order. Nested folders, links, any size and any format Pillow reads,
+        and `.npy` arrays `[H, W]` or `[H, W, C]` (scaled as in `to_uint8`). Names that begin with a
         dot are left out.
     split: with a subfolder `train`, that, and `test`, `val` or `validation`; without one, a seeded
         share `test_fraction` is held out. "all" is everything.
@@ -110,7 +113,15 @@ class Folder(Source):
     Raises DataError for a folder that is missing, unreadable or without pictures.
     """
 
-    def __init__(self, path, split="train", *, attributes=None, test_fraction=0.1, seed=0):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        split: str = "train",
+        *,
+        attributes: str | os.PathLike[str] | None = None,
+        test_fraction: float = 0.1,
+        seed: int = 0,
+    ):
         check_split(split)
         root = Path(path).expanduser()
         matched = [] if root.is_dir() else named_pictures(str(root))
@@ -132,15 +143,15 @@ class Folder(Source):
                 attributes, [(name, Path(name).name, Path(name).stem) for name in relative]
             )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.files)
 
-    def image(self, i):
+    def image(self, i: int) -> np.ndarray:
         if self.files[i].lower().endswith(".npy"):
             return to_uint8(np.load(self.files[i], allow_pickle=False))
         return decode(self.files[i])
 
-    def where(self, i):
+    def where(self, i: int) -> str:
         return self.files[i]
 
 
@@ -149,7 +160,7 @@ NO_PICTURES = {"MPEG", "HDF5", "GRIB", "BUFR", "EPS", "WMF"}
 
 
 @functools.cache
-def picture_suffixes():
+def picture_suffixes() -> frozenset[str]:
     """The file suffixes that are read, lower case: Pillow's pictures, and `.npy`."""
     known = Image.registered_extensions()
     return frozenset(
@@ -157,9 +168,9 @@ def picture_suffixes():
     ) | {".npy"}
 
 
-def named_pictures(names):
-    """Paths of the pictures that a name, a glob, or several with commas between mean."""
-    found = []
+def named_pictures(names: str) -> list[Path]:
+    """Paths of the pictures that a name, a glob, or a comma-separated list of them means."""
+    found: list[Path] = []
     for name in [names] if os.path.exists(names) else names.split(","):
         matched = [
             Path(path)
@@ -173,13 +184,15 @@ def named_pictures(names):
     return found
 
 
-def find_pictures(folder):
-    """Paths of the pictures below a folder, in natural order. Raises DataError if there are none."""
+def find_pictures(folder: Path) -> list[Path]:
+    """Paths of the pictures below a folder, in natural order; DataError if there are none."""
 
-    def fail(error):
+    def fail(error: OSError) -> NoReturn:
         raise DataError(f"cannot read folder {error.filename}: {error.strerror}") from error
 
-    files, other, seen = [], set(), set()
+    files: list[Path] = []
+    other: set[str] = set()
+    seen: set[str] = set()
     for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         real = os.path.realpath(parent)
         if real in seen:  # a link back to a folder above would never end
@@ -204,18 +217,20 @@ def find_pictures(folder):
     return sorted(files, key=natural)
 
 
-def natural(path):
+def natural(path: Path) -> tuple[list[Any], str]:
     """Sort key under which numbers in a path count as numbers."""
     parts = re.split(r"(\d+)", Path(path).as_posix())
     return [int(part) if part.isdecimal() else part.casefold() for part in parts], str(path)
 
 
-def read_attributes(path):
+def read_attributes(
+    path: str | os.PathLike[str],
+) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """Reads a table of attributes: their names, and a dict from picture to its row.
 
     Two layouts: a CSV whose first column is the file name or relative path and whose header names
-    the other, numeric columns, with NaN for an empty cell; and CelebA's text layout (a count, a line
-    of names, then file name and values). A column of -1 and 1 alone becomes 0 and 1.
+    the other, numeric columns, with NaN for an empty cell; and CelebA's text layout (a count, a
+    line of names, then file name and values). A column of -1 and 1 alone becomes 0 and 1.
 
     Returns (tuple of A names, `{picture: float32 [A]}`). Raises DataError naming the line that
     cannot be read.
@@ -249,7 +264,9 @@ def read_attributes(path):
     return names, dict(zip(pictures, values, strict=True))
 
 
-def match_attributes(path, aliases):
+def match_attributes(
+    path: str | os.PathLike[str], aliases: Sequence[tuple[str, ...]]
+) -> tuple[tuple[str, ...], np.ndarray]:
     """Labels of pictures from a table: names, and float32 `[N, A]` with NaN for absent pictures.
 
     aliases: for every picture the names that it may have in the table, best first.
@@ -276,8 +293,9 @@ class LMDB(Source):
     """A database in the layout of Diff-AE: keys `256-00000`, `256-0000000` or `None-0000000`.
 
     path: the folder (or file) of the database.
-    split: the whole CelebA (`None-` keys, 202,599 pictures) has its own "train", "valid" and "test";
-        elsewhere a seeded share `test_fraction` is held out (0 trains on everything, as the paper).
+    split: the whole CelebA (`None-` keys, 202,599 pictures) has its own "train", "valid" and
+        "test"; elsewhere a seeded share `test_fraction` is held out (0 trains on everything, as the
+        paper).
     attributes: a table as in `read_attributes`; rows are found by key or by the data set's own file
         name: CelebA's `000001.jpg` is picture 0, CelebA-HQ's `0.jpg` is picture 0.
 
@@ -287,19 +305,28 @@ class LMDB(Source):
 
     formats = ("256-{:05d}", "256-{:07d}", "None-{:07d}")
 
-    def __init__(self, path, split="train", *, attributes=None, test_fraction=0.01, seed=0):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        split: str = "train",
+        *,
+        attributes: str | os.PathLike[str] | None = None,
+        test_fraction: float = 0.01,
+        seed: int = 0,
+    ):
         self.path = os.path.realpath(Path(path).expanduser())
         self.name = f"lmdb:{path}"
         with _environment(self.path).begin() as txn:
-            self.format = next((f for f in self.formats if txn.get(f.format(0).encode())), None)
+            layout = next((f for f in self.formats if txn.get(f.format(0).encode())), None)
             length = txn.get(b"length")
-        if self.format is None or length is None:
+        if layout is None or length is None:
             expected = ", ".join(f.format(0) for f in self.formats)
             raise DataError(
                 f"{path} is an LMDB of another layout: need the key 'length' and one of "
                 f"the keys {expected}"
             )
-        length, celeba = int(length), self.format.startswith("None")
+        self.format = layout
+        length, celeba = int(length), layout.startswith("None")
         self.crop = CELEBA_CROP if celeba else None
         if celeba and length == CELEBA_SPLITS["test"][1]:
             check_split(split, (*CELEBA_SPLITS, "all"))
@@ -313,25 +340,25 @@ class LMDB(Source):
                 [(file.format(i + celeba), self.format.format(i)) for i in self.indices.tolist()],
             )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices)
 
-    def _key(self, i):
+    def _key(self, i: int) -> str:
         return self.format.format(int(self.indices[i]))
 
-    def image(self, i):
+    def image(self, i: int) -> np.ndarray:
         with _environment(self.path).begin() as txn:
             value = txn.get(self._key(i).encode())
         if value is None:
             raise DataError(f"key {self._key(i)} is missing")
         return decode(io.BytesIO(value))
 
-    def where(self, i):
+    def where(self, i: int) -> str:
         return f"{self.path}:{self._key(i)}"
 
 
 @functools.cache
-def _environment(path):
+def _environment(path: str) -> Any:
     """The open LMDB at `path`: LMDB allows a process to open each database once."""
     lmdb = require("lmdb", "lmdb")
     if not os.path.exists(path):
@@ -363,7 +390,15 @@ class TFDS(Source):
     celeb_a carries `crop = CELEBA_CROP`. Raises DataError with the command that prepares the data.
     """
 
-    def __init__(self, name, split="train", *, data_dir=None, test_fraction=0.01, seed=0):
+    def __init__(
+        self,
+        name: str,
+        split: str = "train",
+        *,
+        data_dir: str | os.PathLike[str] | None = None,
+        test_fraction: float = 0.01,
+        seed: int = 0,
+    ):
         check_split(split, ("train", "valid", "test", "all"))
         self.name, self._data_dir = f"tfds:{name}", data_dir
         try:
@@ -395,22 +430,23 @@ class TFDS(Source):
         size = len(self._records)
         self.indices = held_out(size, split, test_fraction, seed) if shared else np.arange(size)
         features = dict(builder.info.features.items())
-        self._image = next(
-            (key for key, feature in features.items() if type(feature).__name__ == "Image"), None
-        )
-        if self._image is None:
+        images = [key for key, feature in features.items() if type(feature).__name__ == "Image"]
+        if not images:
             raise DataError(f"{name} has no picture among its features: {', '.join(features)}")
-        self._scalars = [(key,) for key, feature in features.items() if _is_number(feature)]
+        self._image = images[0]
+        self._scalars: list[tuple[str, ...]] = [
+            (key,) for key, feature in features.items() if _is_number(feature)
+        ]
         nested = features.get("attributes", {})
         self._scalars += [("attributes", key) for key in nested if _is_number(nested[key])]
         self.attributes = tuple(path[-1] for path in self._scalars)
         self.crop = CELEBA_CROP if name.split("/")[0].split(":")[0] == "celeb_a" else None
 
-    def _builder(self):
+    def _builder(self) -> Any:
         tfds = require("tensorflow_datasets", "tensorflow-datasets")
         return tfds.builder(self.name.removeprefix("tfds:"), data_dir=self._data_dir)
 
-    def _unprepared(self):
+    def _unprepared(self) -> DataError:
         place = f" --data_dir={self._data_dir}" if self._data_dir else ""
         return DataError(
             f"{self.name} is not prepared for random access; run once: pip install "
@@ -419,7 +455,7 @@ class TFDS(Source):
         )
 
     @functools.cached_property
-    def _records(self):
+    def _records(self) -> Any:
         require("array_record", "array_record")
         tfds = require("tensorflow_datasets", "tensorflow-datasets")
         builder = self._builder()
@@ -433,39 +469,39 @@ class TFDS(Source):
         except NotImplementedError as error:  # prepared, but as tfrecord
             raise self._unprepared() from error
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         # Open files stay here: a worker process opens its own.
         return {key: value for key, value in self.__dict__.items() if key != "_records"}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices)
 
-    def _record(self, i):
+    def _record(self, i: int) -> dict[str, Any]:
         return self._records[int(self.indices[i])]
 
-    def _label(self, record):
+    def _label(self, record: dict[str, Any]) -> np.ndarray:
         values = [
             functools.reduce(lambda tree, key: tree[key], path, record) for path in self._scalars
         ]
         return np.array(values, np.float32)
 
     @functools.cached_property
-    def labels(self):
+    def labels(self) -> np.ndarray:
         rows = [self._label(self._record(i)) for i in range(len(self))]
         return np.stack(rows).reshape(len(self), len(self.attributes))
 
-    def image(self, i):
+    def image(self, i: int) -> np.ndarray:
         return self.example(i)[0]
 
-    def example(self, i):
+    def example(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         record = self._record(i)
         return decode(io.BytesIO(record[self._image])), self._label(record)
 
 
-def _is_number(feature):
+def _is_number(feature: Any) -> bool:
     dtype = getattr(feature, "np_dtype", None) or getattr(feature, "dtype", None)
     return getattr(feature, "shape", None) == () and np.dtype(dtype).kind in "biuf"
 
 
-def _first_line(error):
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

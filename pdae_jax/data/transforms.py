@@ -1,19 +1,26 @@
-"""From encoded pictures and arrays of any kind to uint8 `[H, W, C]` of the size a network wants.
+"""From encoded pictures and arrays of any kind to uint8 `[H, W, C]` of a network's size.
 
 Resizing is Pillow's bilinear filter, which averages over the source area when it shrinks
 (antialias): the resize of the paper's data sets.
 """
 
+import os
+from typing import IO
+
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from pdae_jax.data.errors import DataError
 
-# (top, bottom, left, right): rows 57..185 and columns 25..153 of CelebA's aligned 218x178 pictures.
-CELEBA_CROP = (57, 185, 25, 153)
+Size = int | tuple[int, int]  # height and width
+Crop = tuple[int, int, int, int]  # top, bottom, left, right in pixels
+
+# Rows 57..185 and columns 25..153 of CelebA's aligned 218x178 pictures.
+CELEBA_CROP: Crop = (57, 185, 25, 153)
 
 
-def to_uint8(array):
+def to_uint8(array: npt.ArrayLike) -> np.ndarray:
     """Scales a picture of any common number type to uint8 `[h, w, c]`.
 
     array: `[h, w]` or `[h, w, c]`. uint8 stays; bool becomes 0 or 255; uint16 (and wider integers
@@ -44,17 +51,18 @@ def to_uint8(array):
     )
 
 
-def decode(file):
+def decode(file: str | os.PathLike[str] | IO[bytes]) -> np.ndarray:
     """Decodes any format Pillow reads to uint8 `[h, w, c]`, c = 1 for grey and 3 for colour.
 
     file: a path or an open binary file. Of an animation the first frame is taken. EXIF orientation
     is applied, transparency is flattened on white, palettes and CMYK become RGB, and 16-bit and
-    floating-point greys are scaled as in `to_uint8`. Raises whatever Pillow raises on a broken file.
+    floating-point greys are scaled as in `to_uint8`. Raises whatever Pillow raises on a broken
+    file.
     """
     with Image.open(file) as opened:
         image = ImageOps.exif_transpose(opened)
         if image.mode[0] in "IF":  # 16-bit, 32-bit and floating-point greys
-            return to_uint8(image)
+            return to_uint8(np.asarray(image))
         if image.has_transparency_data:
             grey = image.mode in ("L", "LA", "La", "1")
             image = image.convert("RGBA")
@@ -64,14 +72,13 @@ def decode(file):
             image = image.convert("L")
         elif image.mode not in ("L", "RGB"):
             image = image.convert("RGB")
-        return to_uint8(image)
+        return to_uint8(np.asarray(image))
 
 
-def prepare(image, size, channels, crop=None):
+def prepare(image: np.ndarray, size: Size, channels: int, crop: Crop | None = None) -> np.ndarray:
     """Brings one picture to the network's size and channels.
 
-    image: uint8 `[h, w, c]`. size: an integer or `(H, W)`. channels: C.
-    crop: `(top, bottom, left, right)` in pixels, cut out first.
+    image: uint8 `[h, w, c]`. size: an integer or `(H, W)`. channels: C. crop: cut out first.
     The picture is scaled until it just covers `(H, W)` and its centre is cut out; one that has the
     size already is not touched. Grey is repeated to RGB, RGB becomes luminance (ITU-R 601).
 
@@ -91,7 +98,7 @@ def prepare(image, size, channels, crop=None):
     return np.ascontiguousarray(image)
 
 
-def _to_channels(image, channels):
+def _to_channels(image: np.ndarray, channels: int) -> np.ndarray:
     found = image.shape[-1]
     if found == channels:
         return image
@@ -106,14 +113,14 @@ def _to_channels(image, channels):
     )
 
 
-def _resize(image, height, width):
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     h, w, channels = image.shape
     if (h, w) == (height, width):
         return image
     scale = max(height / h, width / w)
     shape = max(width, int(w * scale)), max(height, int(h * scale))  # Pillow's order
 
-    def resize(pixels):
+    def resize(pixels: np.ndarray) -> np.ndarray:
         return np.asarray(Image.fromarray(pixels).resize(shape, Image.Resampling.BILINEAR))
 
     if channels == 3:
