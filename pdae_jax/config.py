@@ -8,30 +8,19 @@ import difflib
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from pdae_jax.commands import Options
+from pdae_jax.commands import fewshot, report
 from pdae_jax.data.dataset import Data
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.runtime.choices import nearest
-from pdae_jax.training.state import Settings
+from pdae_jax.training.objectives import OBJECTIVES
 
-# What a variant after the colon trains: each a list of stages, done in turn.
-VARIANTS = {
-    "": (),
-    "pdae": ("pdae",),
-    "dpm": ("dpm",),
-    "latent": ("latent",),
-    "classifier": ("classifier",),
-    "fewshot": ("fewshot",),
-    "report": ("report",),
-}
-
-EVERYTHING = ("dpm", "pdae", "latent", "classifier", "report")
-
-# What of `modes.Options` says which labels a few-shot classifier sees.
-FEW_SHOT = ("attribute", "images", "labels", "positives", "negatives", "unlabelled", "seed")
+EVERYTHING = (*OBJECTIVES, "report")
+# A variant after the colon is one stage; none means the config's own stages.
+VARIANTS = ("", *OBJECTIVES, "fewshot", "report")
 
 
 def base(
@@ -39,38 +28,31 @@ def base(
     *,
     name: str,
     data: str,
-    model: dict,
+    model: dict[str, Any],
     flip: bool = True,
     stages: tuple[str, ...] = ("pdae",),
 ) -> ConfigDict:
-    """A config of `variant` for data set `name`; `stages` are what no variant means.
+    """A config of `variant` for data set `name`; `stages` are those that no variant means.
 
-    Fields: `stages` in turn (objectives, "report"); `model` (see `Architecture`), `data` (see
-    `Data`), one group of `Settings` an objective; `pretrained` (directory of the frozen model),
-    `precision`, `mesh.fsdp`, `seed`; `fewshot` and `report` (see
-    `modes.Options`).
+    Fields: `stages` in turn (objectives, "fewshot", "report"); `model` (see `Architecture`),
+    `data` (see `Data`), one group of `Settings` an objective; `pretrained` (directory of the
+    frozen model), `precision`, `mesh.fsdp`, `seed`; `fewshot` (see `commands.fewshot.Labels`) and
+    `report` (see `commands.report.Options`).
     """
+    nearest(variant, VARIANTS, "variant of this config")
     config = ConfigDict()
     config.name = name
-    nearest(variant, VARIANTS, "variant of this config")
-    config.stages = VARIANTS[variant] if variant else stages
+    config.stages = (variant,) if variant else stages
     config.pretrained = ""
     config.precision = "float32"
     config.seed = 0
     config.mesh = ConfigDict({"fsdp": 1})
     config.model = ConfigDict(defaults(Architecture) | model)
     config.data = ConfigDict(defaults(Data) | {"name": data, "flip": flip})
-    config.dpm = ConfigDict(defaults(Settings))
-    config.pdae = ConfigDict(defaults(Settings))
-    # Both see codes alone: a step costs next to nothing.
-    config.latent = ConfigDict(defaults(Settings) | {"batch_size": 512, "steps": 100_000})
-    config.classifier = ConfigDict(
-        defaults(Settings)
-        | {"batch_size": 512, "steps": 10_000, "learning_rate": 1e-3, "ema": 0.999}
-    )
-    options = defaults(Options)
-    config.fewshot = ConfigDict({name: options[name] for name in FEW_SHOT})
-    config.report = ConfigDict(options | {"n": 8})
+    for objective in OBJECTIVES.values():
+        config[objective.name] = ConfigDict(dataclasses.asdict(objective.settings))
+    config.fewshot = ConfigDict(defaults(fewshot.Labels))
+    config.report = ConfigDict(defaults(report.Options) | {"n": 8})
     return config
 
 
@@ -91,7 +73,7 @@ def few_pictures(config: ConfigDict) -> None:
     config.classifier.steps = 2000
 
 
-def defaults(cls) -> dict:
+def defaults(cls: type) -> dict[str, Any]:
     """The default of every field of a dataclass that has one."""
     return {
         field.name: field.default
@@ -114,7 +96,7 @@ def load_config(path: str) -> ConfigDict:
 
 
 def load_module(file: str) -> ModuleType:
-    """Imports a config file by its path; ValueError, with the nearest file, where it is not there."""
+    """Imports a config file by its path; ValueError, with the nearest file, where there is none."""
     if not Path(file).is_file():
         folder = Path(file).parent if Path(file).parent.is_dir() else Path("configs")
         there = sorted(str(path) for path in folder.glob("*.py"))
@@ -128,3 +110,14 @@ def load_module(file: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
+    """Dotted names of every field of a config."""
+    names = []
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            names += field_names(value, f"{prefix}{key}.")
+        else:
+            names.append(prefix + key)
+    return names

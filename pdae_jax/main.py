@@ -1,359 +1,278 @@
 """The command: python -m pdae_jax.main --config=configs/bedroom128.py --workdir=DIR
 
-Does what the config's stages say, each from where it stopped; a stage that is done is not done
-again. A variant after the config's colon picks what is trained (configs/bedroom128.py:dpm), and
-any field can be set: --config.pdae.batch_size=64 --config.model.base=64
+Runs the config's stages, each resumed where it stopped; re-running is a no-op. A variant after the
+config's colon picks what is trained (configs/bedroom128.py:dpm), and any field can be set:
+--config.pdae.batch_size=64 --config.model.base=64
+
+With --mode=NAME it does one of the commands below instead; --mode=NAME --help lists its options.
 """
 
+import dataclasses
 import os
 import shlex
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
+from etils import epy
+from ml_collections import ConfigDict, config_flags
 
-from pdae_jax.config import load_config, load_module
+from pdae_jax import commands
+from pdae_jax.commands import flags as option_flags
+from pdae_jax.commands.options import Options
+from pdae_jax.config import field_names, load_config, load_module
 from pdae_jax.runtime import cpu
-from pdae_jax.runtime.choices import nearest
 
-FLAGS = flags.FLAGS
-MODES = {
-    "train": "do the config's stages",
-    "compile": "what a step would cost on --topology, without running it",
-    "verify": "compare a converted workdir with its PyTorch files",
-    "encode": "a table of z of all pictures",
-    "reconstruct": "Figures 5 to 7",
-    "interpolate": "Figures 8 to 10",
-    "manipulate": "attributes, Figure 11",
-    "generate": "from the latent model",
-    "fewshot": "a class from few labels, Figure 12",
-    "gap": "Figure 4",
-    "denoise": "Figures 1 to 3",
-    "shift": "Figure 13",
-    "probe": "attributes from z",
-    "evaluate": "SSIM, LPIPS, MSE, FID: Tables 3 and 4",
-    "report": "all that the model's state allows, in one page",
+with epy.lazy_imports():  # a mistyped flag and --help need no JAX
+    import jax
+
+    from pdae_jax.commands import page_command
+    from pdae_jax.runtime import processes
+
+HELP = ("help", "h", "helpshort", "helpfull")
+COMMON = {
+    "mode": "command to run, one of those below (default train)",
+    "config": "file of configs/, and after a colon the variant",
+    "workdir": "directory of the run or model (default of a run: runs/NAME)",
+    "out": "folder that a page is written to (default WORKDIR/MODE)",
+    "compilation_cache": "where compiled programs are kept between starts; empty: nowhere",
+    "coordinator": "HOST:PORT of process 0 of several; known on Cloud TPU, SLURM, Open MPI 4",
+    "processes": "number of processes",
+    "process": "number of this process, from 0",
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+    """One command line, parsed."""
+
+    command: str
+    options: Options
+    config: ConfigDict | None  # of the commands that read one
+    flags: flags.FlagValues  # those that all commands have
+    line: str  # as typed
+
+    @property
+    def workdir(self) -> str:
+        if self.config is not None:
+            return self.flags.workdir or os.path.join("runs", self.config.name)
+        if not self.flags.workdir:
+            raise ValueError(f"--mode={self.command} needs --workdir=DIR, the model's directory")
+        return self.flags.workdir
+
+
 def cli() -> None:
-    """Runs `main`; what a person can mend is one line on stderr and exit status 2."""
+    """The entry point `pdae_jax`, and of python -m pdae_jax and pdae_jax.main."""
+    sys.exit(main(sys.argv, before=cpu.restart_tuned))
+
+
+def main(argv: Sequence[str], before: Callable[[], None] = lambda: None) -> int:
+    """Runs one command line; the exit status. What a person can mend is one line on stderr.
+
+    before: called between parsing and what imports JAX.
+    """
     # TensorBoard's writer brings TensorFlow, which would speak of itself.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     logging.use_absl_handler()
     logging.set_verbosity(logging.ERROR)  # what a person must know is said without absl
     try:
-        main(sys.argv)
+        if any(arg.lstrip("-") in HELP for arg in argv[1:] if arg.startswith("-")):
+            print(usage(argv))
+            return 0
+        parsed = parse(argv)
+        before()
+        return run(parsed)
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("PDAE_JAX_TRACEBACK"):
             raise
         print(f"pdae_jax: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
 
 
-def main(argv: list[str]) -> None:
-    parsed = parse(argv)
-    if parsed is None:
-        return
-    config, workdir, cache = parsed
-    from pdae_jax.runtime import processes
-
+def run(parsed: CommandLine) -> int:
+    """Runs a command; 0, or 1 where what it checks does not hold."""
+    command, given = commands.module_of(parsed.command), parsed.flags
     processes.start(
-        FLAGS.coordinator, FLAGS.processes, FLAGS.process, stoppable=FLAGS.mode == "train"
+        given.coordinator, given.processes, given.process, stoppable=parsed.command == "train"
     )
-    if cache and FLAGS.mode != "compile":  # which tells how long compiling takes
-        use_compilation_cache(cache)
-    if FLAGS.mode == "verify":
-        from pdae_jax.convert.verification import verify
-
-        if not verify(workdir, FLAGS.source):
-            sys.exit(1)
-        return
-    command = "python -m pdae_jax.main " + shlex.join(argv[1:])
-    if FLAGS.mode == "train":
-        run(config, workdir, command)
-        return
-    if FLAGS.mode == "compile":
-        forecast(config, FLAGS.topology)
-        return
-    from pdae_jax import commands as modes
-
-    given = {name: FLAGS[name].value for name in OPTIONS if FLAGS[name].present}
-    for name, kind in (("keep", str), ("strengths", float), ("times", int)):
-        if name in given:
-            given[name] = tuple(map(kind, given[name]))
-    modes.run(FLAGS.mode, workdir, modes.Options(**given), out=FLAGS.out, command=command)
-
-
-def run(config, workdir: str | os.PathLike, command: str) -> bool:
-    """Does a config's stages in workdir; False where a signal stopped it, with all done so far kept."""
-    # What is heavy is imported once the command line is known to be right.
-    from pdae_jax.commands import Options, fit_few_shot
-    from pdae_jax.commands import run as run_mode
-    from pdae_jax.networks.architecture import Architecture
-    from pdae_jax.runtime import processes
-    from pdae_jax.training.objectives import OBJECTIVES
-    from pdae_jax.training.state import Settings
-    from pdae_jax.training.trainer import Data, make_workdir, train
-
-    for stage in config.stages:
-        nearest(stage, [*OBJECTIVES, "fewshot", "report"], "stage")
-    if config.pretrained and "dpm" in config.stages:
-        raise ValueError(
-            f"--config.pretrained={config.pretrained} would be unused: the stages "
-            f"{', '.join(config.stages)} train a dpm of their own; add :pdae to the "
-            f"config's name"
+    if given.compilation_cache and parsed.command != "compile":  # which times the compiler
+        use_compilation_cache(given.compilation_cache)
+    if parsed.command == "train":
+        command.run(parsed.config, parsed.workdir, parsed.line)
+    elif parsed.command == "compile":
+        command.run(parsed.config, parsed.options)
+    elif parsed.command == "verify":
+        return 0 if command.run(parsed.workdir, parsed.options) else 1
+    else:
+        page_command.run_page(
+            parsed.command, parsed.workdir, parsed.options, out=given.out, line=parsed.line
         )
-    arch, data = Architecture(**config.model), Data(**config.data)
-    report = Options(**config.report)
-    settings = {stage: Settings(**config[stage]) for stage in config.stages if stage in OBJECTIVES}
-    with processes.fail_together():
-        if "report" in config.stages:  # before hours of training, not after
-            report.check(arch)
-            data.open("test")  # raises where nothing is held out
-        workdir = make_workdir(workdir)
-        if processes.writes():
-            (workdir / "config.json").write_text(config.to_json_best_effort(indent=1) + "\n")
-    try:
-        for stage in config.stages:
-            processes.raise_if_stopped()
-            if stage == "report":
-                run_mode("report", workdir, report, command=command, data=data, again=False)
-            elif stage == "fewshot":
-                fit_few_shot(workdir, Options(**config.fewshot))
-            elif not train(
-                workdir,
-                stage,
-                arch=arch,
-                data=data,
-                settings=settings[stage],
-                pretrained=config.pretrained or None,
-                precision=config.precision,
-                fsdp=config.mesh.fsdp,
-                seed=config.seed,
-            ):
-                return False
-    except processes.Stopped:
-        if processes.writes():
-            print(f"stopped at {stage}; the same command goes on from here", file=sys.stderr)
-        return False
-    return True
+    return 0
 
 
-def forecast(config, topology: str) -> None:
-    """Says what the config's last stage on pictures would cost on a topology."""
-    from pdae_jax.cost import forecast as forecast_lib
-    from pdae_jax.networks.architecture import Architecture
-    from pdae_jax.training.state import Settings
-
-    stage = [stage for stage in config.stages if stage in ("dpm", "pdae")][-1:]
-    if not stage:
-        raise ValueError(
-            f"the stages {', '.join(config.stages)} train on no pictures; forecast a "
-            f"config of dpm or pdae"
-        )
-    forecast_lib.forecast(
-        stage[0],
-        Architecture(**config.model),
-        Settings(**config[stage[0]]),
-        topology,
-        precision=config.precision,
-        fsdp=config.mesh.fsdp,
-    )
-
-
-def parse(argv: list[str]):
-    """argv -> (config, workdir, compilation cache); None where only help was asked for."""
-    if any(arg.lstrip("-") in ("help", "helpfull", "h") for arg in argv[1:]):
-        print(usage(argv))
-        return None
+def parse(argv: Sequence[str]) -> CommandLine:
+    """Reads a command line; ValueError where it is wrong, with the nearest valid name."""
+    command, config_path = what_is_asked(argv)
+    module, values = commands.module_of(command), flags.FlagValues()
+    define_common(command, values)
     config = None
-    if needs_config(argv):
-        config = load_config(config_path(argv))
-    check_names(argv, config)
-    define_flags()
+    if command in commands.OF_CONFIGS:
+        if config_path is None:
+            raise ValueError("no --config given; for a first run: --config=configs/digits.py")
+        load_config(config_path)  # says what is wrong with the file or its variant
+        config_flags.DEFINE_config_file(
+            "config", None, COMMON["config"], flag_values=values, sys_argv=list(argv)
+        )
+    option_flags.define(module.Options, values)
     try:
-        rest = FLAGS(argv)[1:]
+        rest = values(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise ValueError(unrecognised(error, command)) from error
+    except AttributeError as error:  # ml_collections', around a KeyError that has a suggestion
+        cause = error.args[0]
+        words = cause.args[0] if isinstance(cause, KeyError) else cause
+        raise ValueError(f"no config field {' '.join(str(words).split())}") from error
     except flags.Error as error:
-        raise ValueError(str(error).splitlines()[0]) from error
+        raise ValueError(" ".join(str(error).split())) from error
     if rest:
         raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value")
-    if config is None:
-        if not FLAGS.workdir:
-            raise ValueError(f"--mode={FLAGS.mode} needs --workdir=DIR, the model's directory")
-        return None, FLAGS.workdir, FLAGS.compilation_cache
-    config = FLAGS.config
-    return config, FLAGS.workdir or os.path.join("runs", config.name), FLAGS.compilation_cache
+    if command in commands.OF_CONFIGS:
+        config = values.config
+    line = "python -m pdae_jax.main " + shlex.join(argv[1:])
+    options = option_flags.read(module.Options, values)
+    parsed = CommandLine(command, options, config, values, line)
+    parsed.workdir  # noqa: B018 - raises where there is none
+    return parsed
 
 
-OWN_FLAGS = {
-    "config": "a file of configs/, and after a colon the variant",
-    "workdir": "where the run lives; default runs/NAME",
-    "mode": "what to do, train or one of those below",
-    "source": "verify: the PyTorch files, if not where they were; several with commas between",
-    "out": "where a mode other than train writes; default WORKDIR/MODE",
-    "topology": "compile: for what, as v5e:4x8 or cpu",
-    "coordinator": "several processes: HOST:PORT of the first; known on Cloud TPU, SLURM, Open MPI 4",
-    "processes": "several processes: how many",
-    "process": "several processes: which one this is, from 0",
-    "compilation_cache": "where compiled programs are kept between starts; empty: nowhere",
-}
-
-# How the modes other than train work: flag -> (how absl reads it, what it is).
-OPTIONS = {
-    "precision": ("string", "of the networks, float32 or bfloat16 (float32)"),
-    "images": ("string", "a picture, a folder or a glob; else the run's own held-out pictures"),
-    "labels": ("string", "a CSV of attributes of those images"),
-    "n": ("integer", "how many pictures; 0: as many as suit the mode"),
-    "steps": ("integer", "of DDIM decoding (100)"),
-    "invert_steps": ("integer", "of inferring x_T (100; the paper's protocol: 1000)"),
-    "latent_steps": ("integer", "of the latent model's DDIM (100)"),
-    "seed": ("integer", "of all that is drawn (0)"),
-    "ddpm": ("boolean", "reconstruct: by DDPM too, in all T steps (true)"),
-    "times": ("list", "denoise, shift: which t, from 0 to T - 1"),
-    "frames": ("integer", "interpolate: of the animation (16)"),
-    "attribute": ("string", "manipulate, fewshot: which"),
-    "keep": ("list", "manipulate: attributes to hold still"),
-    "direction": (
-        "string",
-        "manipulate: a .npy of numbers to move z along, instead of an attribute",
-    ),
-    "strengths": ("list", "manipulate: how far, about -0.5 to 0.5"),
-    "positives": ("integer", "fewshot: labelled positives (50)"),
-    "negatives": ("integer", "fewshot: labelled negatives (50)"),
-    "unlabelled": ("integer", "fewshot: unlabelled pictures instead of negatives (0)"),
-    "stop": ("float", "generate, fewshot: share of the last steps that go without z (0.3)"),
-    "clamp": ("boolean", "generate, fewshot: cut the latent model's first noise to [-1, 1] (true)"),
-    "clip": (
-        "boolean",
-        "generate, fewshot: cut normalised z at every step, as the original (false)",
-    ),
-    "uniform": ("boolean", "gap: noise from [0, 1) instead of Gaussian, as the original (false)"),
-    "save": ("string", "generate: pictures as npz, or as a folder of PNGs (npz)"),
-    "metrics": ("string", "evaluate: directory of the converted weights of LPIPS and FID"),
-    "reference": ("string", "evaluate: FID against this .npz of ADM, not the training pictures"),
-    "scored": ("integer", "report: held-out pictures that the scores are means over (180)"),
-}
-
-
-def define_flags() -> None:
-    from ml_collections import config_flags
-
-    if "config" not in FLAGS:
-        config_flags.DEFINE_config_file("config", None, OWN_FLAGS["config"])
-        flags.DEFINE_string("workdir", None, OWN_FLAGS["workdir"])
-        flags.DEFINE_string("mode", "train", OWN_FLAGS["mode"])
-        flags.DEFINE_list("source", [], OWN_FLAGS["source"])
-        flags.DEFINE_string("out", None, OWN_FLAGS["out"])
-        flags.DEFINE_string("topology", "cpu", OWN_FLAGS["topology"])
-        flags.DEFINE_string("coordinator", None, OWN_FLAGS["coordinator"])
-        flags.DEFINE_integer("processes", None, OWN_FLAGS["processes"])
-        flags.DEFINE_integer("process", None, OWN_FLAGS["process"])
-        for name, (kind, text) in OPTIONS.items():
-            getattr(flags, f"DEFINE_{kind}")(name, None, text)
-        flags.DEFINE_string(
-            "compilation_cache",
-            os.path.expanduser("~/.cache/pdae_jax/xla"),
-            OWN_FLAGS["compilation_cache"],
-        )
-
-
-def flag_value(argv: list[str], flag: str) -> str | None:
-    """The value of a flag before absl has read any; None where it is not given."""
-    for i, arg in enumerate(argv):
-        name, equals, value = arg.lstrip("-").partition("=")
-        if arg.startswith("-") and name == flag:
-            return value if equals else (argv[i + 1] if i + 1 < len(argv) else "")
-    return None
-
-
-def needs_config(argv: list[str]) -> bool:
-    """Whether the mode asked for works by a config."""
-    return nearest(flag_value(argv, "mode") or "train", MODES, "mode") in ("train", "compile")
-
-
-def config_path(argv: list[str]) -> str:
-    """The value of --config; ValueError where there is none."""
-    path = flag_value(argv, "config")
-    if path is None:
-        raise ValueError("no --config given; for a first run: --config=configs/digits.py")
-    return path
-
-
-def check_names(argv: list[str], config) -> None:
-    """Refuses an unknown flag or config field, with the nearest valid name."""
-    fields = field_names(config) if config else []
-    valid = [
-        *OWN_FLAGS,
-        *(OPTIONS if config is None else ()),
-        *(f"config.{name}" for name in fields),
-    ]
-    for arg in argv[1:]:
-        name = arg.lstrip("-").partition("=")[0]
-        if arg.startswith("-"):
-            nearest(name, valid, "flag")
-
-
-def field_names(config, prefix: str = "") -> list[str]:
-    """Dotted names of every field of a ConfigDict."""
-    names = []
-    for key, value in config.items():
-        if hasattr(value, "items"):
-            names += field_names(value, f"{prefix}{key}.")
-        else:
-            names.append(prefix + key)
-    return names
-
-
-def usage(argv: list[str]) -> str:
-    """The help: this file's docstring and flags and, of a config given, its own and its fields."""
-    lines = [__doc__.strip(), "", "flags:"]
-    lines += [f"  --{name:<18} {text}" for name, text in OWN_FLAGS.items()]
-    lines += [
-        "",
-        "modes:",
-        *(f"  {name:<20} {text}" for name, text in MODES.items()),
-        "",
-        "flags of the modes that work on a model, which need no config:",
-    ]
-    lines += [f"  --{name:<18} {text}" for name, (_, text) in OPTIONS.items()]
+def what_is_asked(argv: Sequence[str]) -> tuple[str, str | None]:
+    """The command and the config's path, which decide what other flags there are."""
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)
+    flags.DEFINE_string("mode", "train", COMMON["mode"], flag_values=values)
+    flags.DEFINE_string("config", None, COMMON["config"], flag_values=values)
     try:
-        path = config_path(argv)
-    except ValueError:
-        files = sorted(str(p) for p in Path("configs").glob("*.py"))
-        lines += [
-            "",
-            "configs: " + (", ".join(files) or "none in this folder"),
-            "with --config=FILE, --help tells of that config and lists its fields",
-        ]
-        return "\n".join(lines)
-    config = load_config(path)
-    lines += [
-        "",
-        f"{path}:",
-        *(load_module(path.partition(":")[0]).__doc__ or "").splitlines(),
-        "",
-        "fields and their values:",
+        values(argv, known_only=True)
+    except flags.Error as error:
+        raise ValueError(str(error)) from error
+    commands.module_of(values.mode)  # raises where there is none
+    return values.mode, values.config
+
+
+def define_common(command: str, values: flags.FlagValues) -> None:
+    """Defines the flags that all commands have, and --out of those that write a page."""
+    cache = os.path.expanduser("~/.cache/pdae_jax/xla")
+    for name, default in (("mode", "train"), ("workdir", None), ("coordinator", None)):
+        flags.DEFINE_string(name, default, COMMON[name], flag_values=values)
+    for name in ("processes", "process"):
+        flags.DEFINE_integer(name, None, COMMON[name], flag_values=values)
+    flags.DEFINE_string("compilation_cache", cache, COMMON["compilation_cache"], flag_values=values)
+    if command in commands.PAGES:
+        flags.DEFINE_string("out", None, COMMON["out"], flag_values=values)
+
+
+def unrecognised(error: flags.UnrecognizedFlagError, command: str) -> str:
+    """An unknown flag: whose option it is, or the nearest name."""
+    if error.flagname.partition(".")[0] == "config":
+        return f"--mode={command} reads no config, but a model: give --workdir=DIR alone"
+    name = error.flagname.removeprefix("no")
+    whose = [
+        other
+        for other in commands.NAMES
+        if {error.flagname, name} & {f.name for f in dataclasses.fields(module_options(other))}
     ]
+    if whose:
+        return (
+            f"--{error.flagname} is no option of --mode={command}, which would ignore it; it is "
+            f"one of {', '.join(whose)}"
+        )
+    return " ".join(str(error).split())
+
+
+def module_options(command: str) -> type[Options]:
+    return commands.module_of(command).Options
+
+
+def usage(argv: Sequence[str]) -> str:
+    """The help: an overview, or what is asked about: a command's options, a config's fields."""
+    command, path = what_is_asked(argv)
+    if command != "train":
+        return command_usage(command)
+    if path is not None:
+        return config_usage(path)
+    files = ", ".join(sorted(str(file) for file in Path("configs").glob("*.py")))
+    return "\n".join(
+        [
+            (__doc__ or "").strip(),
+            "",
+            "flags:",
+            *columns((f"--{name}", text) for name, text in COMMON.items()),
+            "",
+            "commands:",
+            *columns((name, document(name)[0]) for name in commands.NAMES),
+            "",
+            f"configs: {files or 'none in this folder'}",
+            "with --config=FILE, --help describes that config and lists its fields",
+        ]
+    )
+
+
+def command_usage(command: str) -> str:
+    """The help of one command."""
+    fields = dataclasses.fields(module_options(command))
+    common = [name for name in COMMON if name not in ("mode", "config")]
+    if command in commands.OF_CONFIGS:
+        common.insert(0, "config")
+    if command not in commands.PAGES:
+        common.remove("out")
+    return "\n".join(
+        [
+            f"--mode={command}",
+            "",
+            *document(command),
+            "",
+            "options:",
+            *columns((f"--{field.name}", option_flags.help_of(field)) for field in fields),
+            "",
+            "flags of every command:",
+            *columns((f"--{name}", COMMON[name]) for name in common),
+        ]
+    )
+
+
+def config_usage(path: str) -> str:
+    """The help of a config: its docstring, and its fields with their values."""
+    config, module = load_config(path), load_module(path.partition(":")[0])
+    lines = [f"{path}:", *(module.__doc__ or "").splitlines(), "", "fields and their values:"]
     for name in field_names(config):
-        value = config
+        value: Any = config
         for key in name.split("."):
             value = value[key]
         lines.append(f"  --config.{name}={value}")
     return "\n".join(lines)
 
 
+def columns(rows: Iterable[tuple[str, str]]) -> list[str]:
+    """Names, and descriptions in one column."""
+    rows = list(rows)
+    width = max((len(name) for name, _ in rows), default=0)
+    return [f"  {name:<{width}}  {text}".rstrip() for name, text in rows]
+
+
+def document(command: str) -> list[str]:
+    """The lines of a command's docstring."""
+    return (commands.module_of(command).__doc__ or "").strip().splitlines()
+
+
 def use_compilation_cache(folder: str) -> None:
     """Keeps compiled programs in `folder`, so that a second start does not compile again."""
-    import jax
-
-    jax.config.update(
-        "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", folder)
-    )
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", folder)
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
 if __name__ == "__main__":
-    cpu.restart_tuned()
     cli()

@@ -1,11 +1,32 @@
-"""What the command does with a model, one mode each: pictures and numbers that a person can look at.
+"""The commands, one file each: its options, and what it does; files in, a page out.
 
-A mode takes a model's directory (a run's or a converted one) and pictures, and gives the parts of a
-page, numbers and files; `run` puts them into a folder as index.html, numbers.json and its own.
+Importing a command imports neither JAX nor scikit-learn: a mistyped flag and --help answer at once.
 """
 
-from pdae_jax.commands.context import Options
-from pdae_jax.commands.generation import fit_few_shot
-from pdae_jax.commands.run import MODES, run
+import importlib
+from types import ModuleType
 
-__all__ = ["MODES", "Options", "fit_few_shot", "run"]
+from pdae_jax.runtime.choices import nearest
+
+# Those that read a config; those that work on a model and write a page, in the report's order.
+OF_CONFIGS = ("train", "compile")
+PAGES = (
+    "reconstruct",
+    "interpolate",
+    "evaluate",
+    "manipulate",
+    "generate",
+    "fewshot",
+    "probe",
+    "gap",
+    "denoise",
+    "shift",
+    "encode",
+    "report",
+)
+NAMES = (*OF_CONFIGS, "verify", *PAGES)
+
+
+def module_of(name: str) -> ModuleType:
+    """The module of a command; ValueError with the nearest names."""
+    return importlib.import_module(f"pdae_jax.commands.{nearest(name, NAMES, 'mode')}")

@@ -1,274 +1,201 @@
-"""How a mode of the command works: what it is asked, what it reads, and what it gives."""
+"""A command at work: the model, the pictures and the folder that it writes; and its result."""
 
 import dataclasses
 import functools
-from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
-from PIL import Image
+from etils import epy
 
-from pdae_jax import latent
-from pdae_jax.images import grid
-from pdae_jax.metrics.measure import Metrics
-from pdae_jax.model import Model, load
-from pdae_jax.networks.groups import DTYPES
-from pdae_jax.pages.page import Section
+from pdae_jax.commands.options import Images, Options
+from pdae_jax.data.dataset import Data
+from pdae_jax.data.pipeline import first_pictures
+from pdae_jax.data.sources import Source
+from pdae_jax.images import visible
+from pdae_jax.pages.page import Pictures, Section, Table
 from pdae_jax.runtime.choices import nearest
-from pdae_jax.tasks import manipulation as manipulate
-from pdae_jax.training.trainer import Data, first_pictures, trained_data
-from pdae_jax.workdir import checkpoints as checkpoint
-from pdae_jax.workdir import code_table as codes_lib
+
+with epy.lazy_imports():  # --help needs no JAX
+    from pdae_jax import latent
+    from pdae_jax import model as model_lib
+    from pdae_jax.tasks import encoding
+    from pdae_jax.workdir import code_table, output, workdir
+
+O = TypeVar("O", bound=Options, covariant=True)  # noqa: E741
+
+BATCH_SIZE = 64
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How a mode works; the command's flags of the same names.
+class Context(Generic[O]):
+    """A command at work. The model is read at once, everything else when it is first asked for.
 
-    precision: of the networks, "float32" or "bfloat16".
-    images: a picture, a folder or a glob, or several with commas between; "" for the run's own
-    held-out pictures. labels: a CSV of attributes of those images. n: pictures, or how many to
-    generate; 0: as many as suit the mode. steps, invert_steps, latent_steps: of DDIM. ddpm:
-    whether to decode by DDPM too, in T steps. times: which t to show; () for five. frames: of an
-    animation. attribute, keep: the one to change and those to hold still, by name. direction: a
-    .npy of [d] in normalised z instead. strengths: of edits. positives, negatives, unlabelled:
-    few-shot labels. stop: the share of generation's last steps without z. clamp, clip: the
-    original's oddities, see `Model.generate_codes`; uniform: of the gap, another. save: generated
-    pictures as "npz" or a "folder" of PNGs. metrics: directory of the weights of LPIPS and FID.
-    reference: ADM's .npz. scored: pictures that the report's numbers are means over.
+    workdir: the model's directory. output: where the command writes. data: the run's pictures,
+    where not those that it was trained on. line: the command line, for the page.
     """
-
-    precision: str = "float32"
-    images: str = ""
-    labels: str = ""
-    n: int = 0
-    steps: int = 100
-    invert_steps: int = 100
-    latent_steps: int = 100
-    seed: int = 0
-    ddpm: bool = True
-    times: tuple[int, ...] = ()
-    frames: int = 16
-    attribute: str = ""
-    keep: tuple[str, ...] = ()
-    direction: str = ""
-    strengths: tuple[float, ...] = manipulate.STRENGTHS
-    positives: int = 50
-    negatives: int = 50
-    unlabelled: int = 0
-    stop: float = 0.3
-    clamp: bool = True
-    clip: bool = False
-    uniform: bool = False
-    save: str = "npz"
-    metrics: str = ""
-    reference: str = ""
-    scored: int = 180
-
-    def __post_init__(self):
-        for name, least in {
-            "n": 0,
-            "steps": 1,
-            "invert_steps": 1,
-            "latent_steps": 1,
-            "frames": 2,
-            "positives": 0,
-            "negatives": 0,
-            "unlabelled": 0,
-            "scored": 1,
-        }.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not 0 <= self.stop <= 1:
-            raise ValueError(f"stop must be from 0 to 1, got {self.stop}")
-        if self.labels and not self.images:
-            raise ValueError(f"labels = {self.labels} are of --images=PATH, which is not given")
-        nearest(self.save, ("npz", "folder"), "way to save")
-        nearest(self.precision, DTYPES, "precision")
-
-    def check(self, arch) -> None:
-        """Raises ValueError where a model of `arch` has fewer times than are asked for."""
-        for name in ("steps", "invert_steps"):
-            if getattr(self, name) > arch.T:
-                raise ValueError(
-                    f"{name} = {getattr(self, name)} is more than the model's T = {arch.T}"
-                )
-        for t in self.times:
-            if not 0 <= t < arch.T:
-                raise ValueError(f"times must be from 0 to {arch.T - 1}, got {t}")
-
-
-class Context:
-    """A model at work: what a mode reads. Everything is opened when it is first asked for."""
 
     def __init__(
         self,
-        workdir: Path,
-        options: Options,
-        out: Path,
+        workdir: "workdir.Workdir",
+        options: O,
+        output: "output.Output",
         data: Data | None = None,
-        model: Model | None = None,
-        shared: Path | None = None,
+        model: "model_lib.Model | None" = None,
+        line: str = "",
     ):
-        """out: where files go; shared: where several processes divide long work, if not there.
-        data: which pictures, where not those of the options or those the run was trained on."""
-        self.workdir, self.options, self.out, self.given = workdir, options, out, data
-        self.shared = shared or out
-        self.model = model or load(workdir, precision=options.precision, batch_size=64)
-        options.check(self.model.arch)
+        self.workdir, self.options, self.output, self.line = workdir, options, output, line
+        self.run_data = data or next(reversed(workdir.trained_on), None)
+        precision = getattr(options, "precision", "float32")
+        self.model = model or model_lib.load(workdir, precision=precision, batch_size=BATCH_SIZE)
+        options.check(self.model.arch.T)
 
-    def within(self, name: str, **options) -> "Context":
-        """The same model at other work, in a folder of its own."""
-        return Context(
-            self.workdir,
-            dataclasses.replace(self.options, **options),
-            self.out / name,
-            self.given,
-            self.model,
-            self.shared / name,
-        )
+    def within(self, command: str, options: Options) -> "Context[Any]":
+        """The same model at another command's work, in a folder inside this one's."""
+        folder = self.output.within(command)
+        return Context(self.workdir, options, folder, self.run_data, self.model)
 
     def n(self, default: int) -> int:
-        return self.options.n or default
+        """The number of pictures asked for."""
+        return getattr(self.options, "n", 0) or default
 
-    def trained(self) -> Data | None:
-        """What the run was trained on; None of a model that was brought in."""
-        records = trained_data(self.workdir)
-        return records[-1] if records else None
+    # Pictures.
+
+    @property
+    def given(self) -> Data | None:
+        """The pictures that the options name; None where they name none."""
+        options = self.options
+        if isinstance(options, Images) and options.images:
+            labels = getattr(options, "labels", "")
+            return Data(f"folder:{options.images}", attributes=labels)
+        return None
 
     def data(self) -> Data:
-        """The given pictures, or what the run was trained on."""
-        if self.options.images:
-            return Data(f"folder:{self.options.images}", attributes=self.options.labels)
-        data = self.given or self.trained()
+        """The given pictures, or the run's."""
+        data = self.given or self.run_data
         if data is None:
             raise ValueError(
-                f"{self.workdir} was brought in, and knows no pictures: give some "
-                f"with --images=PATH (a picture, a folder or a glob)"
+                f"{self.workdir} was imported, and knows no pictures: give some with --images=PATH "
+                f"(a picture, a folder or a glob)"
             )
         return data
 
-    def source(self, split: str = "test"):
-        """The given pictures, all of them, or a split of the run's."""
-        return self.data().open("all" if self.options.images else split)
+    @property
+    def split(self) -> str:
+        """All of the given pictures; of the run's the held-out ones."""
+        return "all" if self.given else "test"
+
+    def source(self) -> Source:
+        """The given pictures, or the run's held-out ones."""
+        return self.data().open(self.split)
 
     def pictures(self, n: int = 8) -> np.ndarray:
         """The first pictures, as many as the options say or n; uint8 [n, H, W, C]."""
-        return first_pictures(self.source(), self.model.arch, self.n(n), self.data().max_broken)
+        shape, broken = self.model.arch.image_shape, self.data().max_broken
+        return first_pictures(self.source(), shape, self.n(n), broken)
 
-    def made_from(self) -> dict:
-        """What this work depends on besides its own options: the model, and the data."""
-        return self.shared_made_from(self.data()) | {"precision": self.options.precision}
+    # Codes.
 
-    def shared_made_from(self, data: Data) -> dict:
-        """What the codes depend on that training and all work share."""
-        return codes_lib.made_from(self.workdir, dataclasses.asdict(data))
+    def codes(self, split: str) -> "code_table.Codes":
+        """Normalised z of a split of the run's pictures, without the broken ones."""
+        if self.run_data is None:
+            raise ValueError(
+                f"{self.workdir} was imported, and has no labelled pictures: give --images=PATH "
+                f"--labels=FILE.csv"
+            )
+        return self.normalised(self.encode_split(self.run_data, split))
 
-    def model_made_from(self) -> dict:
-        """What work depends on that needs no pictures: every checkpoint of the model."""
-        return {
-            "checkpoints": checkpoint.latest_steps(self.workdir),
-            "precision": self.options.precision,
-        }
-
-    def encode(self, folder: Path) -> codes_lib.Codes:
-        """z of all pictures of this work, encoded once into a folder of its own."""
-        data = self.data()
-        return codes_lib.encode(
-            self.model,
-            data.open("all"),
-            folder,
-            made_from=self.made_from(),
-            workers=data.workers,
-            max_broken=data.max_broken,
-        )
-
-    def encode_split(self, data: Data, split: str) -> codes_lib.Codes:
-        """z of a split, encoded once into the workdir for all work, so in full precision."""
-        return codes_lib.encode(
-            self.precise,
-            data.open(split),
-            self.workdir / "codes" / split,
-            made_from=self.shared_made_from(data),
-            workers=data.workers,
-            max_broken=data.max_broken,
-        )
+    def encode_split(self, data: Data, split: str) -> "code_table.Codes":
+        """z of a split, encoded once into the workdir for all commands, so in full precision."""
+        table, key = self.workdir.code_table(split), self.workdir.cache_key(data)
+        return encoding.encode(self.precise, data, split, table, key, batch_size=BATCH_SIZE)
 
     @functools.cached_property
-    def precise(self) -> Model:
-        """The model in full precision, whatever this work's is."""
-        if self.options.precision == "float32":
+    def precise(self) -> "model_lib.Model":
+        """The model in full precision, whatever this command's is."""
+        if getattr(self.options, "precision", "float32") == "float32":
             return self.model
-        return load(self.workdir, batch_size=64)
+        return model_lib.load(self.workdir, batch_size=BATCH_SIZE)
 
-    def codes(self, split: str) -> codes_lib.Codes:
-        """z of a split of the run's own data, normalised."""
-        data = self.given or self.trained()
-        if data is None:
-            raise ValueError(
-                f"{self.workdir} was brought in, and has no labelled pictures: give "
-                f"--images=PATH --labels=FILE.csv"
-            )
-        return self.normalised(self.encode_split(data, split))
+    def normalised(self, codes: "code_table.Codes") -> "code_table.Codes":
+        codes = codes.without_broken()
+        return codes._replace(z=np.asarray(latent.normalise(self.statistics(), codes.z)))
 
-    def normalised(self, table: codes_lib.Codes) -> codes_lib.Codes:
-        table = table.whole()
-        return table._replace(z=np.asarray(latent.normalise(self.statistics(), table.z)))
-
-    def statistics(self) -> dict:
+    def statistics(self) -> dict[str, Any]:
         """Mean and standard deviation of z over the training pictures, computed where missing."""
-        data = self.trained()
-        if "statistics" not in self.model.params and data:
-            table = self.encode_split(data, "train")
-            codes_lib.store_statistics(self.workdir, table, self.shared_made_from(data))
-            self.model.params |= checkpoint.read_weights(self.workdir, ("statistics",))
+        if "statistics" not in self.model.params and self.run_data:
+            codes = self.encode_split(self.run_data, "train")
+            key = self.workdir.cache_key(self.run_data)
+            self.workdir.write_statistics(encoding.statistics(codes), key)
+            self.model.params |= self.workdir.weights(["statistics"])
         self.model.need("statistics")
         return self.model.params["statistics"]
 
+    # Attributes.
+
     def attributes(self) -> tuple[str, ...]:
-        """What the classifier tells apart."""
+        """The names of the classifier's attributes."""
         self.model.need("classifier")
-        return checkpoint.read_attributes(self.workdir)
+        return self.workdir.attributes
 
     def attribute(self, name: str) -> int:
         """The place of an attribute in the classifier; ValueError with the nearest names."""
         names = self.attributes()
         return names.index(nearest(name, names, "attribute"))
 
-    def metrics(self) -> Metrics:
-        return Metrics.load(self.options.metrics) if self.options.metrics else Metrics()
+    # Cache keys.
+
+    def cache_key(self, data: Data | None = None, **more: Any) -> dict[str, Any]:
+        """What work on pictures depends on: the networks, `data` (None: the command's), more."""
+        key = self.workdir.cache_key(data or self.data())
+        return key | {"precision": getattr(self.options, "precision", "float32")} | more
+
+    def model_cache_key(self, **more: Any) -> dict[str, Any]:
+        """What work without pictures depends on: every checkpoint of the model, and more."""
+        key = {"checkpoints": self.workdir.latest_steps}
+        return key | {"precision": getattr(self.options, "precision", "float32")} | more
 
 
 @dataclasses.dataclass
 class Result:
-    """sections: of the page. numbers: of the JSON file. grids: NAME -> rows of uint8 pictures.
-    headline: the few numbers that a report's head shows."""
+    """sections: of the page. numbers: of the JSON file. grids: name -> rows of uint8 pictures.
+    headline: the few numbers at the head of the page, and in the command's last line; without any
+    the page shows all plain numbers. title, lead: the page's, where not the command's name and
+    line."""
 
     sections: list[Section]
     numbers: dict[str, Any]
-    grids: dict[str, list] = dataclasses.field(default_factory=dict)
+    grids: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
     headline: dict[str, float] = dataclasses.field(default_factory=dict)
+    title: str = ""
+    lead: str = ""
 
 
-def save_grid(path: Path, rows) -> None:
-    """Rows of uint8 [n, H, W, C] as a PNG, small pictures enlarged to about 48 pixels."""
-    picture(grid(rows, gap=1), max(1, 48 // rows[0].shape[2])).save(path)
+# Parts of pages that several commands show.
 
 
-def picture(image: np.ndarray, zoom: int = 1) -> Image.Image:
-    """uint8 [H, W, 1 or 3] as a picture, each pixel zoom wide."""
-    image = image.repeat(zoom, 0).repeat(zoom, 1)
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+def picture_rows(
+    rows: list[tuple[str, np.ndarray]], caption: str, columns: tuple[str, ...] = ()
+) -> Pictures:
+    """Labelled rows of pictures."""
+    shown = [(label, visible(row)) for label, row in rows]
+    return Pictures(shown, columns=columns, caption=caption)
 
 
-def lines(images: np.ndarray, width: int = 8) -> list[np.ndarray]:
+def score_table(measured: dict[str, dict[str, float]], caption: str) -> Table:
+    """Scores, {decoded from: {metric: value}}."""
+    names = list(next(iter(measured.values())))
+    rows = [[label, *(found.get(name) for name in names)] for label, found in measured.items()]
+    return Table(["decoded from", *(name.upper() for name in names)], rows, caption=caption)
+
+
+def number_table(numbers: dict[str, Any]) -> Table:
+    """Names and numbers."""
+
+    def text(value: Any) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    return Table(["", ""], [[name, text(value)] for name, value in numbers.items()])
+
+
+def in_lines(images: np.ndarray, width: int = 8) -> list[np.ndarray]:
     """Pictures in rows of `width`."""
     return [images[k : k + width] for k in range(0, len(images), width)]
-
-
-def pairs(numbers: dict) -> list[list[str]]:
-    """Names and numbers as the rows of a table."""
-    return [
-        [name, f"{value:.4g}" if isinstance(value, float) else str(value)]
-        for name, value in numbers.items()
-    ]

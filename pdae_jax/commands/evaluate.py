@@ -1,40 +1,69 @@
-"""The mode `evaluate`: the paper's Tables 3 and 4 for one's own model, as JSON and a Markdown row."""
+"""SSIM, LPIPS, MSE and FID, as JSON and a Markdown row: Tables 3 and 4."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
-from pdae_jax.commands.context import Context, Result
-from pdae_jax.pages.page import Section, Table
-from pdae_jax.tasks import evaluation as evaluate_lib
-from pdae_jax.workdir import checkpoints as checkpoint
+from etils import epy
+
+from pdae_jax.commands.context import Context, Result, score_table
+from pdae_jax.commands.options import (
+    Count,
+    Decoding,
+    Generation,
+    Images,
+    Inversion,
+    Precision,
+    Seed,
+    option,
+)
+from pdae_jax.pages.page import Part, Section, Table
+
+with epy.lazy_imports():  # --help needs no JAX
+    from pdae_jax.metrics import measure
+    from pdae_jax.tasks import evaluation
+    from pdae_jax.workdir import samples_npz
+    from pdae_jax.workdir import workdir as workdir_lib
 
 FID_PICTURES = 50_000
 
 
-def evaluate(context: Context) -> Result:
-    """Scores of reconstruction over held-out pictures, and FID of generation where it can be had."""
-    options, model, metrics = context.options, context.model, context.metrics()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Precision, Images, Seed, Count, Decoding, Inversion, Generation):
+    metrics: str = option("", "directory of the converted weights of LPIPS and FID")
+    reference: str = option(
+        "", "ADM's .npz for FID to compare with; else the run's training pictures"
+    )
+
+
+def run(context: Context[Options]) -> Result:
+    """Scores of reconstruction over held-out pictures, and FID where it can be had."""
+    options, model = context.options, context.model
+    metrics = metrics_of(options.metrics)
     data, source = context.data(), context.source()
-    found = evaluate_lib.reconstruction(
-        model,
-        source,
-        context.shared / "reconstruction",
-        metrics,
-        n=context.n(len(source)),
-        made_from=context.made_from(),
+    key = context.cache_key(
         steps=options.steps,
         invert_steps=options.invert_steps,
         seed=options.seed,
-        workers=data.workers,
-        max_broken=data.max_broken,
+        metrics=sorted(metrics.params),
+    )
+    found = evaluation.reconstruction(
+        model,
+        data,
+        source,
+        metrics,
+        context.output.chunks("reconstruction", key, evaluation.CHUNK_ROWS),
+        n=context.n(len(source)),
+        steps=options.steps,
+        invert_steps=options.invert_steps,
+        seed=options.seed,
     )
     missing = metrics.missing(model.arch.image_shape)
     if "latent" not in model.params:
         missing["FID"] = "needs a latent model: train the config's :latent variant"
-    fid, against = (None, "") if "FID" in missing else _fid(context, metrics)
+    fid, against = (None, "") if "FID" in missing else fid_of(context, metrics)
 
-    weights = ", ".join(
-        f"{name} {step:,}" for name, step in checkpoint.latest_steps(context.workdir).items()
-    )
+    steps = context.workdir.latest_steps.items()
     numbers = {
         "reconstruction": found.means,
         "fid": fid,
@@ -44,91 +73,93 @@ def evaluate(context: Context) -> Result:
         "steps": options.steps,
         "invert_steps": options.invert_steps,
         "seed": options.seed,
-        "weights": weights,
+        "weights": ", ".join(f"{name} {step:,}" for name, step in steps),
         "data": source.name,
         "reference": against,
     }
-    (context.out / "row.md").write_text(_row(context, numbers))
-    metric = list(next(iter(found.means.values())))
-    parts = [
-        Table(
-            ["decoded from", *(name.upper() for name in metric)],
-            [[name, *scores.values()] for name, scores in found.means.items()],
-            caption=f"Means over {found.n:,} pictures of {source.name}, pixels in [0, 1]; "
-            f"{options.steps} DDIM steps, x_T inferred in {options.invert_steps}.",
+    context.output.write_markdown("row", markdown_row(context.workdir.name, numbers))
+    parts: list[Part] = [
+        score_table(
+            found.means,
+            f"Means over {found.n:,} pictures of {source.name}, pixels in [0, 1]; {options.steps} "
+            f"DDIM steps, x_T inferred in {options.invert_steps}.",
         )
     ]
     if fid is not None:
         parts.append(Table(["FID", "against"], [[fid, against]]))
     if missing:
-        parts.append(Table(["not measured", "what it needs"], [[k, v] for k, v in missing.items()]))
-    alone, inferred = found.means[evaluate_lib.ALONE], found.means[evaluate_lib.INFERRED]
+        rows = [[metric, remedy] for metric, remedy in missing.items()]
+        parts.append(Table(["not measured", "what it needs"], rows))
+    kinds = {"z alone": evaluation.ALONE, "inferred x_T": evaluation.INFERRED}
     headline = {
-        f"{metric}, {name}": scores[metric.lower()]
+        f"{metric}, {name}": found.means[kind][metric.lower()]
         for metric in ("MSE", "SSIM")
-        for name, scores in (("z alone", alone), ("inferred x_T", inferred))
+        for name, kind in kinds.items()
     }
-    return Result(
-        [Section("Scores", parts)],
-        numbers,
-        headline=headline | ({} if fid is None else {"FID": fid}),
-    )
+    headline |= {} if fid is None else {"FID": fid}
+    return Result([Section("Scores", parts)], numbers, headline=headline)
 
 
-def _fid(context: Context, metrics) -> tuple[float, str]:
-    options, data = context.options, context.data()
-    n = context.n(FID_PICTURES)
+def metrics_of(folder: str) -> "measure.Metrics":
+    """The metrics whose weights are in a folder; without one those that need none."""
+    if not folder:
+        return measure.Metrics()
+    there = workdir_lib.Workdir(folder)
+    groups = [group for group in there.groups if group in measure.GROUPS]
+    if not groups:
+        raise ValueError(
+            f"no metric weights in {there}: import the files with tools/convert_torch_weights.py "
+            f"(docs/checkpoints.md)"
+        )
+    return measure.Metrics(there.weights(groups))
+
+
+def fid_of(context: Context[Options], metrics: "measure.Metrics") -> tuple[float, str]:
+    """FID of generated pictures, and words on what they are compared with."""
+    options, output = context.options, context.output
+    n, size = context.n(FID_PICTURES), evaluation.CHUNK_ROWS
     if options.reference:
         against = Path(options.reference).name
-        reference = evaluate_lib.reference(Path(options.reference).expanduser(), metrics)
+        reference = reference_of(Path(options.reference).expanduser(), metrics)
     else:
-        source = context.source("train")
+        data = context.data()
+        source = data.open("all" if context.given else "train")
         against = f"{min(n, len(source)):,} training pictures of {source.name}"
-        reference = evaluate_lib.data_reference(
-            context.model,
-            source,
-            context.shared / "reference",
-            metrics,
-            n=n,
-            made_from=context.made_from(),
-            workers=data.workers,
-            max_broken=data.max_broken,
-        )
-    fid = evaluate_lib.generation(
+        chunks = output.chunks("reference", context.cache_key(), size)
+        reference = evaluation.data_reference(context.model, data, source, metrics, chunks, n=n)
+    drawn = {name: getattr(options, name) for name in ("steps", "latent_steps", "stop", "seed")}
+    fid = evaluation.generation(
         context.model,
-        context.shared / "generation",
         metrics,
+        output.chunks("generation", context.model_cache_key(**drawn), size),
         n=n,
-        made_from=context.model_made_from(),
         reference=reference,
-        steps=options.steps,
-        latent_steps=options.latent_steps,
-        stop=options.stop,
-        seed=options.seed,
+        **drawn,
     )
     return fid, f"{n:,} generated against {against}"
 
 
-def _row(context: Context, numbers: dict) -> str:
+def reference_of(path: Path, metrics: "measure.Metrics") -> "evaluation.Reference":
+    """Mean and covariance of the features of ADM's reference file: as stored, or its pictures'."""
+    with samples_npz.open_reference(path) as file:
+        return file.moments or evaluation.pictures_reference(file.pictures, metrics)
+
+
+def markdown_row(model: str, numbers: dict[str, Any]) -> str:
     """The row, under a heading to go with it."""
     means = numbers["reconstruction"]
     cells = {
-        "model": context.workdir.name,
+        "model": model,
         "weights (step, EMA)": numbers["weights"],
         "data": numbers["data"],
         "n": f"{numbers['n']:,}",
         "steps, inference": f"{numbers['steps']}, {numbers['invert_steps']}",
         "seed": str(numbers["seed"]),
     }
-    alone, inferred = means[evaluate_lib.ALONE], means[evaluate_lib.INFERRED]
+    alone, inferred = means[evaluation.ALONE], means[evaluation.INFERRED]
     for metric in alone:
         cells[f"{metric.upper()}, z / inferred"] = f"{alone[metric]:.4g} / {inferred[metric]:.4g}"
-    cells["FID"] = (
-        "" if numbers["fid"] is None else f"{numbers['fid']:.2f} ({numbers['reference']})"
-    )
-    return (
-        "\n".join(
-            f"| {' | '.join(row)} |" for row in (cells.keys(), ["---"] * len(cells), cells.values())
-        )
-        + "\n"
-    )
+    fid = numbers["fid"]
+    cells["FID"] = "" if fid is None else f"{fid:.2f} ({numbers['reference']})"
+    rows = (cells.keys(), ["---"] * len(cells), cells.values())
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"

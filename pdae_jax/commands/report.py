@@ -1,110 +1,126 @@
-"""The report: every mode that a model's state allows in one page, and the records of its training."""
+"""All that the model's state allows, in one page."""
 
-import json
+import dataclasses
 import platform
 import shlex
-import shutil
 import time
-from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
+from etils import epy
 
-from pdae_jax.commands.context import Context, Options, Result
-from pdae_jax.pages.page import Curves, Section, Table, Text
-from pdae_jax.runtime import processes
+from pdae_jax.commands import (
+    PAGES,
+    denoise,
+    evaluate,
+    fewshot,
+    gap,
+    generate,
+    interpolate,
+    manipulate,
+    module_of,
+    probe,
+    reconstruct,
+    shift,
+)
+from pdae_jax.commands.context import Context, Result
+from pdae_jax.commands.options import option
+from pdae_jax.commands.page_command import write_files
+from pdae_jax.pages.page import Curves, Part, Section, Table, Text
 from pdae_jax.runtime.progress import bar
-from pdae_jax.training.trainer import trained_data
-from pdae_jax.workdir import checkpoints as checkpoint
+from pdae_jax.training.objectives import OBJECTIVES
 
-TRAINED = {
-    "dpm": "the diffusion model",
-    "pdae": "PDAE",
-    "latent": "the latent model",
-    "classifier": "the classifier",
-}
+with epy.lazy_imports():  # --help needs no JAX
+    import jax
+
+    from pdae_jax.workdir import records as records_lib
+
+COMMANDS = tuple(name for name in PAGES if name not in ("encode", "report"))
+WHOLE_DATA = ("gap", "generate", "fewshot")  # their own number of pictures, whatever --n
 
 
-def compose(
-    context: Context,
-    work: dict[str, Callable[[Context], Result]],
-    *,
-    begin: Callable,
-    end: Callable,
-    command: str,
-) -> Result:
-    """Each mode's section in turn, its files in a folder of its own below; what cannot be, and why.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(
+    evaluate.Options,
+    manipulate.Options,
+    generate.Options,
+    fewshot.Options,
+    reconstruct.Options,
+    interpolate.Options,
+    gap.Options,
+    denoise.Options,
+    shift.Options,
+    probe.Options,
+):
+    scored: int = option(180, "held-out pictures that the scores are means over", at_least=1)
 
-    begin(folder, mode) and end(folder, mode, result, record) make and fill such a folder. Raises
-    ValueError where no mode can be done.
+
+def run(context: Context[Options]) -> Result:
+    """Each command's section in turn, its files in a folder of its own; what is skipped, and why.
+
+    Raises ValueError where no command can run.
     """
     began = time.perf_counter()
-    sections, headline, numbers, not_here = [], {}, {}, []
-    for mode in bar("report", work):
-        folder, was_there = context.out / mode, (context.out / mode).exists()
-        with processes.fail_together():
-            begin(folder, mode)
+    sections: list[Section] = []
+    headline: dict[str, float] = {}
+    numbers: dict[str, Any] = {}
+    skipped = []
+    for name in bar("report", COMMANDS):
+        output = context.output.within(name)
+        was_there = output.exists()
+        output.claim()
         try:
-            part = part_of(context, mode)
-            result = work[mode](part)
+            part = part_of(context, name)
+            result = module_of(name).run(part)
         except ValueError as error:
-            not_here.append([mode, str(error)])
+            skipped.append([name, str(error)])
             if not was_there:
-                shutil.rmtree(folder)
+                output.remove()
             continue
-        line = command_of(part, mode)
-        end(folder, mode, result, {"command": line})
-        sections += result.sections[:-1]
-        last = result.sections[-1]
-        sections.append(Section(last.title, [*last.parts, Text(command=line)]))
+        line = command_line(part, name)
+        write_files(output, result, line=line)
+        *first, last = result.sections
+        sections += [*first, Section(last.title, [*last.parts, Text(command=line)])]
         headline |= result.headline
-        numbers[mode] = result.numbers
+        numbers[name] = result.numbers
     if not sections:
-        raise ValueError(
-            f"{context.workdir} has nothing to report: {'; '.join(why for _, why in not_here)}"
-        )
-    sections += curve_sections(context.workdir)
-    if not_here:
-        sections.append(Section("Not here", [Table(["mode", "why"], not_here)]))
-    encode = Text("All codes as a table (npz and parquet):", command_of(context, "encode"))
-    made = made_section(context.workdir, command, time.perf_counter() - began)
-    sections.append(Section(made.title, [*made.parts, encode]))
-    return Result(sections, numbers, headline=headline)
+        why = "; ".join(reason for _, reason in skipped)
+        raise ValueError(f"{context.workdir} has nothing to report: {why}")
+    for objective in OBJECTIVES.values():
+        curves = training_curves(context.workdir.records(objective.name))
+        if curves:
+            sections.append(Section(f"Training: {objective.title}", curves))
+    if skipped:
+        sections.append(Section("Skipped", [Table(["command", "reason"], skipped)]))
+    sections.append(provenance(context, time.perf_counter() - began))
+    headline["numbers in z"] = context.model.arch.z_size
+    title = f"PDAE on {context.workdir.name}"
+    return Result(sections, numbers, headline=headline, title=title, lead=lead(context))
 
 
-def part_of(context: Context, mode: str) -> Context:
-    """The report's options as they are for one of its modes."""
-    options = context.options
-    n = {"evaluate": options.scored, "gap": 0, "generate": 0, "fewshot": 0}.get(mode, options.n)
-    attribute = options.attribute if mode in ("manipulate", "fewshot") else ""
-    if not (attribute or options.direction) and (
-        mode == "manipulate" or mode == "fewshot" and not (context.workdir / mode).exists()
-    ):
-        attribute = context.attributes()[0]
-    strengths = options.strengths if mode == "manipulate" else Options.strengths
-    return context.within(mode, n=n, attribute=attribute, strengths=strengths)
+def part_of(context: Context[Options], name: str) -> Context[Any]:
+    """One of the report's commands, with the report's options as they suit it."""
+    options, own = context.options, module_of(name).Options
+    n = options.scored if name == "evaluate" else 0 if name in WHOLE_DATA else options.n
+    changes: dict[str, Any] = {"n": n}
+    if name in ("manipulate", "fewshot"):
+        kept = name == "fewshot" and "fewshot" in context.workdir.groups
+        direction = name == "manipulate" and options.direction
+        if not (options.attribute or kept or direction):
+            changes["attribute"] = context.attributes()[0]
+    if name == "probe":
+        del changes["n"]
+    return context.within(name, own.out_of(options, **changes))
 
 
-def command_of(context: Context, mode: str) -> str:
-    """The command that does one mode as the report did."""
-    theirs, usual = vars(context.options), vars(Options())
-    flags = [
-        f"--{name}={_text(value)}"
-        for name, value in theirs.items()
-        if value != usual[name] and name != "scored"
-    ]
-    return shlex.join(
-        ["python", "-m", "pdae_jax.main", f"--mode={mode}", f"--workdir={context.workdir}", *flags]
-    )
+def command_line(context: Context[Any], name: str) -> str:
+    """The command line that does what the report did for one command."""
+    words = ["python", "-m", "pdae_jax.main", f"--mode={name}", f"--workdir={context.workdir}"]
+    return f"{shlex.join(words)} {context.options.flags()}".rstrip()
 
 
-def _text(value) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def lead(context: Context) -> str:
+def lead(context: Context[Options]) -> str:
     """The report's first words: what this is, and what its pictures are to the training."""
     return (
         "A frozen diffusion model made an autoencoder: each picture becomes a code "
@@ -113,124 +129,78 @@ def lead(context: Context) -> str:
     )
 
 
-def held_out(context: Context) -> str:
+def held_out(context: Context[Options]) -> str:
     """A sentence on what the pictures of the report are to the training."""
-    trained_on = {record.name for record in trained_data(context.workdir)}
+    trained_on = {data.name for data in context.workdir.trained_on}
     if not trained_on:
-        return "The model was brought in: whether it was trained on these pictures is not known."
+        return "The model was imported: whether it was trained on these pictures is not known."
     data = context.data()
     if trained_on == {data.name}:
         return "None of the pictures below was trained on."
     return f"The pictures are of {data.name}; it was trained on {', '.join(sorted(trained_on))}."
 
 
-def curve_sections(workdir: Path) -> list[Section]:
-    """Loss, loss by time range and health lines of every objective that left records."""
-    sections = []
-    for objective, title in TRAINED.items():
-        path = workdir / objective / "metrics.jsonl"
-        if not path.exists():
-            continue
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        series: dict[str, tuple[list, list]] = {}
-        for line in lines:
-            for name, value in line.items():
-                if name != "step":
-                    x, y = series.setdefault(name, ([], []))
-                    x.append(line["step"])
-                    y.append(value)
-        series = {name: (np.array(x), np.array(y)) for name, (x, y) in series.items()}
-        ranges = {
-            name.removeprefix("loss_"): xy
-            for name, xy in series.items()
-            if name.startswith("loss_t")
-        }
-        parts = []
-        if "loss" in series:
-            parts.append(
-                Curves(
-                    {"loss": series["loss"]},
-                    x_label="step",
-                    y_label="loss",
-                    log_y=True,
-                    smooth=5,
-                    caption="Training loss.",
-                )
-            )
-        if ranges:
-            parts.append(
-                Curves(
-                    ranges,
-                    x_label="step",
-                    y_label="loss",
-                    log_y=True,
-                    ordered=True,
-                    smooth=5,
-                    caption="Training loss by range of t.",
-                )
-            )
-        if "loss_own_z" in series:
-            parts.append(
-                Curves(
-                    {
-                        "its own z": series["loss_own_z"],
-                        "another picture's z": series["loss_shuffled_z"],
-                    },
-                    x_label="step",
-                    y_label="loss",
-                    log_y=True,
-                    caption="Is z used? The loss with each picture's own z, and with "
-                    "its neighbour's in the batch.",
-                )
-            )
-            parts.append(
-                Curves(
-                    {"|dL/dz|": series["dloss_dz_norm"]},
-                    x_label="step",
-                    y_label="norm",
-                    log_y=True,
-                    caption="How strongly the loss of a picture pulls at its z.",
-                )
-            )
-        if parts:
-            sections.append(Section(f"Training: {title}", parts))
-    return sections
+def training_curves(records: "records_lib.Records") -> list[Part]:
+    """Loss, loss by time range and health lines over the steps."""
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for line in records.scalars():
+        for name, value in line.items():
+            if name != "step":
+                x, y = series.setdefault(name, ([], []))
+                x.append(line["step"])
+                y.append(value)
+    arrays = {name: (np.array(x), np.array(y)) for name, (x, y) in series.items()}
+    ranges = {
+        name.removeprefix("loss_"): xy for name, xy in arrays.items() if name.startswith("loss_t")
+    }
+    parts: list[Part] = []
+
+    def add(curves: dict[str, Any], caption: str, y_label: str = "loss", **how: Any) -> None:
+        parts.append(
+            Curves(curves, x_label="step", y_label=y_label, log_y=True, caption=caption, **how)
+        )
+
+    if "loss" in arrays:
+        add({"loss": arrays["loss"]}, "Training loss.", smooth=5)
+    if ranges:
+        add(ranges, "Training loss by range of t.", ordered=True, smooth=5)
+    if "loss_own_z" in arrays:
+        both = {"its own z": arrays["loss_own_z"], "another picture's z": arrays["loss_shuffled_z"]}
+        add(
+            both,
+            "Is z used? The loss with each picture's own z, and with its neighbour's in the batch.",
+        )
+        pull = {"|dL/dz|": arrays["dloss_dz_norm"]}
+        add(pull, "How strongly the loss of a picture pulls at its z.", y_label="norm")
+    return parts
 
 
-def made_section(workdir: Path, command: str, seconds: float) -> Section:
+def provenance(context: Context[Options], seconds: float) -> Section:
+    """The checkpoints, times, machine and versions behind the page."""
+    workdir = context.workdir
+    steps = workdir.latest_steps.items()
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     rows = [
-        [
-            "checkpoints",
-            ", ".join(
-                f"{name} at step {step:,}"
-                for name, step in checkpoint.latest_steps(workdir).items()
-            ),
-        ],
-        ["training time", training_time(workdir)],
+        ["checkpoints", ", ".join(f"{name} at step {step:,}" for name, step in steps)],
+        ["training time", training_time(context)],
         ["report's own time", f"{seconds:.0f} s"],
-        [
-            "machine",
-            f"{platform.system()} {platform.machine()}, "
-            f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        ],
+        ["machine", f"{platform.system()} {platform.machine()}, {device}"],
         ["date", time.strftime("%Y-%m-%d")],
         ["versions", ", ".join(f"{p} {version(p)}" for p in ("jax", "flax", "optax"))],
     ]
+    words = "Re-running the command is a no-op; interrupt and re-run it to resume:"
+    every = f"python -m pdae_jax.main --mode=encode --workdir={shlex.quote(str(workdir))}"
     return Section(
         "How this was made",
         [
-            Text(
-                "The command, which goes on where it stopped and repeats nothing that is done:",
-                command,
-            ),
+            Text(words, context.line),
             Table(["", ""], rows),
+            Text("All codes as a table (npz and parquet):", every),
         ],
     )
 
 
-def training_time(workdir: Path) -> str:
-    seconds = {
-        path.parent.name: json.loads(path.read_text().splitlines()[-1])["seconds"]
-        for path in sorted(workdir.glob("*/time.jsonl"))
-    }
-    return ", ".join(f"{name} {s / 60:.1f} min" for name, s in seconds.items()) or "not recorded"
+def training_time(context: Context[Options]) -> str:
+    seconds = {name: context.workdir.records(name).seconds() for name in OBJECTIVES}
+    words = [f"{name} {s / 60:.1f} min" for name, s in seconds.items() if s is not None]
+    return ", ".join(words) or "not recorded"

@@ -19,6 +19,7 @@ class Block(NamedTuple):
     upsample: bool = False  # up path: followed by an up-sampling residual block
 
 
+PRECISIONS = ("float32", "bfloat16")  # of the networks' computation
 MOST_TIMES = 100_000  # tables of them are kept
 
 # What each group of parameters depends on: the fields that its arrays were trained for.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pdae_jax.networks.architecture import Architecture
+from pdae_jax.networks.architecture import PRECISIONS, Architecture
 from pdae_jax.networks.encoder import Encoder
 from pdae_jax.networks.gradient_estimator import GradientEstimator
 from pdae_jax.networks.latent_mlp import LatentMLP
@@ -21,7 +21,7 @@ from pdae_jax.networks.unet import UNet
 Params = dict[str, dict]
 
 NETWORKS = ("dpm", "encoder", "gradient", "latent")
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+DTYPES = dict(zip(PRECISIONS, (jnp.float32, jnp.bfloat16), strict=True))
 
 
 class Time(NamedTuple):

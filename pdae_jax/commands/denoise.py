@@ -1,0 +1,49 @@
+"""The x_0 that one step implies, without and with G: Figures 1 to 3."""
+
+import dataclasses
+
+import numpy as np
+from etils import epy
+
+from pdae_jax.commands.context import Context, Result, picture_rows
+from pdae_jax.commands.options import Count, Images, Precision, Seed, Times
+from pdae_jax.images import to_uint8
+from pdae_jax.pages.page import Section, Table
+
+with epy.lazy_imports():  # --help needs no JAX
+    from pdae_jax.tasks import one_step, reconstruction
+
+SHOWN = (0.1, 0.3, 0.5, 0.7, 0.9)  # of T, where no times are asked for
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Precision, Images, Seed, Count, Times):
+    pass
+
+
+def run(context: Context[Options]) -> Result:
+    """One-step x_0 at several t."""
+    images, times = context.pictures(), times_of(context.options, context.model.arch.T)
+    found = one_step.denoise(context.model, images, times, seed=context.options.seed)
+    rows, errors = [("original", images)], []
+    for k, t in enumerate(times):
+        both = {"without_G": found.bare[k], "with_G": found.shifted[k]}
+        rows += [
+            (f"x_t, t = {t}", to_uint8(found.x_t[k])),
+            ("x_0 without G", to_uint8(found.bare[k])),
+            ("x_0 with G", to_uint8(found.shifted[k])),
+        ]
+        mse = {name: reconstruction.scores(images, x)["mse"] for name, x in both.items()}
+        errors.append({"t": int(t), **mse})
+    table = Table(
+        ["t", "MSE without G", "MSE with G"],
+        [[e["t"], e["without_G"], e["with_G"]] for e in errors],
+    )
+    pictures = picture_rows(rows, "The x_0 that a single step implies, at several t.")
+    grids = {"denoise": [row for _, row in rows]}
+    return Result([Section("One step", [pictures, table])], {"mse": errors}, grids)
+
+
+def times_of(options: Times, T: int) -> np.ndarray:
+    """The times asked for, or five."""
+    return np.array(options.times or np.multiply(SHOWN, T - 1)).astype(int)

@@ -1,0 +1,66 @@
+"""Pictures from the latent model."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from etils import epy
+
+from pdae_jax.commands.context import Context, Result, in_lines, picture_rows
+from pdae_jax.commands.options import (
+    Count,
+    Decoding,
+    Generation,
+    LatentNoise,
+    Precision,
+    Seed,
+    option,
+)
+from pdae_jax.images import to_uint8
+from pdae_jax.pages.page import Section
+
+with epy.lazy_imports():  # --help needs no JAX
+    from pdae_jax.tasks import generation
+    from pdae_jax.workdir import chunk_cache
+
+SHOWN = 64  # pictures, of however many
+CHUNK_ROWS = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Precision, Seed, Count, Decoding, Generation, LatentNoise):
+    save: str = option("npz", "how to save: npz, or folder of PNGs", choices=("npz", "folder"))
+
+
+def run(context: Context[Options]) -> Result:
+    """Any number of pictures, as samples.npz or a folder of PNGs."""
+    options, n = context.options, context.n(SHOWN)
+    context.model.need("latent")
+    drawn = {
+        name: getattr(options, name)
+        for name in ("steps", "latent_steps", "stop", "clamp", "clip", "seed")
+    }
+
+    def generate(rows: range, advance: "chunk_cache.Advance") -> "chunk_cache.Arrays":
+        made = generation.generate(context.model, rows, **drawn)
+        advance(len(rows))
+        return {"images": to_uint8(made.images)}
+
+    chunks = context.output.chunks("chunks", context.model_cache_key(**drawn), CHUNK_ROWS)
+    shown: list[np.ndarray] = []
+
+    def images() -> Iterator[np.ndarray]:
+        for chunk in chunks.run(n, generate, "generate"):
+            shown.extend(chunk["images"][: SHOWN - len(shown)])
+            yield chunk["images"]
+
+    shape = (n, *context.model.arch.image_shape)
+    context.output.save_samples(images(), shape, as_folder=options.save == "folder")
+    chunks.remove()
+    rows = in_lines(np.stack(shown), 16)
+    pictures = picture_rows(
+        [("", row) for row in rows],
+        f"z from the latent diffusion model ({options.latent_steps} steps), x_T at random, "
+        f"{options.steps} DDIM steps, the last {options.stop:.0%} of them without z.",
+    )
+    return Result([Section("Generation", [pictures])], {"n": n} | drawn, {"generate": rows})

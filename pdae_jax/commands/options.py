@@ -1,0 +1,134 @@
+"""The options of commands: small dataclasses, of which each field is a flag.
+
+A command's own `Options` is composed of those here and adds its own; `flags.py` has absl read them.
+"""
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from typing import Any, Self
+
+from pdae_jax.networks.architecture import PRECISIONS
+from pdae_jax.runtime.choices import nearest
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    choices: Sequence[str] = (),
+) -> Any:
+    """A field of an `Options`: its default, what --help says of it, and what it may be."""
+    limits = {"at_least": at_least, "at_most": at_most, "choices": choices}
+    return dataclasses.field(default=default, metadata={"help": help, **limits})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of one command; ValueError where one is not what it may be."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, limits = getattr(self, field.name), field.metadata
+            if limits["choices"]:
+                nearest(value, limits["choices"], field.name)
+            if limits["at_least"] is not None and value < limits["at_least"]:
+                raise ValueError(f"{field.name} must be at least {limits['at_least']}, got {value}")
+            if limits["at_most"] is not None and value > limits["at_most"]:
+                raise ValueError(f"{field.name} must be at most {limits['at_most']}, got {value}")
+
+    def check(self, T: int) -> None:
+        """Raises ValueError where a model of T times has fewer than are asked for."""
+        for name in ("steps", "invert_steps"):
+            steps = getattr(self, name, 0)
+            if steps > T:
+                raise ValueError(f"{name} = {steps} is more than the model's T = {T}")
+        for t in getattr(self, "times", ()):
+            if not 0 <= t < T:
+                raise ValueError(f"times must be from 0 to {T - 1}, got {t}")
+
+    @classmethod
+    def out_of(cls, other: "Options", **changes: Any) -> Self:
+        """The options of another command as far as this one has them, with changes."""
+        own = {field.name for field in dataclasses.fields(cls)}
+        shared = {name: value for name, value in vars(other).items() if name in own}
+        return cls(**shared | changes)
+
+    def flags(self) -> str:
+        """The command-line flags that set what is not the default."""
+        changed = [
+            (field.name, getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+        return shlex.join(f"--{name}={_text(value)}" for name, value in changed)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# What several commands have in common, in the order in which they combine them.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Precision(Options):
+    precision: str = option("float32", "precision of the networks", choices=PRECISIONS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Images(Options):
+    images: str = option(
+        "", "picture, folder or glob, or several comma-separated; else the run's held-out pictures"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Labelled(Images):
+    labels: str = option("", "CSV of attributes of --images")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.labels and not self.images:
+            raise ValueError(f"labels = {self.labels} are of --images=PATH, which is not given")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Count(Options):
+    n: int = option(0, "number of pictures; 0: as many as suit the command", at_least=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seed(Options):
+    seed: int = option(0, "random seed")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoding(Options):
+    steps: int = option(100, "DDIM steps of decoding", at_least=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inversion(Options):
+    invert_steps: int = option(
+        100, "DDIM steps of inferring x_T; the paper's protocol: 1000", at_least=1
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generation(Options):
+    latent_steps: int = option(100, "DDIM steps of the latent model", at_least=1)
+    stop: float = option(0.3, "share of the last steps that go without z", at_least=0, at_most=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentNoise(Options):
+    clamp: bool = option(True, "whether to clamp the latent model's first noise to [-1, 1]")
+    clip: bool = option(False, "whether to clip normalised z at every step, as the original does")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Times(Options):
+    times: tuple[int, ...] = option((), "times t to show, from 0 to T - 1; none: five")

@@ -1,0 +1,81 @@
+"""Running a command that writes a page: its folder, its cache key, its files."""
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+from etils import epy
+
+from pdae_jax.commands import PAGES, module_of
+from pdae_jax.commands.context import Context, Result
+from pdae_jax.commands.options import Options
+from pdae_jax.data.dataset import Data
+from pdae_jax.pages import page
+from pdae_jax.runtime.choices import nearest
+
+with epy.lazy_imports():  # --help needs no JAX
+    from pdae_jax.runtime import processes
+    from pdae_jax.workdir import output as output_lib
+    from pdae_jax.workdir import workdir as workdir_lib
+
+
+def run_page(
+    name: str,
+    workdir: "workdir_lib.Workdir | str | os.PathLike[str]",
+    options: Options | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    line: str = "",
+    data: Data | None = None,
+    skip_current: bool = False,
+) -> "output_lib.Output":
+    """Runs one command and writes its folder, `out` or else WORKDIR/NAME.
+
+    options: the command's `Options`; None for the defaults. line: the command line, for the page.
+    data: the run's pictures, where not those that it was trained on. skip_current: leave a page
+    that is up to date. Raises ValueError where the folder holds what this command did not write.
+    """
+    command = module_of(nearest(name, PAGES, "mode"))
+    options = options or command.Options()
+    if not isinstance(workdir, workdir_lib.Workdir):
+        workdir = workdir_lib.Workdir(workdir)
+    workdir.architecture  # noqa: B018 - no folder is made where there is no model
+    output = workdir.output(name, out)
+    key = {
+        "options": dataclasses.asdict(options),
+        "data": dataclasses.asdict(data) if data else None,
+        "checkpoints": workdir.latest_steps,
+    }
+    key = json.loads(json.dumps(key))
+    if skip_current and output.is_current(key):
+        say(f"{name}: {output.page} is up to date")
+        return output
+    output.claim()
+    context = Context(workdir, options, output, data, line=line)
+    result = command.run(context)
+    write_files(output, result, line=line, cache_key=key)
+    if processes.writes():
+        title = result.title or f"{name}: {workdir.name}"
+        cards = result.headline or plain_numbers(result.numbers)
+        page.write(output.page, title, cards, result.sections, lead=result.lead or line)
+    processes.wait(f"{name} done")
+    words = "".join(f"  {title} {value:.4g}" for title, value in result.headline.items())
+    say(f"{name}: {output.page}{words}")
+    return output
+
+
+def write_files(output: "output_lib.Output", result: Result, **record: Any) -> None:
+    """Writes a result's pictures and numbers."""
+    for stem, rows in result.grids.items():
+        output.save_grid(stem, rows)
+    output.write_numbers(result.numbers, **record)
+
+
+def plain_numbers(numbers: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in numbers.items() if isinstance(value, int | float)}
+
+
+def say(line: str) -> None:
+    if processes.writes():
+        print(line)

@@ -1,0 +1,38 @@
+"""x_t, and G as a picture, over t: Figure 13."""
+
+import dataclasses
+
+import numpy as np
+from etils import epy
+
+from pdae_jax.commands.context import Context, Result, picture_rows
+from pdae_jax.commands.denoise import times_of
+from pdae_jax.commands.options import Count, Images, Precision, Seed, Times
+from pdae_jax.images import to_uint8
+from pdae_jax.pages.page import Section
+
+with epy.lazy_imports():  # --help needs no JAX
+    from pdae_jax.tasks import one_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Precision, Images, Seed, Count, Times):
+    pass
+
+
+def run(context: Context[Options]) -> Result:
+    """The gradient estimator's output at several t."""
+    images, times = context.pictures(), times_of(context.options, context.model.arch.T)
+    found = one_step.denoise(context.model, images, times, seed=context.options.seed)
+    rows = []
+    for k, t in enumerate(times):
+        scale = np.abs(found.gradient[k]).max() or 1.0
+        rows += [
+            (f"x_t, t = {t}", to_uint8(found.x_t[k])),
+            (f"G, of +-{scale:.2g}", to_uint8(found.gradient[k] / scale)),
+        ]
+    pictures = picture_rows(
+        rows, "The gradient estimator's output, each row scaled to its largest value."
+    )
+    grids = {"shift": [row for _, row in rows]}
+    return Result([Section("The shift", [pictures])], {"times": times.tolist()}, grids)

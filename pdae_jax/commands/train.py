@@ -1,0 +1,74 @@
+"""The stages of a config, each resumed where it stopped (the default)."""
+
+import dataclasses
+import sys
+
+from etils import epy
+from ml_collections import ConfigDict
+
+from pdae_jax.commands import fewshot, page_command, report
+from pdae_jax.commands.options import Options as Base
+from pdae_jax.data.dataset import Data
+from pdae_jax.networks.architecture import Architecture
+from pdae_jax.runtime.choices import nearest
+from pdae_jax.training.objectives import OBJECTIVES
+from pdae_jax.training.settings import Settings
+
+with epy.lazy_imports():  # --help needs no JAX
+    from pdae_jax.runtime import processes
+    from pdae_jax.training import trainer
+    from pdae_jax.workdir import workdir as workdir_lib
+
+STAGES = (*OBJECTIVES, "fewshot", "report")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Base):
+    pass
+
+
+def run(config: ConfigDict, path: str, line: str) -> bool:
+    """Runs a config's stages in a workdir; False where a signal stopped it, with a save."""
+    for stage in config.stages:
+        nearest(stage, STAGES, "stage")
+    if config.pretrained and "dpm" in config.stages:
+        raise ValueError(
+            f"--config.pretrained={config.pretrained} would be unused: the stages "
+            f"{', '.join(config.stages)} train a dpm of their own; add :pdae to the config's name"
+        )
+    arch, data = Architecture(**config.model), Data(**config.data)
+    report_options = report.Options(**config.report)
+    settings = {stage: Settings(**config[stage]) for stage in config.stages if stage in OBJECTIVES}
+    with processes.fail_together():
+        if "report" in config.stages:  # before hours of training, not after
+            report_options.check(arch.T)
+            data.open("test")  # raises where nothing is held out
+        workdir = workdir_lib.Workdir.create(path)
+        workdir.write_config(config.to_json_best_effort(indent=1))
+    stage = ""
+    try:
+        for stage in config.stages:
+            processes.raise_if_stopped()
+            if stage == "report":
+                page_command.run_page(
+                    "report", workdir, report_options, line=line, data=data, skip_current=True
+                )
+            elif stage == "fewshot":
+                fewshot.fit_and_keep(workdir, fewshot.Labels(**config.fewshot))
+            elif not trainer.train(
+                workdir,
+                stage,
+                arch=arch,
+                data=data,
+                settings=settings[stage],
+                pretrained=config.pretrained or None,
+                precision=config.precision,
+                fsdp=config.mesh.fsdp,
+                seed=config.seed,
+            ):
+                return False
+    except processes.Stopped:
+        if processes.writes():
+            print(f"stopped at {stage}; re-run the command to resume", file=sys.stderr)
+        return False
+    return True
