@@ -1,0 +1,24 @@
+"""The benchmarked program with JAX, Flax and Optax alone: prepares and runs a decoding."""
+
+import sys
+
+for name in (
+    "einops",
+    "clu",
+    "ml_collections",
+    "tqdm",
+    "grain",
+    "tensorflow_datasets",
+    "sklearn",
+    "PIL",
+    "torch",
+):
+    sys.modules[name] = None  # type: ignore[assignment]
+
+from benchmarks import jax_contender
+from benchmarks.speed import TINY, work_of
+from pdae_jax.networks.architecture import Architecture
+
+run, *_ = jax_contender.prepare("decode", Architecture(**TINY), 2, "float32", 2)
+run(1)
+print(work_of("train", 16, 2) > work_of("decode", 16, 1) > 0)

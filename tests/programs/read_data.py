@@ -1,0 +1,14 @@
+"""Reads a picture of each kind of data, TFDS's from FOLDER, with neither JAX nor TensorFlow."""
+
+import sys
+
+from pdae_jax.data import open_source
+
+open_source("tfds:pdae_tiny", data_dir=sys.argv[1]).image(0)
+open_source("digits").image(0)
+open_source("emoji").image(0)
+found = [name for name in ("jax", "jaxlib", "flax", "tensorflow", "grain") if name in sys.modules]
+found += [
+    name for name in sys.modules if name.startswith("pdae_jax.") and "pdae_jax.data" not in name
+]
+assert not found, found
