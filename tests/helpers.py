@@ -127,3 +127,10 @@ def start_processes(name: str, n: int, *args, devices: int = 8) -> list[subproce
         )
         for i in range(n)
     ]
+
+
+def run_command(*args) -> int:
+    """Runs the command in this process, with the tests' cache; its exit status."""
+    from pdae_jax.main import main
+
+    return main(["pdae_jax", *map(str, args), "--compilation_cache="])

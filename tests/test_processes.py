@@ -164,7 +164,7 @@ def test_two_processes_encode_generate_and_evaluate_as_one(workdir, tmp_path):
         home = tmp_path / f"run{n}"
         shutil.copytree(workdir, home)
         shutil.rmtree(home / "codes", ignore_errors=True)
-        said = finish(start_processes("modes_together", n, home, tmp_path / str(n), devices=2))
+        said = finish(start_processes("commands_together", n, home, tmp_path / str(n), devices=2))
         assert sum("fewshot: attribute 0" in words for words in said) == 1
         shots.append(fewshot.read(home))
     assert shots[0].record == shots[1].record

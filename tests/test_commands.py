@@ -1,50 +1,53 @@
-"""Each mode of the command on a small trained model: its page, numbers and files."""
+"""Each command on a small trained model: its page, numbers and files."""
 
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT, golden, run_program, stand_in
+from helpers import golden, run_command, run_program, stand_in
 from PIL import Image
-from programs import all_modes
 
 import pdae_jax
-from pdae_jax import commands as modes
-from pdae_jax.commands import generation
+from pdae_jax import commands
+from pdae_jax.commands import fewshot, generate
 from pdae_jax.commands.context import Context
+from pdae_jax.commands.evaluate import metrics_of
+from pdae_jax.commands.page_command import run_page
 from pdae_jax.convert import name_map
 from pdae_jax.data import open_source
 from pdae_jax.images import to_uint8
-from pdae_jax.main import MODES, OPTIONS
 from pdae_jax.metrics import inception, lpips
 from pdae_jax.metrics.frechet import Moments, frechet_distance
-from pdae_jax.metrics.measure import Metrics
-from pdae_jax.tasks import evaluation as evaluate
-from pdae_jax.tasks.generation import generate
-from pdae_jax.workdir import chunk_cache as parts
-from pdae_jax.workdir import code_table as codes
-from pdae_jax.workdir import samples_npz as sample_file
-from pdae_jax.workdir.checkpoints import Checkpoints
+from pdae_jax.tasks import evaluation, generation
+from pdae_jax.workdir import chunk_cache, code_table, samples_npz
+from pdae_jax.workdir.chunk_cache import ChunkCache
+from pdae_jax.workdir.code_table import CodeTable
+from pdae_jax.workdir.workdir import Workdir
 
 QUICK = {"n": 3, "steps": 2, "invert_steps": 2, "latent_steps": 2}
 
 
-def run(workdir, mode, out, **more):
-    page = modes.run(mode, workdir, modes.Options(**QUICK | more), out=out)
-    assert page.read_text().startswith("<!DOCTYPE html>")
+def options_of(name, **more):
+    """A command's options: what it has of QUICK, and `more`."""
+    options = commands.module_of(name).Options
+    own = {field.name for field in dataclasses.fields(options)}
+    return options(**{key: value for key, value in QUICK.items() if key in own} | more)
+
+
+def run(workdir, name, out, **more):
+    output = run_page(name, workdir, options_of(name, **more), out=out)
+    assert output.page.read_text().startswith("<!DOCTYPE html>")
     return json.loads((out / "numbers.json").read_text())["numbers"]
 
 
 @pytest.mark.parametrize(
     "mode, files",
     [
-        ("encode", ["codes.npz", "codes.parquet", "made_from.json"]),
+        ("encode", ["codes.npz", "codes.parquet", "cache_key.json"]),
         ("reconstruct", ["reconstruct.png"]),
         ("interpolate", ["interpolate.png", "interpolate.gif"]),
         ("generate", ["generate.png", "samples.npz"]),
@@ -99,7 +102,9 @@ def test_precision_is_of_the_work_alone(workdir, tmp_path):
         run(home, "encode", tmp_path / "out", precision=precision)
         tables.append(np.load(tmp_path / "out" / "codes.npz")["z"])
     assert 1e-4 < np.abs(tables[0] - tables[1]).max() / np.abs(tables[0]).max() < 0.05
-    Context(home, modes.Options(precision="bfloat16"), tmp_path / "probe").codes("test")
+    given = Workdir(home)
+    options = options_of("gap", precision="bfloat16")
+    Context(given, options, given.output("gap", tmp_path / "gap")).codes("test")
     shared = np.load(home / "codes" / "test" / "codes.npz")["z"]
     np.testing.assert_allclose(shared[:3], pdae_jax.load(home).encode(digits(3)), atol=1e-5)
 
@@ -127,18 +132,17 @@ def metric_weights(tmp_path_factory):
             stand_in("fid_inception", 2),
         ),
     }
-    for group, (table, state) in states.items():
-        with Checkpoints(folder / group) as checkpoints:
-            checkpoints.save(0, name_map.to_params(table, state))
+    for table, state in states.values():
+        Workdir(folder).save_weights(name_map.to_params(table, state))
     return folder
 
 
 def test_evaluate_gives_fid_where_the_weights_are(workdir, tmp_path, metric_weights):
     """Against the training pictures, against ADM's file of pictures, and against their moments."""
-    metrics = Metrics.load(metric_weights)
+    metrics = metrics_of(metric_weights)
     train = open_source("digits", "train")
     pictures = np.stack([train.image(i) for i in range(4)])
-    sample_file.write(tmp_path / "pictures.npz", [pictures[:1], pictures[1:]], pictures.shape)
+    samples_npz.write(tmp_path / "pictures.npz", [pictures[:1], pictures[1:]], pictures.shape)
     assert np.array_equal(np.load(tmp_path / "pictures.npz")["arr_0"], pictures)
     moments = Moments.of(metrics.features(pictures))
     np.savez(tmp_path / "moments.npz", mu=moments.mean, sigma=moments.covariance)
@@ -156,7 +160,7 @@ def test_evaluate_gives_fid_where_the_weights_are(workdir, tmp_path, metric_weig
         assert numbers["missing"].keys() == {"LPIPS"}  # 8 x 8 is too small for AlexNet
     assert fid[""] > 0
     np.testing.assert_allclose(list(fid.values()), fid[""], rtol=1e-5)
-    made = generate(pdae_jax.load(workdir), range(4), steps=2, latent_steps=2)
+    made = generation.generate(pdae_jax.load(workdir), range(4), steps=2, latent_steps=2)
     seen = Moments.of(metrics.features(to_uint8(made.images)))
     np.testing.assert_allclose(
         fid[""],
@@ -185,28 +189,27 @@ def test_evaluate_gives_fid_where_the_weights_are(workdir, tmp_path, metric_weig
 @pytest.mark.parametrize(
     "mode, files", [("generate", "samples.npz"), ("evaluate", "row.md"), ("encode", "codes.npz")]
 )
-def test_what_is_interrupted_goes_on_with_the_same_result(
-    workdir, tmp_path, monkeypatch, mode, files
-):
-    monkeypatch.setattr(codes, "PART_ROWS", 6)
-    monkeypatch.setattr(evaluate, "PART_ROWS", 6)
-    monkeypatch.setattr(generation, "PART_ROWS", 6)
+def test_interrupted_work_resumes_with_the_same_result(workdir, tmp_path, monkeypatch, mode, files):
+    for module in (code_table, evaluation, generate):
+        monkeypatch.setattr(module, "CHUNK_ROWS", 6)
     run(workdir, mode, tmp_path / "whole", n=20)
     real, seen = np.savez, []
 
-    def fail_at_third(path, **arrays):
-        seen.append(path)
+    def fail_at_third(file, **arrays):
+        seen.append(file.name)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        real(path, **arrays)
+        real(file, **arrays)
 
-    monkeypatch.setattr(parts.np, "savez", fail_at_third)
+    monkeypatch.setattr(chunk_cache.np, "savez", fail_at_third)
     with pytest.raises(KeyboardInterrupt):
         run(workdir, mode, tmp_path / "cut", n=20)
     assert len(list((tmp_path / "cut").glob("*/0*.npz"))) == 2
     before = len(seen)
     monkeypatch.setattr(
-        parts.np, "savez", lambda path, **arrays: (seen.append(path), real(path, **arrays))
+        chunk_cache.np,
+        "savez",
+        lambda file, **arrays: (seen.append(file.name), real(file, **arrays)),
     )
     run(workdir, mode, tmp_path / "cut", n=20)
     assert not {Path(path).name for path in seen[:2]} & {Path(path).name for path in seen[before:]}
@@ -222,13 +225,13 @@ def test_what_is_interrupted_goes_on_with_the_same_result(
             np.testing.assert_array_equal(first[key], second[key])
 
 
-def test_a_part_of_something_else_is_made_anew(tmp_path):
-    def make(rows, advance):
+def test_chunks_of_another_key_are_computed_anew(tmp_path):
+    def compute(rows, advance):
         made.append(rows)
         return {"x": np.array(rows)}
 
     made = []
-    for made_from, n, expected in (
+    for cache_key, n, expected in (
         ({"a": 1}, 10, 3),
         ({"a": 1}, 10, 0),
         ({"a": 1}, 12, 1),
@@ -236,7 +239,7 @@ def test_a_part_of_something_else_is_made_anew(tmp_path):
     ):
         made.clear()
         np.testing.assert_array_equal(
-            parts.Parts(tmp_path / "p", made_from, size=4).whole(n, make, "x")["x"], np.arange(n)
+            ChunkCache(tmp_path / "p", cache_key, size=4).joined(n, compute, "x")["x"], np.arange(n)
         )
         assert len(made) == expected
 
@@ -252,16 +255,16 @@ def test_generate_to_a_folder(workdir, tmp_path):
     )
 
 
-def test_report_has_what_can_be_and_says_what_cannot(workdir, tmp_path):
+def test_report_has_all_that_the_model_allows_and_names_the_rest(workdir, tmp_path):
     numbers = run(
         workdir, "report", tmp_path / "r", scored=3, attribute="3", keep=("5",), ddpm=False
     )
-    assert numbers.keys() == set(modes.MODES) - {"report", "encode"}
+    assert numbers.keys() == set(commands.PAGES) - {"report", "encode"}
     page = (tmp_path / "r" / "index.html").read_text()
     for mode in numbers:
         assert f"--mode={mode} --workdir={workdir}" in page
         assert json.loads((tmp_path / "r" / mode / "numbers.json").read_text())["mode"] == mode
-    assert "http" not in page.replace("http-equiv", "") and "Not here" not in page
+    assert "http" not in page.replace("http-equiv", "") and "Skipped" not in page
     bare = tmp_path / "bare"
     shutil.copytree(
         workdir,
@@ -269,7 +272,7 @@ def test_report_has_what_can_be_and_says_what_cannot(workdir, tmp_path):
         ignore=lambda folder, names: set(names) & {"latent", "classifier", "statistics", "codes"},
     )
     numbers = run(bare, "report", tmp_path / "b", scored=3, ddpm=False)
-    assert numbers.keys() == set(modes.MODES) - {
+    assert numbers.keys() == set(commands.PAGES) - {
         "report",
         "encode",
         "generate",
@@ -277,40 +280,28 @@ def test_report_has_what_can_be_and_says_what_cannot(workdir, tmp_path):
         "manipulate",
     }
     page = (tmp_path / "b" / "index.html").read_text()
-    assert "Not here" in page and ":latent variant" in page and ":classifier variant" in page
+    assert "Skipped" in page and ":latent variant" in page and ":classifier variant" in page
     assert not (tmp_path / "b" / "generate").exists()
 
 
-def test_a_few_shot_classifier_is_kept(workdir, tmp_path):
+def test_a_few_shot_classifier_is_kept(workdir, tmp_path, capsys):
     """The :fewshot variant, from an attribute and from a list of labelled pictures."""
     home = tmp_path / "run"
     shutil.copytree(workdir, home)
     with pytest.raises(ValueError, match="no few-shot classifier: give --attribute=NAME"):
         run(home, "fewshot", tmp_path / "no")
-    command = [
-        sys.executable,
-        "-m",
-        "pdae_jax.main",
+    done = run_command(
         "--config=configs/digits.py:fewshot",
         f"--workdir={home}",
-    ]
-    done = subprocess.run(
-        [
-            *command,
-            "--config.fewshot.attribute=0",
-            "--config.fewshot.positives=9",
-            "--config.fewshot.negatives=8",
-        ],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
+        "--config.fewshot.attribute=0",
+        "--config.fewshot.positives=9",
+        "--config.fewshot.negatives=8",
     )
-    assert done.returncode == 0 and "attribute 0, labelled 17, positives 9" in done.stdout, (
-        done.stderr
-    )
+    assert done == 0 and "attribute 0, labelled 17, positives 9" in capsys.readouterr().out
     numbers = run(home, "fewshot", tmp_path / "kept")
     fresh = run(home, "fewshot", tmp_path / "fresh", attribute="0", positives=9, negatives=8)
     assert numbers == fresh and numbers["labelled"] == 17
+    assert run_page("fewshot", home, options_of("fewshot")).folder == home / "fewshot"
     assert "fewshot" in pdae_jax.load(home).params
     source = open_source("digits", "train")
     for k in range(12):
@@ -318,24 +309,25 @@ def test_a_few_shot_classifier_is_kept(workdir, tmp_path):
     (tmp_path / "list.csv").write_text(
         "file,odd\n" + "".join(f"{k}.png,{'' if k > 8 else k % 2}\n" for k in range(12))
     )
-    options = modes.Options(
+    labels = fewshot.Labels(
         images=str(tmp_path),
         labels=str(tmp_path / "list.csv"),
         attribute="odd",
         positives=0,
         negatives=0,
     )
-    modes.fit_few_shot(home, options)
+    fewshot.fit_and_keep(Workdir(home), labels)
     numbers = run(home, "fewshot", tmp_path / "list")
     assert (numbers["attribute"], numbers["labelled"], numbers["positives"]) == ("odd", 9, 4)
     assert "agreement" not in numbers  # nobody knows the others' labels
-    modes.fit_few_shot(home, dataclasses.replace(options, unlabelled=100))
+    fewshot.fit_and_keep(Workdir(home), dataclasses.replace(labels, unlabelled=100))
     assert run(home, "fewshot", tmp_path / "list")["unlabelled"] == 100
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_same_as_one(workdir, tmp_path):
-    run_program("all_modes", workdir, tmp_path / "8", devices=8)
-    all_modes.main(str(workdir), str(tmp_path / "1"))
+    run_program("all_commands", workdir, tmp_path / "8", devices=8)
+    run_program("all_commands", workdir, tmp_path / "1")
     pictures = sorted((tmp_path / "1").rglob("*.png"))
     assert len(pictures) == 7
     for path in pictures:
@@ -392,7 +384,10 @@ def test_ones_own_pictures(workdir, tmp_path):
         numbers = run(workdir, "encode", tmp_path / f"out{n}", images=str(images))
         assert numbers["pictures"] == n
     run(workdir, "encode", tmp_path / "two", images=f"{tmp_path}/3.png,{tmp_path}/1.png")
-    assert [Path(where).name for where in codes.read(tmp_path / "two").where] == ["3.png", "1.png"]
+    assert [Path(where).name for where in CodeTable(tmp_path / "two").read().where] == [
+        "3.png",
+        "1.png",
+    ]
     (tmp_path / "bad.png").write_text("no picture")
     with pytest.raises(ValueError, match="bad.png"):
         run(workdir, "reconstruct", tmp_path / "bad", images=str(tmp_path / "bad.png"))
@@ -411,35 +406,3 @@ def test_a_folder_that_is_not_ours_is_left_alone(workdir, tmp_path):
     run(workdir, "gap", tmp_path / "gap")  # its own may be written again
     with pytest.raises(ValueError, match="what --mode=gap wrote"):
         run(workdir, "shift", tmp_path / "gap")
-
-
-def test_options_and_modes_are_the_commands():
-    assert OPTIONS.keys() == {f.name for f in dataclasses.fields(modes.Options)}
-    assert MODES.keys() == {"train", "verify", "compile", *modes.MODES}
-
-
-@pytest.mark.parametrize(
-    "args, says",
-    [
-        (["--mode=gap"], "--mode=gap needs --workdir=DIR"),
-        (["--mode=gap", "--workdir=no/such"], "no model at no/such"),
-        (["--mode=gapp", "--workdir=x"], "did you mean 'gap'"),
-        (["--mode=gap", "--workdir={run}", "--steps=0"], "steps must be at least 1, got 0"),
-        (
-            ["--mode=gap", "--workdir={run}", "--steps=1001"],
-            "steps = 1001 is more than the model's T",
-        ),
-        (["--mode=gap", "--workdir={run}", "--nn=3"], "did you mean 'n'"),
-        (["--mode=gap", "--workdir={run}", "--images=no/such"], "no such folder: no/such"),
-    ],
-)
-def test_bad_commands_are_one_line(workdir, tmp_path, args, says):
-    args = [arg.format(run=workdir) for arg in args]
-    done = subprocess.run(
-        [sys.executable, "-m", "pdae_jax.main", *args, f"--out={tmp_path / 'o'}"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert says in done.stderr.splitlines()[-1] and len(done.stderr.splitlines()) == 1, done.stderr
