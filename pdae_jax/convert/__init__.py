@@ -1,1 +1,1 @@
-"""PyTorch checkpoints in and out: `convert`, `export`, and `verify.verify` (which needs PyTorch)."""
+"""PyTorch checkpoints in and out: `convert`, `export`, and `verify`, which needs PyTorch."""

@@ -1,15 +1,13 @@
-"""PyTorch checkpoints to ours and back: strict, whole or not at all, with a receipt.
+"""Imports PyTorch checkpoints and exports models back: strict, all or nothing, with a receipt.
 
 convert(["autoencoder/checkpoint.pt"], "models/bedroom128")
 export("models/bedroom128", "bedroom128.pt")
 """
 
 import hashlib
-import json
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,18 +16,19 @@ import jax
 import numpy as np
 import yaml
 
-from pdae_jax.convert import infer, name_map
-from pdae_jax.convert.infer import Shapes, Told
+from pdae_jax.convert import architecture_facts, name_map
+from pdae_jax.convert.architecture_facts import Facts, Shapes
+from pdae_jax.convert.name_map import Names
 from pdae_jax.convert.torch_checkpoint import Source, StateDict, read_source
 from pdae_jax.metrics import inception, lpips
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import Networks
+from pdae_jax.runtime import atomic
 from pdae_jax.runtime.choices import listed
-from pdae_jax.workdir import checkpoints as checkpoint
+from pdae_jax.workdir.workdir import Workdir
 
-RECEIPT = "receipt.json"
-# The networks of a model, as `sources` names them, and of the metrics.
-MODEL = {
+# The networks of a model, as `torch_checkpoint` names them, and those of the metrics.
+MODEL: dict[str, Callable[[Architecture], Names]] = {
     "unet": name_map.unet,
     "decoder": name_map.decoder,
     "encoder": name_map.encoder,
@@ -37,17 +36,23 @@ MODEL = {
     "classifier": name_map.classifier,
     "statistics": name_map.statistics,
 }
-METRICS = {
+METRICS: dict[str, Callable[[], Shapes]] = {
     "alexnet": lpips.alexnet_shapes,
     "lpips": lpips.head_shapes,
     "inception": inception.shapes,
 }
-# The folder of a checkpoint that a group of parameters lives in; others have their own name.
-FOLDER = {"encoder": "pdae", "gradient": "pdae"}
-
+# The parameter groups that each network fills.
+GROUPS = {
+    "unet": ("dpm",),
+    "decoder": ("dpm", "gradient"),
+    "encoder": ("encoder",),
+    "latent": ("latent",),
+}
 
 # CelebA's attributes in the order of its table, which the released classifiers were trained on.
-CELEBA = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose
+CELEBA: Sequence[
+    str
+] = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose
     Black_Hair Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee
     Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard
     Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair
@@ -63,12 +68,12 @@ def convert(
     config: str | os.PathLike | None = None,
     flags: Mapping[str, Any] | None = None,
     class_label: int | None = None,
-    say: Callable[[str], None] = print,
-) -> dict:
-    """Converts the files of one model (or of one metric) to a checkpoint; returns the receipt.
+    say: Callable[[str], object] = print,
+) -> dict[str, Any]:
+    """Converts the files of one model (or of one metric) to a workdir; returns the receipt.
 
-    output: a new folder, for `pdae_jax.load` and --config.pretrained; it appears whole or not at
-    all. weights: "ema" or "raw". config: a config.yml (one beside a file is found by itself).
+    output: a new directory, for `pdae_jax.load` and --config.pretrained; it appears whole or not at
+    all. weights: "ema" or "raw". config: a config.yml (default: the one beside a file, if any).
     flags: `Architecture` facts that no tensor shows: heads, head_channels, qkv_order, image_size,
     schedule. say: takes a line for each thing found or assumed. Raises ValueError, with nothing
     written, where anything does not fit.
@@ -80,10 +85,11 @@ def convert(
     for source in found:
         say(describe(source))
     networks = merge(found)
-    arch, assumed = None, []
+    arch: Architecture | None = None
+    assumed: list[str] = []
     if networks.keys() & MODEL.keys():
-        told = places(found, config, flags or {}, say)
-        arch, assumed = model_architecture(networks, told)
+        facts = other_facts(found, config, flags or {}, say)
+        arch, assumed = model_architecture(networks, facts)
         for line in assumed:
             say(line)
     groups = to_groups(networks, arch)
@@ -92,8 +98,8 @@ def convert(
     )
     if attributes:
         say(
-            f"classifier: taken to tell {attributes[0]} to {attributes[-1]}; other names go into "
-            f"classifier/{checkpoint.ATTRIBUTES}"
+            f"classifier: outputs assumed to be {attributes[0]} to {attributes[-1]}; for other "
+            f"names: pdae_jax.workdir.workdir.Workdir({str(output)!r}).write_attributes([...])"
         )
     receipt = {
         "sources": [receipt_of(source) for source in found],
@@ -102,29 +108,29 @@ def convert(
         "architecture": arch and arch.to_dict(),
         "told": assumed,
         "attributes": attributes,
-        "groups": {group: group_facts(tree) for group, tree in groups.items()},
+        "groups": {group: size_of(tree) for group, tree in groups.items()},
         "versions": {
             name: version(name) for name in ("pdae_jax", "jax", "numpy", "orbax-checkpoint")
         },
         "date": time.strftime("%Y-%m-%d"),
     }
-    write(output, arch, groups, receipt)
-    for group, facts in receipt["groups"].items():
+    write(output, arch, groups, attributes, receipt)
+    for group, size in receipt["groups"].items():
         say(
-            f"{group}: {facts['arrays']} arrays, {facts['parameters']:,} parameters, norm "
-            f"{facts['norm']:.6g}"
+            f"{group}: {size['arrays']} arrays, {size['parameters']:,} parameters, norm "
+            f"{size['norm']:.6g}"
         )
     say(f"written: {output}")
     return receipt
 
 
 def attribute_names(n: int) -> list[str]:
-    """What a classifier of n outputs, which holds no names, is taken to tell: of 40, CelebA's."""
-    return CELEBA if n == len(CELEBA) else [f"attribute_{k}" for k in range(n)]
+    """Names for the n outputs of a classifier, whose file has none: of 40, CelebA's attributes."""
+    return list(CELEBA) if n == len(CELEBA) else [f"attribute_{k}" for k in range(n)]
 
 
 def describe(source: Source) -> str:
-    """What a file is, in a few lines."""
+    """Describes a file in a few lines."""
     lines = [
         f"{source.path}: {source.kind}"
         + (f", step {source.step:,}" if source.step is not None else "")
@@ -137,16 +143,16 @@ def describe(source: Source) -> str:
 
 
 def merge(found: list[Source]) -> dict[str, StateDict]:
-    """All sources' networks as one model's. What is there twice must be the same twice."""
+    """Joins all sources' networks to one model's; ValueError where two copies differ."""
     networks: dict[str, StateDict] = {}
     whose: dict[str, Path] = {}
     for source in found:
         for name, state in source.networks.items():
             first = whose.setdefault(name, source.path)
-            same(name, networks.setdefault(name, state), state, first, source.path)
+            check_same(name, networks.setdefault(name, state), state, first, source.path)
     if "unet" in networks and "decoder" in networks:  # the decoder holds the diffusion model
         unet = networks.pop("unet")
-        same(
+        check_same(
             "diffusion model",
             {key: networks["decoder"].get(key) for key in unet},
             unet,
@@ -156,19 +162,26 @@ def merge(found: list[Source]) -> dict[str, StateDict]:
     return networks
 
 
-def same(name: str, one: StateDict, other: StateDict, first: Path, second: Path) -> None:
+def check_same(
+    name: str, one: Mapping[str, Any], other: Mapping[str, Any], first: Path, second: Path
+) -> None:
+    """Raises ValueError where two copies of a network differ."""
     if one is not other and not (
         one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
     ):
         raise ValueError(
-            f"the {name} of {second} is not that of {first}: they are of different "
-            f"models or steps (the copies in a latent diffusion model's file are "
-            f"enough by themselves)"
+            f"the {name} of {second} is not that of {first}: they are of different models or "
+            f"steps (the copies in a latent diffusion model's file are enough by themselves)"
         )
 
 
-def places(found: list[Source], config, flags: Mapping[str, Any], say) -> list[Told]:
-    """Who tells what the shapes do not, best first."""
+def other_facts(
+    found: list[Source],
+    config: str | os.PathLike | None,
+    flags: Mapping[str, Any],
+    say: Callable[[str], object],
+) -> list[Facts]:
+    """Facts of the architecture beyond the shapes, the best source first."""
     configs = (
         [Path(config)]
         if config
@@ -176,12 +189,12 @@ def places(found: list[Source], config, flags: Mapping[str, Any], say) -> list[T
             {beside for source in found if (beside := source.path.parent / "config.yml").is_file()}
         )
     )
-    told = [place for source in found for place in source.told]
-    own = sum(place.where == infer.OWN for place in told)  # knows best
+    facts = [one for source in found for one in source.facts]
+    own = sum(one.source == architecture_facts.OWN for one in facts)  # the best source
     for path in configs:
         try:
-            place = infer.from_config(yaml.safe_load(path.read_text()))
-        except infer.NotAConfig as error:
+            one = architecture_facts.from_config(yaml.safe_load(path.read_text()))
+        except architecture_facts.NotAConfig as error:
             if config:
                 raise ValueError(f"{path}: {error}") from error
             say(f"{path} is not used: {error}")
@@ -200,73 +213,75 @@ def places(found: list[Source], config, flags: Mapping[str, Any], say) -> list[T
                 f"{path} cannot be read as a config: {listed(str(error).splitlines(), 1)}"
                 f"; mend it or move it away"
             ) from error
-        told.insert(own, place._replace(where=str(path), asked=bool(config)))
+        facts.insert(own, one._replace(source=str(path), explicit=bool(config)))
     if flags:
-        told.append(Told("a flag", dict(flags), asked=True))
-    return told
+        facts.append(Facts("a flag", dict(flags), explicit=True))
+    return facts
 
 
-def model_architecture(networks: Mapping[str, StateDict], told) -> tuple[Architecture, list[str]]:
+def model_architecture(
+    networks: Mapping[str, StateDict], facts: list[Facts]
+) -> tuple[Architecture, list[str]]:
+    """The model's architecture, and a line for each fact that its tensors do not show."""
     if not networks.keys() & {"unet", "decoder"}:
         raise ValueError(
-            f"only {', '.join(networks)} was given, which is no model by itself; give "
-            f"the autoencoder's (or diffusion model's) file too"
+            f"only {', '.join(networks)} was given, which is no model by itself; give the "
+            f"autoencoder's (or diffusion model's) file too"
         )
     try:
-        return infer.architecture(
+        return architecture_facts.architecture(
             {
                 name: {key: tensor.shape for key, tensor in state.items()}
                 for name, state in networks.items()
                 if name in MODEL
             },
-            told,
+            facts,
         )
     except (LookupError, TypeError, ArithmeticError) as error:
         raise ValueError(
-            f"a tensor that every such network has is missing or of another shape, or "
-            f"a setting is of another kind: {error}"
+            f"a tensor that every such network has is missing or of another shape, or a setting "
+            f"is of another kind: {error}"
         ) from error
 
 
-def to_groups(networks: Mapping[str, StateDict], arch: Architecture | None) -> dict[str, dict]:
-    """Every network as our parameters, {group: nested dict}, once all of them fit."""
-    maps = {}
+def to_groups(
+    networks: Mapping[str, StateDict], arch: Architecture | None
+) -> dict[str, dict[str, Any]]:
+    """Every network as pdae_jax's parameters, {group: nested dict}, once all of them fit."""
+    maps: dict[str, Names] = {}
     for name, state in networks.items():
-        maps[name] = MODEL[name](arch) if name in MODEL else name_map.plain(name, METRICS[name]())
-        shapes = expected(name, arch, maps[name], state)
-        name_map.fit(name, shapes, state, shapes)
+        if name in METRICS:
+            shapes = METRICS[name]()
+            maps[name] = name_map.plain(name, shapes)
+        else:
+            assert arch is not None  # `convert` found it, as this is a model's network
+            maps[name] = MODEL[name](arch)
+            shapes = model_shapes(name, arch, maps[name], state)
+        name_map.check_fit(name, shapes, state, shapes)
         odd = [key for key, tensor in state.items() if not np.isfinite(tensor).all()]
         if odd:
             raise ValueError(
-                f"the {name} has NaN or infinite numbers in {len(odd)} tensors, such "
-                f"as {odd[0]}: the file is of a training that failed, or damaged"
+                f"the {name} has NaN or infinite numbers in {len(odd)} tensors, such as {odd[0]}: "
+                f"the file is of a training that failed, or damaged"
             )
-    groups: dict[str, dict] = {}
+    groups: dict[str, dict[str, Any]] = {}
     for name, state in networks.items():
         groups |= name_map.to_params(maps[name], state)
     return groups
 
 
-def expected(name: str, arch: Architecture | None, name_map, state: StateDict) -> Shapes:
-    """The shapes that a network's tensors must have."""
-    if name in METRICS:
-        return METRICS[name]()
+def model_shapes(name: str, arch: Architecture, names: Names, state: StateDict) -> Shapes:
+    """The shapes that the tensors of a model's network must have."""
     if name == "statistics":
         return {"mean": (arch.z_size,), "std": (arch.z_size,)}
     if name == "classifier":
         return {"weight": (len(state["weight"]), arch.z_size), "bias": (len(state["weight"]),)}
-    groups = {
-        "unet": ("dpm",),
-        "decoder": ("dpm", "gradient"),
-        "encoder": ("encoder",),
-        "latent": ("latent",),
-    }[name]
-    return name_map.torch_shapes(
-        name_map, jax.eval_shape(lambda: Networks(arch).init(jax.random.key(0), groups))
-    )
+    params = jax.eval_shape(lambda: Networks(arch).init(jax.random.key(0), GROUPS[name]))
+    return name_map.torch_shapes(names, params)
 
 
-def group_facts(tree) -> dict:
+def size_of(tree: Any) -> dict[str, Any]:
+    """The number of a group's arrays and parameters, and their norm."""
     leaves = jax.tree.leaves(tree)
     return {
         "arrays": len(leaves),
@@ -275,7 +290,8 @@ def group_facts(tree) -> dict:
     }
 
 
-def receipt_of(source: Source) -> dict:
+def receipt_of(source: Source) -> dict[str, Any]:
+    """The receipt's entry of one file."""
     return {
         "file": str(source.path.absolute()),
         "sha256": sha256(source.path),
@@ -299,44 +315,37 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write(output: Path, arch: Architecture | None, groups: dict, receipt: dict) -> None:
-    """The checkpoint in a folder beside, then moved to its name: whole or not at all."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir()
+def write(
+    output: Path,
+    arch: Architecture | None,
+    groups: dict[str, dict],
+    attributes: list[str],
+    receipt: dict[str, Any],
+) -> None:
+    """Writes the new workdir, whole or not at all."""
+    with atomic.new_folder(output) as partial:
+        workdir = Workdir(partial)
         if arch:
-            checkpoint.write_architecture(partial, arch)
-        folders: dict[str, dict] = {}
-        for group, tree in groups.items():
-            folders.setdefault(FOLDER.get(group, group), {})[group] = tree
-        for folder, ema in folders.items():
-            with checkpoint.Checkpoints(partial / folder) as checkpoints:
-                checkpoints.save(0, ema)
-        if receipt["attributes"]:
-            checkpoint.write_attributes(partial, receipt["attributes"])
-        (partial / RECEIPT).write_text(json.dumps(receipt, indent=1, allow_nan=False) + "\n")
-        if output.exists():
-            output.rmdir()  # empty, as `convert` saw
-        partial.rename(output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+            workdir.write_architecture(arch)
+        workdir.save_weights(groups)
+        if attributes:
+            workdir.write_attributes(attributes)
+        workdir.write_receipt(receipt)
 
 
-def state_dicts(workdir: str | os.PathLike) -> dict[str, StateDict]:
-    """A model of ours as state dicts in the original names, {network: state dict}."""
-    arch, groups = checkpoint.read_architecture(workdir), checkpoint.read_weights(workdir)
+def state_dicts(workdir: Workdir) -> dict[str, StateDict]:
+    """A model's parameters as state dicts in the original names, {network: state dict}."""
+    arch, groups = workdir.architecture, workdir.weights()
     wanted = ["decoder" if "gradient" in groups else "unet"]
     wanted += [name for name in ("encoder", "latent", "classifier", "statistics") if name in groups]
     return {name: name_map.to_torch(MODEL[name](arch), groups) for name in wanted}
 
 
-def export(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Writes a model of ours as one PyTorch file in the layout of the PDAE authors'.
+def export(model: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Writes the model of a workdir as one PyTorch file in the layout of the PDAE authors'.
 
     It has ema_denoise_fn, or ema_decoder and ema_encoder, and what else the model holds; beside
-    them its "architecture", by which `convert` brings it back exactly. Needs PyTorch.
+    them its "architecture", by which `convert` imports it exactly. Needs PyTorch.
     """
     try:
         import torch
@@ -354,14 +363,11 @@ def export(workdir: str | os.PathLike, path: str | os.PathLike) -> None:
         "latent": "ema_latent_denoise_fn",
         "classifier": "ema_classifier",
     }
-    value: dict[str, Any] = {"architecture": checkpoint.read_architecture(workdir).to_dict()}
+    workdir = Workdir(model)
+    value: dict[str, Any] = {"architecture": workdir.architecture.to_dict()}
     for name, state in state_dicts(workdir).items():
         tensors = {key: torch.from_numpy(array.copy()) for key, array in state.items()}
         value |= tensors if name == "statistics" else {keys[name]: tensors}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    with atomic.new_file(path) as partial:
         torch.save(value, partial)
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,13 +1,13 @@
-"""Name maps: each key of a PyTorch state dict, and where its numbers live in our parameters.
+"""Name maps: each key of a PyTorch state dict, and its place in pdae_jax's parameters.
 
-One table per network, both ways: `to_params` brings a state dict in, `to_torch` out again, equal
-bit for bit. The layouts differ (NCHW and NHWC, transposed matrices), and one thing more: ours
-keep all projections of t (and of z) in one matrix, where the original has one a residual block.
+One table per network, both ways: `to_params` imports a state dict, `to_torch` exports it again,
+equal bit for bit. The layouts differ (NCHW and NHWC, transposed matrices), and pdae_jax keeps all
+projections of t (and of z) in one matrix, where the original has one a residual block.
 """
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,21 +16,21 @@ from pdae_jax.runtime.choices import listed
 
 
 class Layout(NamedTuple):
-    """How one tensor is turned: torch -> ours, ours -> torch."""
+    """How one tensor is turned: from PyTorch's layout, and back to it."""
 
-    come: Callable[[np.ndarray], np.ndarray]
-    go: Callable[[np.ndarray], np.ndarray]
+    from_torch: Callable[[np.ndarray], np.ndarray]
+    to_torch: Callable[[np.ndarray], np.ndarray]
 
 
 SAME = Layout(lambda w: w, lambda w: w)
 MATRIX = Layout(lambda w: w.T, lambda w: w.T)
 CONV = Layout(lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1))
-# Attention's 1 x 1 convolutions over a sequence, [out, in, 1]: linear layers in ours.
+# Attention's 1 x 1 convolutions over a sequence, [out, in, 1]: linear layers in pdae_jax.
 CONV1D = Layout(lambda w: w[:, :, 0].T, lambda w: w.T[:, :, None])
 
 
 class Entry(NamedTuple):
-    """One tensor: its place in our parameters, and the columns of the last axis it takes there."""
+    """One tensor: its place in the parameters, and the columns of the last axis it takes there."""
 
     path: tuple[str, ...]
     layout: Layout
@@ -38,9 +38,12 @@ class Entry(NamedTuple):
 
 
 Names = dict[str, Entry]
+# The torch name of each condition's linear layer -> (path, columns).
+Projections = dict[str, tuple[tuple[str, ...], slice]]
 
 
-def _pair(torch: str, path: tuple[str, ...], layout: Layout, columns=None) -> Names:
+def _pair(torch: str, path: tuple[str, ...], layout: Layout, columns: slice | None = None) -> Names:
+    """A layer's weight and bias."""
     leaf = "scale" if layout is SAME else "kernel"
     dot = f"{torch}." if torch else ""
     return {
@@ -57,8 +60,8 @@ def _attention(torch: str, path: tuple[str, ...]) -> Names:
     )
 
 
-def _res(torch: str, path: tuple[str, ...], skip: bool, projections: dict[str, tuple]) -> Names:
-    """projections: the torch name of each condition's linear layer -> (our path, columns)."""
+def _res(torch: str, path: tuple[str, ...], skip: bool, projections: Projections) -> Names:
+    """A residual block, with the layers that project its conditions."""
     names = (
         _pair(f"{torch}.in_layers.0", (*path, "norm_in"), SAME)
         | _pair(f"{torch}.in_layers.2", (*path, "conv_in"), CONV)
@@ -79,7 +82,9 @@ def _columns(widths: list[int]) -> Iterator[slice]:
         start += 2 * width
 
 
-def _decoder(arch: Architecture, root: str, prefix: str, projections: Callable[[], dict]) -> Names:
+def _decoder(
+    arch: Architecture, root: str, prefix: str, projections: Callable[[], Projections]
+) -> Names:
     """Middle block, way up and head: the UNet's (prefix "") or the estimator's ("shift_")."""
     middle, width = f"{prefix}middle_block", arch.base * arch.mult[-1]
     up = (root, "up")
@@ -113,7 +118,7 @@ def unet(arch: Architecture) -> Names:
     )
     columns = _columns(arch.down_conditions() + arch.up_conditions())
 
-    def projections():
+    def projections() -> Projections:
         return {"emb_layers.1": (("dpm", "time_projection", "linear"), next(columns))}
 
     width = None
@@ -130,10 +135,10 @@ def unet(arch: Architecture) -> Names:
 
 
 def gradient_estimator(arch: Architecture) -> Names:
-    """G: what the authors' decoder has beside the UNet's keys -> group "gradient"."""
+    """G: the keys of the authors' decoder beside the UNet's -> group "gradient"."""
     time, code = _columns(arch.up_conditions()), _columns(arch.up_conditions())
 
-    def projections():
+    def projections() -> Projections:
         return {
             "emb_layers.1": (("gradient", "time_projection", "linear"), next(time)),
             "emb_z_layers.1": (("gradient", "z_projection", "linear"), next(code)),
@@ -151,7 +156,8 @@ def decoder(arch: Architecture) -> Names:
 
 def encoder(arch: Architecture) -> Names:
     """E: a numbered list of layers; the last takes a channel-first flattened map."""
-    names, index = {}, 0
+    names: Names = {}
+    index = 0
     height, width = arch.image_shape[:2]
     for k in range(len(arch.encoder_widths)):
         height, width = -(-height // 2), -(-width // 2)
@@ -202,7 +208,7 @@ def plain(group: str, shapes: Mapping[str, tuple[int, ...]]) -> Names:
     """A network that keeps its names: "a.b.weight" -> (group, a, b, "kernel" or "scale")."""
     layouts = {1: SAME, 2: MATRIX, 4: CONV}
     leaves = {"bias": "bias", "running_mean": "mean", "running_var": "variance"}
-    names = {}
+    names: Names = {}
     for key, shape in shapes.items():
         *path, leaf = key.split(".")
         leaf = leaves.get(leaf) or ("scale" if len(shape) == 1 else "kernel")
@@ -210,7 +216,7 @@ def plain(group: str, shapes: Mapping[str, tuple[int, ...]]) -> Names:
     return names
 
 
-def torch_shapes(names: Names, params) -> dict[str, tuple[int, ...]]:
+def torch_shapes(names: Names, params: Any) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor of the state dict that fills parameters of the shapes `params`."""
 
     def shape(entry: Entry) -> tuple[int, ...]:
@@ -218,12 +224,17 @@ def torch_shapes(names: Names, params) -> dict[str, tuple[int, ...]]:
         for name in entry.path:
             node = node[name]
         empty = np.broadcast_to(np.float32(0), node.shape)  # of this shape, without its memory
-        return entry.layout.go(empty[..., entry.columns] if entry.columns else empty).shape
+        return entry.layout.to_torch(empty[..., entry.columns] if entry.columns else empty).shape
 
     return {key: shape(entry) for key, entry in names.items()}
 
 
-def fit(what: str, wanted: Mapping, state_dict: Mapping[str, np.ndarray], shapes=None) -> None:
+def check_fit(
+    what: str,
+    wanted: Mapping[str, Any],
+    state_dict: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> None:
     """Raises ValueError with all keys that are missing, left over or, by `shapes`, misshapen."""
     missing, extra = sorted(wanted.keys() - state_dict), sorted(state_dict.keys() - wanted.keys())
     odd = [
@@ -249,25 +260,25 @@ def fit(what: str, wanted: Mapping, state_dict: Mapping[str, np.ndarray], shapes
 MOST_COMPARED = 40
 
 
-def to_params(names: Names, state_dict: Mapping[str, np.ndarray]) -> dict:
-    """A state dict of any float type as our float32 parameters, {group: nested dict}.
+def to_params(names: Names, state_dict: Mapping[str, np.ndarray]) -> dict[str, dict]:
+    """A state dict of any float type as float32 parameters, {group: nested dict}.
 
     Strictly: ValueError where a key is missing or left over, or where two twins differ.
     """
-    fit("state dict", names, state_dict)
-    pieces: dict[tuple, dict] = {}
+    check_fit("state dict", names, state_dict)
+    pieces: dict[tuple[str, ...], dict[int, np.ndarray]] = {}
     for key, entry in names.items():
-        piece = entry.layout.come(np.asarray(state_dict[key]))
+        piece = entry.layout.from_torch(np.asarray(state_dict[key]))
         start = entry.columns.start if entry.columns else 0
         twin = pieces.setdefault(entry.path, {}).setdefault(start, piece)
         if not np.array_equal(twin, piece):
             raise ValueError(f"{key} differs from its twin, the same tensor saved twice")
-    params: dict = {}
-    for path, parts in pieces.items():
+    params: dict[str, Any] = {}
+    for path, found in pieces.items():
         node = params
         for name in path[:-1]:
             node = node.setdefault(name, {})
-        parts = [parts[start] for start in sorted(parts)]
+        parts = [found[start] for start in sorted(found)]
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
         with np.errstate(over="ignore"):  # a float64 may be beyond float32
             node[path[-1]] = np.ascontiguousarray(joined, np.float32)
@@ -276,14 +287,14 @@ def to_params(names: Names, state_dict: Mapping[str, np.ndarray]) -> dict:
     return params
 
 
-def to_torch(names: Names, params: dict) -> dict[str, np.ndarray]:
-    """Our parameters as a state dict in the original's names and layouts."""
-    state_dict = {}
+def to_torch(names: Names, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Parameters as a state dict in the original's names and layouts."""
+    state_dict: dict[str, np.ndarray] = {}
     for key, (path, layout, columns) in names.items():
-        node = params
+        node: Any = params
         for name in path:
             node = node[name]
         array = np.asarray(node)
         array = array[..., columns] if columns else array
-        state_dict[key] = np.ascontiguousarray(layout.go(array))
+        state_dict[key] = np.ascontiguousarray(layout.to_torch(array))
     return state_dict

@@ -1,4 +1,4 @@
-"""Which kind of file a source is, by its content, and the networks' state dicts in it."""
+"""Recognises the kind of a PyTorch file by its content, and finds its networks' state dicts."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -7,11 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pdae_jax.convert import infer, torch_file
-from pdae_jax.convert.infer import Told
+from pdae_jax.convert import torch_file
+from pdae_jax.convert.architecture_facts import (
+    Facts,
+    from_architecture,
+    from_hyper_parameters,
+)
 from pdae_jax.runtime.choices import listed
 
 StateDict = dict[str, np.ndarray]
+Entries = dict[str, Any]  # of a file, by their keys
 
 # The networks of the PDAE authors' files: key -> network; "ema_" before it is the average.
 PDAE_KEYS = {
@@ -21,7 +26,7 @@ PDAE_KEYS = {
     "latent_denoise_fn": "latent",
     "classifier": "classifier",
 }
-# What a checkpoint holds beside networks, and is not needed to use them.
+# Entries of a checkpoint beside its networks that are not needed to use them.
 TRAINING = {
     "optimizer",
     "optimizers",
@@ -40,11 +45,12 @@ TRAINING = {
 
 
 class Source(NamedTuple):
-    """One file: what kind it is, and what of it is used.
+    """One file: its kind, and its contents that are used.
 
-    networks: name -> state dict, names as `infer.architecture`'s and "alexnet", "lpips",
-    "inception". weights: name -> "ema", "raw" or "as stored". ignored: lines, each a thing that is
-    knowingly not used and why. step: of its training, None where not stored.
+    networks: name -> state dict, names as those of `architecture_facts.architecture` and "alexnet",
+    "lpips", "inception". weights: name -> "ema", "raw" or "as stored". ignored: lines, each on
+    something that is knowingly not used and why. step: of its training, None where not stored.
+    facts: of its architecture, beyond the shapes.
     """
 
     path: Path
@@ -53,7 +59,7 @@ class Source(NamedTuple):
     weights: dict[str, str]
     ignored: list[str]
     step: int | None
-    told: list[Told]
+    facts: list[Facts]
 
 
 def read_source(
@@ -61,21 +67,24 @@ def read_source(
 ) -> Source:
     """Recognises the file at `path` and finds its networks.
 
-    weights: "ema" or "raw", where a file has both. class_label: which class a class-conditional
-    UNet is made into. Raises ValueError (also torch_file's) for what is not one of spec 7's files.
+    weights: "ema" or "raw", where a file has both. class_label: the class that a class-conditional
+    UNet is reduced to. Raises ValueError (also torch_file's) for a file of no known kind.
     """
     contents = torch_file.read(path)
     try:
         return _recognised(path, contents, weights, class_label)
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(
-            f"{path}: like a known kind of checkpoint, but what is in it makes no sense "
+            f"{path}: like a known kind of checkpoint, but its contents make no sense "
             f"({type(error).__name__}: {str(error)[:80]})"
         ) from error
 
 
-def _recognised(path, contents, weights: str, class_label: int | None) -> Source:
-    value, ignored = contents.value, []
+def _recognised(
+    path: str | os.PathLike, contents: torch_file.Contents, weights: str, class_label: int | None
+) -> Source:
+    value = contents.value
+    ignored: list[str] = []
     if contents.placeholders:
         ignored.append(
             f"objects of {len(contents.placeholders)} classes that were not loaded: "
@@ -89,7 +98,7 @@ def _recognised(path, contents, weights: str, class_label: int | None) -> Source
         raise ValueError(
             f"{path}: no checkpoint of a known kind: its keys are {listed(sorted(value)) or 'none'}"
         )
-    found = read(path, value, weights, ignored)
+    found = read(Path(path), value, weights, ignored)
     networks = {name: _tensors(path, name, state) for name, state in found.networks.items()}
     if "unet" in networks and "label_emb.weight" in networks["unet"]:
         networks["unet"] = _of_class(path, networks["unet"], class_label, ignored)
@@ -98,8 +107,8 @@ def _recognised(path, contents, weights: str, class_label: int | None) -> Source
     return found._replace(networks=networks, ignored=ignored)
 
 
-def _lightning(path, value, weights, ignored) -> Source:
-    """Diff-AE's diffusion model: model.*, ema_model.* and the buffer x_T in one state dict."""
+def _lightning(path: Path, value: Entries, weights: str, ignored: list[str]) -> Source:
+    """Reads Diff-AE's diffusion model: model.*, ema_model.* and the buffer x_T in a state dict."""
     state = value["state_dict"]
     chosen = {"ema": "ema_model.", "raw": "model."}[weights]
     network = {
@@ -126,22 +135,23 @@ def _lightning(path, value, weights, ignored) -> Source:
     )
     given = value.get("hyper_parameters")
     given = given.entries if isinstance(given, torch_file.Placeholder) else given
-    told = [infer.from_hyper_parameters(given)] if isinstance(given, Mapping) and given else []
+    facts = [from_hyper_parameters(given)] if isinstance(given, Mapping) and given else []
     version = listed([value["pytorch-lightning_version"]])
     return Source(
-        Path(path),
+        path,
         f"Diff-AE's diffusion model, PyTorch-Lightning {version}",
         {"unet": network},
         {"unet": weights},
         ignored,
         _whole(value.get("global_step")),
-        told,
+        facts,
     )
 
 
-def _pdae(path, value, weights, ignored) -> Source:
-    """The PDAE authors' files, and ours: networks by name, each perhaps with its average."""
-    networks, taken = {}, {}
+def _pdae(path: Path, value: Entries, weights: str, ignored: list[str]) -> Source:
+    """Reads PDAE files, the authors' or exported ones: networks by name, perhaps with averages."""
+    networks: dict[str, Any] = {}
+    taken: dict[str, str] = {}
     for key, name in PDAE_KEYS.items():
         there = {"ema": f"ema_{key}" in value, "raw": key in value}
         if not any(there.values()):
@@ -176,14 +186,14 @@ def _pdae(path, value, weights, ignored) -> Source:
         "statistics": "statistics of z",
     }
     kind = "PDAE's " + next(text for name, text in kinds.items() if name in networks)
-    told = []
+    facts: list[Facts] = []
     if isinstance(value.get("architecture"), Mapping):
-        kind, told = "a pdae_jax model", [infer.from_architecture(dict(value["architecture"]))]
-    return Source(Path(path), kind, networks, taken, ignored, _whole(value.get("step")), told)
+        kind, facts = "a pdae_jax model", [from_architecture(value["architecture"])]
+    return Source(path, kind, networks, taken, ignored, _whole(value.get("step")), facts)
 
 
-def _bare(path, value, weights, ignored) -> Source:
-    """A state dict by itself, of the network that its names show."""
+def _bare(path: Path, value: Entries, weights: str, ignored: list[str]) -> Source:
+    """Reads a state dict by itself, of the network that its names show."""
     value = _without_module(value)
     kind, name, unused = next(row[1:] for row in BARE if row[0] in value)
     if name == "unet" and any(key.startswith("shift_") for key in value):
@@ -196,11 +206,11 @@ def _bare(path, value, weights, ignored) -> Source:
     if dropped:
         ignored.append(f"{listed(dropped)}: not part of what is computed")
     network = {key: tensor for key, tensor in value.items() if key not in dropped}
-    return Source(Path(path), kind, {name: network}, {name: "as stored"}, ignored, None, [])
+    return Source(path, kind, {name: network}, {name: "as stored"}, ignored, None, [])
 
 
-# A name that only this network has, what it is, its network and what of it is not needed.
-BARE = [
+# A name that only this network has, the file's kind, the network and the prefix of unused entries.
+BARE: list[tuple[str, str, str, str | None]] = [
     ("input_blocks.0.0.weight", "guided-diffusion's UNet", "unet", None),
     ("encoder.0.weight", "PDAE's encoder, a bare state dict", "encoder", None),
     (
@@ -215,12 +225,12 @@ BARE = [
 ]
 
 
-def _is_bare(value: Mapping) -> bool:
+def _is_bare(value: Entries) -> bool:
     names = {key.removeprefix("module.") for key in value}
     return any(row[0] in names for row in BARE)
 
 
-KINDS: list[tuple[Callable, Callable]] = [
+KINDS: list[tuple[Callable[[Entries], bool], Callable[[Path, Entries, str, list[str]], Source]]] = [
     (lambda value: {"state_dict", "pytorch-lightning_version"} <= value.keys(), _lightning),
     (
         lambda value: (
@@ -233,8 +243,8 @@ KINDS: list[tuple[Callable, Callable]] = [
 ]
 
 
-def _training(path, value: Mapping, used: set[str]) -> list[str]:
-    """Lines on what else a checkpoint holds; ValueError for tensors that nobody knows."""
+def _training(path: Path, value: Entries, used: set[str]) -> list[str]:
+    """Lines on what else a checkpoint holds; ValueError for tensors of no known use."""
     rest = [key for key in value if key not in used]
     strange = [key for key in rest if key not in TRAINING and _holds_tensors(value[key])]
     if strange:
@@ -247,24 +257,23 @@ def _training(path, value: Mapping, used: set[str]) -> list[str]:
 
 def _holds_tensors(value: Any) -> bool:
     """Whether there is a tensor anywhere in nested containers, which may contain themselves."""
-    seen, waiting = set(), [value]
+    seen: set[int] = set()
+    waiting = [value]
     while waiting:
         value = waiting.pop()
         if isinstance(value, np.ndarray):
             return True
         if id(value) not in seen:
             seen.add(id(value))
-            waiting += (
-                list(value.values())
-                if isinstance(value, Mapping)
-                else value
-                if isinstance(value, (list, tuple))
-                else []
-            )
+            if isinstance(value, Mapping):
+                waiting += value.values()
+            elif isinstance(value, (list, tuple)):
+                waiting += value
     return False
 
 
-def _tensors(path, name: str, state) -> StateDict:
+def _tensors(path: str | os.PathLike, name: str, state: Any) -> StateDict:
+    """A network's state dict; ValueError where it is something else."""
     if not isinstance(state, Mapping) or not state:
         raise ValueError(f"{path}: its {name} is no state dict but a {type(state).__name__}")
     for key, tensor in state.items():
@@ -276,15 +285,17 @@ def _tensors(path, name: str, state) -> StateDict:
     return _without_module(state)
 
 
-def _without_module(state: Mapping) -> dict:
-    """Without the prefix that torch's DataParallel gives to every key."""
+def _without_module(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict without the prefix that torch's DataParallel gives to every key."""
     if all(isinstance(key, str) and key.startswith("module.") for key in state):
         return {key.removeprefix("module."): tensor for key, tensor in state.items()}
     return dict(state)
 
 
-def _of_class(path, unet: StateDict, label: int | None, ignored: list[str]) -> StateDict:
-    """A class-conditional UNet as that of one class: its embedding is added to t's, always."""
+def _of_class(
+    path: str | os.PathLike, unet: StateDict, label: int | None, ignored: list[str]
+) -> StateDict:
+    """A class-conditional UNet reduced to one class, whose embedding is added to t's always."""
     unet = dict(unet)
     embedding = unet.pop("label_emb.weight")
     if label is None or not 0 <= label < len(embedding):
@@ -298,7 +309,7 @@ def _of_class(path, unet: StateDict, label: int | None, ignored: list[str]) -> S
     return unet
 
 
-def _whole(step) -> int | None:
+def _whole(step: Any) -> int | None:
     """A step, which may be stored as a number or as a tensor of one."""
     if isinstance(step, np.ndarray) and step.size == 1:
         step = step.item()

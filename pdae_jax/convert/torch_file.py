@@ -2,7 +2,7 @@
 
 A `.pt` or `.ckpt` is a zip: a pickle, `data.pkl`, and one raw file a storage. The pickle may come
 from a stranger, so nothing that it names is ever imported. Tensors and plain containers become
-what they are, every other class an inert `Placeholder`; a name that no checkpoint needs, such as
+themselves, every other class an inert `Placeholder`; a name that no checkpoint needs, such as
 os.system, refuses the file. Tensors are read-only views of the memory-mapped file.
 """
 
@@ -16,8 +16,9 @@ import pickletools
 import shlex
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import ml_dtypes
 import numpy as np
@@ -26,10 +27,10 @@ from pdae_jax.runtime.choices import listed
 
 
 class TorchFileError(ValueError):
-    """A file that is not read: one line that says why, and what to do."""
+    """A file that is refused: one line that says why, and the remedy."""
 
 
-STORAGES = {
+STORAGES: dict[str, Any] = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
     "HalfStorage": np.float16,
@@ -42,7 +43,7 @@ STORAGES = {
     "BoolStorage": np.bool_,
 }
 
-# What only an attack names: none of it would be obeyed, but whoever sent it should be known.
+# Names that only an attack uses: none of them would be obeyed, but the file should not be trusted.
 HOSTILE_MODULES = {
     "os",
     "posix",
@@ -85,7 +86,7 @@ HOSTILE_BUILTINS = {
 
 
 class Contents(NamedTuple):
-    """What a file holds: its object, with tensors as arrays, and the classes left inert."""
+    """The contents of a file: its object, with tensors as arrays, and the classes left inert."""
 
     value: Any
     placeholders: tuple[str, ...]
@@ -94,35 +95,39 @@ class Contents(NamedTuple):
 class Placeholder:
     """An object of a class that was not imported: it keeps what it was given, and does nothing.
 
-    args: what it was called with; entries: what was set in it, if it was a kind of dict.
+    args: of the call that made it. entries: set in it, if it was a kind of dict.
     """
 
-    def __new__(cls, *args, **kwargs):
+    args: tuple[Any, ...]
+    entries: dict[Any, Any]
+    state: Any
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         self.args, self.entries, self.state = args, {}, None
         return self
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         self.state = state
 
-    def __setitem__(self, key, value):
+    def __setitem__(self, key: Any, value: Any) -> None:
         self.entries[key] = value
 
-    def append(self, value):
+    def append(self, value: Any) -> None:
         """Lists' and sets' contents are not needed; pickle insists on being able to add them."""
 
     extend = add = append
 
 
 def read(path: str | os.PathLike) -> Contents:
-    """The object that `torch.save` wrote to `path`; each tensor a read-only NumPy array.
+    """Reads the object that `torch.save` wrote to `path`; each tensor a read-only NumPy array.
 
-    Each storage's checksum is proved as the pickle names it, and its memory given back: what is not
-    used afterwards takes none. Raises TorchFileError for
-    what is not such a file, is damaged, or tries to run code.
+    Each storage's checksum is verified as the pickle names it, and its memory given back: a storage
+    that is not used afterwards takes none. Raises TorchFileError for a file that is none of
+    PyTorch's, is damaged, or tries to run code.
     """
     archive = _Archive(Path(path))
     unpickler = _Unpickler(archive)
@@ -142,7 +147,7 @@ CHUNK = 1 << 24
 
 
 class _Archive:
-    """The zip: its entries as slices of one memory map, each checked before it is believed."""
+    """The zip: its entries as slices of one memory map, each verified before it is used."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -160,7 +165,7 @@ class _Archive:
         with path.open("rb") as file:
             self._mmap = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.map = np.frombuffer(self._mmap, np.uint8)
-        self.entries = {}
+        self.entries: dict[str, zipfile.ZipInfo] = {}
         for entry in entries:
             parts = entry.filename.replace("\\", "/").split("/")
             if ".." in parts or entry.filename.startswith(("/", "\\")) or ":" in parts[0]:
@@ -184,11 +189,11 @@ class _Archive:
         self.big_endian = order is not None and self.bytes("byteorder").tobytes() == b"big"
 
     def bytes(self, name: str) -> np.ndarray:
-        """An entry's bytes, uint8, once its place and its checksum are proved."""
+        """An entry's bytes, uint8, once its place and its checksum are verified."""
         entry = self.entries.get(self.root + name)
         if entry is None:
             raise TorchFileError(
-                f"{self.path}: it speaks of {name}, which it does not hold; fetch it again"
+                f"{self.path}: it names {name}, which it does not hold; fetch it again"
             )
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             raise TorchFileError(
@@ -217,12 +222,12 @@ class _Archive:
     def _crc32(self, data: np.ndarray) -> int:
         crc = 0
         for at in range(0, len(data), CHUNK):
-            crc = zlib.crc32(data[at : at + CHUNK], crc)
+            crc = zlib.crc32(data[at : at + CHUNK].data, crc)
             if hasattr(mmap, "MADV_DONTNEED"):
                 self._mmap.madvise(mmap.MADV_DONTNEED)
         return crc
 
-    def storage(self, key: str, dtype, numel: int) -> np.ndarray:
+    def storage(self, key: str, dtype: Any, numel: int) -> np.ndarray:
         data = self.bytes(f"data/{key}")
         itemsize = np.dtype(dtype).itemsize
         if numel * itemsize != len(data):
@@ -239,7 +244,7 @@ def _not_a_zip(path: Path) -> str:
         start = file.read(64)
     if start.startswith(b"PK"):
         return f"{path}: a zip that is damaged or cut short; fetch it again"
-    # A pickle, or the tar of the very first versions: what torch.save wrote before 1.6.
+    # A pickle, or the tar of the very first versions: the formats of torch.save before 1.6.
     if start[:1] == b"\x80" or b"\0" * 8 in start and start[:1].isalnum():
         return (
             f"{path}: in PyTorch's format of before 1.6; save it anew with: python -c \"import "
@@ -258,9 +263,11 @@ class _Unpickler(pickle.Unpickler):
         data = archive.bytes("data.pkl").tobytes()
         _check_memo(archive.path, data)
         super().__init__(io.BytesIO(data))
-        self.archive, self.storages, self.placeholders = archive, {}, {}
+        self.archive = archive
+        self.storages: dict[tuple[str, str], np.ndarray] = {}
+        self.placeholders: dict[str, type[Placeholder]] = {}
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if module in ("builtins", "__builtin__") and name in ("set", "frozenset"):
@@ -287,7 +294,7 @@ class _Unpickler(pickle.Unpickler):
             full, type(name, (Placeholder,), {"__module__": module})
         )
 
-    def persistent_load(self, key):
+    def persistent_load(self, key: Any) -> np.ndarray:
         match key:
             case ("storage", _Storage(name=name), str(file), _, int(numel)) if numel >= 0:
                 pass
@@ -299,7 +306,7 @@ class _Unpickler(pickle.Unpickler):
             self.storages[name, file] = self.archive.storage(file, STORAGES[name], numel)
         return self.storages[name, file]
 
-    def _tensor(self, storage, offset, size, stride, *more) -> np.ndarray:
+    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *more: Any) -> np.ndarray:
         """A view of a storage; one that would leave it, or be larger than it, is refused."""
         numbers = (offset, *size, *stride)
         if (
@@ -326,11 +333,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _check_memo(path: Path, data: bytes) -> None:
-    """Refuses a pickle that stores at a place no pickle of its length has: memory is set aside for
-    all places below."""
+    """Refuses a pickle that stores at a place that no pickle of its length has.
+
+    Unpickling allocates memory for all places below.
+    """
     try:
         for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(data):
+            put = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
+            if put and isinstance(argument, int) and argument > len(data):
                 raise TorchFileError(
                     f"{path}: its pickle asks for memory for {argument:,} objects, "
                     f"more than it can hold; refused"
@@ -345,7 +355,7 @@ def _check_memo(path: Path, data: bytes) -> None:
 
 
 def _short(value: Any) -> str:
-    """What a pickle holds, for a message: never the whole of it, which could be without end."""
+    """A pickle's value for a message: never the whole of it, which could be without end."""
     if isinstance(value, (list, tuple)) and len(value) <= 8:
         return (
             "("
@@ -358,17 +368,17 @@ def _short(value: Any) -> str:
 
 
 class _Function:
-    """What the pickle may call; it cannot be changed by the pickle, unlike a function."""
+    """A function that the pickle may call; unlike a plain one, the pickle cannot change it."""
 
     __slots__ = ("_call",)
 
-    def __init__(self, call):
+    def __init__(self, call: Callable[..., Any]):
         self._call = call
 
-    def __call__(self, *args):
+    def __call__(self, *args: Any) -> Any:
         return self._call(*args)
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         raise TorchFileError("the pickle tries to change how tensors are read; refused")
 
 

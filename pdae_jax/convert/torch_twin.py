@@ -1,14 +1,15 @@
-"""The networks once more, in PyTorch, under the original files' names: what `verify` trusts.
+"""The original networks in PyTorch, under the original files' names: the reference of `verify`.
 
 Written from the same description as the Flax networks but sharing no code that computes with
 them; a state dict of an original file loads into it strictly. Images are NCHW here.
 """
 
 import math
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pdae_jax.networks.architecture import Architecture
@@ -27,7 +28,7 @@ def timestep_embedding(t: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 class ResBlock(nn.Module):
-    """conditions in forward: the embedding of t, then, where there is one, that of z."""
+    """A residual block under the embedding of t and, where there is one, that of z."""
 
     def __init__(
         self,
@@ -49,12 +50,12 @@ class ResBlock(nn.Module):
         )
         self.skip_connection = nn.Identity() if n_in == n_out else nn.Conv2d(n_in, n_out, 1)
 
-    def resampled(self, x):
+    def resampled(self, x: Tensor) -> Tensor:
         if self.resample == "down":
             return F.avg_pool2d(x, 2)
         return F.interpolate(x, scale_factor=2, mode="nearest") if self.resample == "up" else x
 
-    def forward(self, x, emb, emb_z=None):
+    def forward(self, x: Tensor, emb: Tensor, emb_z: Tensor | None = None) -> Tensor:
         h = self.in_layers[2](self.resampled(self.in_layers[:2](x)))
         h = self.out_layers[0](h)
         layers = [self.emb_layers(emb)] + ([] if emb_z is None else [self.emb_z_layers(emb_z)])
@@ -65,6 +66,8 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
+    """Self-attention over all places of a map, with a residual."""
+
     def __init__(self, channels: int, heads: int, order: str = "legacy"):
         super().__init__()
         self.heads, self.order = heads, order
@@ -72,7 +75,7 @@ class Attention(nn.Module):
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
-    def forward(self, x, *conditions):
+    def forward(self, x: Tensor, *conditions: Tensor) -> Tensor:
         B, C, H, W = x.shape
         h = self.qkv(self.norm(x).reshape(B, C, H * W))
         width = C // self.heads
@@ -88,7 +91,7 @@ class Attention(nn.Module):
 class Blocks(nn.ModuleList):
     """Layers in a row, all but the first convolution's under the same conditions."""
 
-    def forward(self, h, *conditions):
+    def forward(self, h: Tensor, *conditions: Tensor) -> Tensor:
         for layer in self:
             h = layer(h) if isinstance(layer, nn.Conv2d) else layer(h, *conditions)
         return h
@@ -135,7 +138,7 @@ class UNet(nn.Module):
     def attention(self, channels: int) -> Attention:
         return Attention(channels, self.arch.heads_of(channels), self.arch.qkv_order)
 
-    def way_up(self, n_out: int, with_z: bool):
+    def way_up(self, n_out: int, with_z: bool) -> tuple[Blocks, nn.ModuleList, nn.Sequential]:
         arch, emb = self.arch, self.arch.embedding
         width = arch.base * arch.mult[-1]
         middle = Blocks(
@@ -159,14 +162,18 @@ class UNet(nn.Module):
         out = nn.Sequential(norm(width), nn.SiLU(), nn.Conv2d(width, n_out, 3, padding=1))
         return middle, ups, out
 
-    def forward(self, x, t, z=None):
+    def forward(
+        self, x: Tensor, t: Tensor, z: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         emb = self.time_embed(timestep_embedding(t, self.arch.base))
         h, skips = x, []
         for block in self.input_blocks:
             h = block(h, emb)
             skips.append(h)
 
-        def up(middle, blocks, out, *conditions):
+        def up(
+            middle: nn.Module, blocks: Iterable[nn.Module], out: nn.Module, *conditions: Tensor
+        ) -> Tensor:
             g = middle(h, *conditions)
             for block, skip in zip(blocks, reversed(skips)):
                 g = block(torch.cat([g, skip], 1), *conditions)
@@ -189,7 +196,8 @@ class Encoder(nn.Module):
 
     def __init__(self, arch: Architecture):
         super().__init__()
-        (height, width, n), layers = arch.image_shape, []
+        height, width, n = arch.image_shape
+        layers: list[nn.Module] = []
         for channels in arch.encoder_widths:
             layers.append(nn.Conv2d(n, channels, 3, stride=2, padding=1))
             height, width, n = -(-height // 2), -(-width // 2), channels
@@ -199,11 +207,13 @@ class Encoder(nn.Module):
         layers += [nn.Flatten(), nn.Linear(n * height * width, arch.z_size)]
         self.encoder = nn.Sequential(*layers)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.encoder(x)
 
 
 class LatentLayer(nn.Module):
+    """A linear layer and, where cond > 0, a norm and an activation under t's embedding."""
+
     def __init__(self, n_in: int, n_out: int, cond: int):
         super().__init__()
         self.linear = nn.Linear(n_in, n_out)
@@ -212,7 +222,7 @@ class LatentLayer(nn.Module):
             self.cond_layers = nn.Sequential(nn.SiLU(), self.linear_emb)  # one tensor, two names
             self.norm = nn.LayerNorm(n_out)
 
-    def forward(self, x, cond):
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         if not hasattr(self, "norm"):
             return self.linear(x)
         return F.silu(self.norm(self.linear(x) * (1 + self.cond_layers(cond))))
@@ -233,7 +243,7 @@ class LatentMLP(nn.Module):
             for k in range(n)
         )
 
-    def forward(self, z, t):
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
         cond = self.time_embed(timestep_embedding(t, self.time))
         h = z
         for k, layer in enumerate(self.layers):
@@ -241,7 +251,7 @@ class LatentMLP(nn.Module):
         return h
 
 
-NETWORKS = {
+NETWORKS: dict[str, Callable[[Architecture], nn.Module]] = {
     "unet": lambda arch: UNet(arch, False),
     "decoder": lambda arch: UNet(arch, True),
     "encoder": Encoder,
@@ -249,8 +259,8 @@ NETWORKS = {
 }
 
 
-def load(name: str, arch: Architecture, state_dict) -> nn.Module:
-    """Network `name` with a state dict of NumPy arrays, strictly, in evaluation mode."""
+def load(name: str, arch: Architecture, state_dict: Mapping[str, np.ndarray]) -> nn.Module:
+    """Loads network `name` with a state dict of NumPy arrays, strictly, in evaluation mode."""
     network = NETWORKS[name](arch)
     network.load_state_dict(
         {key: torch.from_numpy(np.array(value, np.float32)) for key, value in state_dict.items()},

@@ -1,68 +1,73 @@
-"""Proof that a conversion is right: the original in PyTorch and ours, on the same inputs."""
+"""Verifies a conversion: the original in PyTorch and pdae_jax on the same inputs."""
 
-import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from pdae_jax.convert.conversion import MODEL, RECEIPT, merge, sha256
+from pdae_jax.convert.conversion import MODEL, merge, sha256
 from pdae_jax.convert.torch_checkpoint import StateDict, read_source
 from pdae_jax.networks.architecture import Architecture
-from pdae_jax.networks.groups import Networks
-from pdae_jax.workdir import checkpoints as checkpoint
+from pdae_jax.networks.groups import Networks, Params
+from pdae_jax.workdir.workdir import Workdir
 
 TOLERANCE = 1e-5  # relative to the largest number of an output, in float32
 
 
 class Row(NamedTuple):
-    """The worst difference within one group of blocks: of what, in which block, how large."""
+    """The worst difference within one group of blocks.
+
+    blocks: their number. worst: the block with the largest relative difference. largest, relative:
+    its difference, and that relative to the largest number of the block's output.
+    """
 
     group: str
     blocks: int
     worst: str
-    largest: float  # difference
-    relative: float  # to the largest number of that block's output
+    largest: float
+    relative: float
 
     @property
     def passed(self) -> bool:
         return self.relative <= TOLERANCE
 
 
-def verify(workdir: str | os.PathLike, paths=None, *, say: Callable[[str], None] = print) -> bool:
-    """Compares a converted directory with the files it was made from; True when it passes.
+def verify(
+    model: str | os.PathLike,
+    paths: Iterable[str | os.PathLike] | None = None,
+    *,
+    say: Callable[[str], object] = print,
+) -> bool:
+    """Compares a converted workdir with the files that it was made from; True when it passes.
 
     paths: the files, None for those that its receipt names. Raises ValueError where they are not
     the ones converted. Needs PyTorch.
     """
-    receipt_path = Path(workdir) / RECEIPT
-    if not receipt_path.is_file():
-        raise ValueError(f"{workdir} has no {RECEIPT}: it was not converted from PyTorch files")
-    receipt = json.loads(receipt_path.read_text())
-    made_from = receipt["sources"]
-    paths = [Path(p) for p in paths or [source["file"] for source in made_from]]
-    if len(paths) != len(made_from):
-        raise ValueError(f"{workdir} was made from {len(made_from)} files, {len(paths)} are given")
-    there = {source["sha256"] for source in made_from}
-    for path in paths:
+    workdir = Workdir(model)
+    receipt = workdir.receipt
+    sources = receipt["sources"]
+    files = [Path(path) for path in paths or [source["file"] for source in sources]]
+    if len(files) != len(sources):
+        raise ValueError(f"{workdir} was made from {len(sources)} files, {len(files)} are given")
+    converted = {source["sha256"] for source in sources}
+    for path in files:
         if not path.is_file():
             raise ValueError(f"{path}: no such file; give the sources with --source=FILE,FILE")
-        if sha256(path) not in there:
+        if sha256(path) not in converted:
             raise ValueError(
-                f"{path} is not the file that was converted (another sha256 than in {RECEIPT})"
+                f"{path} is not the file that was converted (another sha256 than in the receipt)"
             )
     networks = merge(
         [
             read_source(path, weights=receipt["weights"], class_label=receipt["class_label"])
-            for path in paths
+            for path in files
         ]
     )
-    arch = checkpoint.read_architecture(workdir)
-    rows = compare(arch, checkpoint.read_weights(workdir), networks)
+    rows = compare(workdir.architecture, workdir.weights(), networks)
     say(table(rows))
     passed = all(row.passed for row in rows)
     say(
@@ -74,12 +79,12 @@ def verify(workdir: str | os.PathLike, paths=None, *, say: Callable[[str], None]
 
 def compare(
     arch: Architecture,
-    params: dict,
+    params: Params,
     networks: Mapping[str, StateDict],
     seed: int = 0,
     batch: int = 2,
 ) -> list[Row]:
-    """Runs original and ours on the same random inputs: a row a group of blocks, ends last."""
+    """Runs both models on the same random inputs: a row a group of blocks, final outputs last."""
     try:
         from pdae_jax.convert import torch_twin
     except ImportError as error:
@@ -89,18 +94,17 @@ def compare(
     z = rng.standard_normal((batch, arch.z_size), np.float32)
     t = np.linspace(arch.T // 5, arch.T - 1, batch).astype(np.int32)
     with jax.default_matmul_precision("highest"):
-        ours = run_ours(arch, params, networks, x, t, z)
-    theirs = {
+        converted = run_converted(arch, params, networks, x, t, z)
+    originals = {
         name: run_twin(torch_twin.load(name, arch, state), name, blocks(arch, name), x, t, z)
         for name, state in networks.items()
         if name in torch_twin.NETWORKS
     }
-    rows = []
-    for name, outputs in theirs.items():
-        groups: dict[str, list] = {}
+    rows: list[Row] = []
+    for name, outputs in originals.items():
+        groups: dict[str, list[tuple[float, float, str]]] = {}
         for block, original in outputs.items():
-            here = ours[name][block]
-            difference = float(np.abs(here - original).max())
+            difference = float(np.abs(converted[name][block] - original).max())
             scale = float(np.abs(original).max()) or 1.0
             groups.setdefault(group_of(name, block), []).append(
                 (difference / scale, difference, block)
@@ -121,6 +125,7 @@ END_OF = {
 
 
 def group_of(name: str, block: str) -> str:
+    """The row that a block of a network belongs to."""
     if block in ENDS:
         return block
     of = {"encoder": "encoder", "latent": "latent"}.get(name) or (
@@ -146,12 +151,14 @@ def group_of(name: str, block: str) -> str:
 
 
 def blocks(arch: Architecture, name: str) -> dict[str, tuple[str, ...]]:
-    """Each module of the original whose output is compared -> (group, *path) of ours.
+    """Each module of the original whose output is compared -> (group, *path) in pdae_jax.
 
-    Read off the name map: residual blocks, attention, and what stands alone.
+    Read off the name map: residual blocks, attention, and single layers.
     """
     group = {"encoder": "encoder", "latent": "latent"}.get(name, "dpm")
-    found = {} if name == "encoder" else {"time_embed": (group, "time_embedding")}
+    found: dict[str, tuple[str, ...]] = (
+        {} if name == "encoder" else {"time_embed": (group, "time_embedding")}
+    )
     for key, entry in MODEL[name](arch).items():
         for inner in (".in_layers.0.weight", ".qkv.weight"):
             if key.endswith(inner):
@@ -166,15 +173,24 @@ def blocks(arch: Architecture, name: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def run_ours(arch: Architecture, params: dict, wanted, x, t, z) -> dict[str, dict]:
-    """{network: {module of the original: output of ours}}, for the networks wanted."""
+def run_converted(
+    arch: Architecture,
+    params: Params,
+    wanted: Iterable[str],
+    x: np.ndarray,
+    t: np.ndarray,
+    z: np.ndarray,
+) -> dict[str, dict[str, np.ndarray]]:
+    """{network: {module of the original: output in pdae_jax}}, for the networks wanted."""
     net = Networks(arch)
-    keep = {"capture_intermediates": True, "mutable": ["intermediates"]}
+    keep: dict[str, Any] = {"capture_intermediates": True, "mutable": ["intermediates"]}
 
-    def run(params, x, t, z):
-        kept, ends = {group: {} for group in params}, {}
+    def run(params: Params, x: jax.Array, t: jax.Array, z: jax.Array) -> tuple[Any, Any]:
+        kept: dict[str, Any] = {group: {} for group in params}
+        ends: dict[str, jax.Array] = {}
+        embedding = features = None
 
-        def apply(module, group, *args, **kwargs):
+        def apply(module: Any, group: str, *args: Any, **kwargs: Any) -> Any:
             out, more = module.apply({"params": params[group]}, *args, **kwargs, **keep)
             kept[group] |= more.get("intermediates", {})
             return out
@@ -195,7 +211,7 @@ def run_ours(arch: Architecture, params: dict, wanted, x, t, z) -> dict[str, dic
 
     groups = [g for g in ("dpm", "gradient", "encoder", "latent") if g in params]
     kept, ends = jax.device_get(jax.jit(run)({g: params[g] for g in groups}, x, t, z))
-    outputs = {}
+    outputs: dict[str, dict[str, np.ndarray]] = {}
     for name in wanted:
         outputs[name] = {end: ends[end] for end in END_OF.get(name, ())}
         for module, (group, *path) in (blocks(arch, name) if name in END_OF else {}).items():
@@ -206,14 +222,21 @@ def run_ours(arch: Architecture, params: dict, wanted, x, t, z) -> dict[str, dic
     return outputs
 
 
-def run_twin(network, name: str, modules, x, t, z) -> dict[str, np.ndarray]:
-    """{module of the original: its output, channels last}, and the ends by their names."""
+def run_twin(
+    network: Any,
+    name: str,
+    modules: Iterable[str],
+    x: np.ndarray,
+    t: np.ndarray,
+    z: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """{module of the original: its output, channels last}, and the final outputs by their names."""
     import torch
 
-    outputs = {}
+    outputs: dict[str, np.ndarray] = {}
 
-    def keep(module_name: str):
-        def hook(module, inputs, output):
+    def keep(module_name: str) -> Callable[[Any, Any, Any], None]:
+        def hook(module: Any, inputs: Any, output: Any) -> None:
             outputs[module_name] = channels_last(output)
 
         return hook
@@ -221,18 +244,20 @@ def run_twin(network, name: str, modules, x, t, z) -> dict[str, np.ndarray]:
     named = dict(network.named_modules())
     for module in modules:
         named[module].register_forward_hook(keep(module))
-    image, t, z = torch.tensor(np.moveaxis(x, -1, 1).copy()), torch.tensor(t), torch.tensor(z)
+    image = torch.tensor(np.moveaxis(x, -1, 1).copy())
+    time, code = torch.tensor(t), torch.tensor(z)
     with torch.inference_mode():
         end = {
-            "unet": lambda: network(image, t)[:1],
-            "decoder": lambda: network(image, t, z),
+            "unet": lambda: network(image, time)[:1],
+            "decoder": lambda: network(image, time, code),
             "encoder": lambda: (network(image),),
-            "latent": lambda: (network(z, t),),
+            "latent": lambda: (network(code, time),),
         }[name]()
     return outputs | {label: channels_last(value) for label, value in zip(END_OF[name], end)}
 
 
-def channels_last(tensor) -> np.ndarray:
+def channels_last(tensor: Any) -> np.ndarray:
+    """A PyTorch tensor as a NumPy array, maps [B, H, W, C]."""
     array = tensor.numpy()
     return np.moveaxis(array, 1, -1) if array.ndim == 4 else array
 

@@ -1,14 +1,14 @@
-"""What a model's tensors tell of its architecture, and where the rest is learned from.
+"""An imported model's architecture: facts from the shapes of its tensors, and from elsewhere.
 
 Widths, levels and attention places are in the shapes. Heads, the order of the qkv channels, a
 bare UNet's image size and its schedule are not: they come from the file itself, config.yml, a
-Lightning file's hyper_parameters, a flag or the known defaults, and each is said aloud.
+Lightning file's hyper_parameters, a flag or the known defaults, and each is printed.
 """
 
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from pdae_jax.networks.architecture import Architecture
@@ -16,16 +16,19 @@ from pdae_jax.networks.architecture import Architecture
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-class Told(NamedTuple):
-    """Facts from one place; `where` is said aloud."""
+class Facts(NamedTuple):
+    """Facts from one source, whose name is printed: field of `Architecture` -> value.
 
-    where: str
-    facts: dict[str, Any]
-    asked: bool = False  # by the person: not to be overruled, nor to overrule, in silence
+    explicit: given by the user, so not to be overruled, nor to overrule, in silence.
+    """
+
+    source: str
+    values: dict[str, Any]
+    explicit: bool = False
 
 
 # Heads and image size of the paper's, Diff-AE's and ADM's models, by (base, mult).
-KNOWN = {
+KNOWN: dict[tuple[int, tuple[int, ...]], dict[str, Any]] = {
     (64, (1, 2, 4, 8)): {"heads": 4, "image_size": 64},
     (128, (1, 1, 2, 3, 4)): {"heads": 1, "image_size": 128},
     (64, (1, 2, 2, 4)): {"heads": 1, "image_size": 32},
@@ -43,13 +46,13 @@ DEFAULTS = {
 
 
 def architecture(
-    networks: Mapping[str, Shapes], told: list[Told]
+    networks: Mapping[str, Shapes], sources: list[Facts]
 ) -> tuple[Architecture, list[str]]:
-    """The networks' architecture, and a line for each thing that their shapes do not tell.
+    """The networks' architecture, and a line for each fact that their shapes do not show.
 
     networks: shapes by name ("unet" or "decoder", and "encoder", "latent", "classifier",
-    "statistics"). told: places that know more, best first. Raises ValueError where networks or
-    places contradict each other or the shapes.
+    "statistics"). sources: what else is known, best first. Raises ValueError where networks or
+    sources contradict each other or the shapes.
     """
     shown: dict[str, Any] = {}
     for name, shapes in networks.items():
@@ -59,28 +62,27 @@ def architecture(
                     f"the {name} has {field} = {value} and another network "
                     f"{shown[field]}: they do not belong to one model"
                 )
-    for place in told:
-        for field in place.facts.keys() & shown.keys():
-            if place.facts[field] != shown[field]:
+    for facts in sources:
+        for field in facts.values.keys() & shown.keys():
+            if facts.values[field] != shown[field]:
                 raise ValueError(
-                    f"{field} is {shown[field]} by the tensors and "
-                    f"{place.facts[field]} by {place.where}: they do not belong "
-                    f"together"
+                    f"{field} is {shown[field]} by the tensors and {facts.values[field]} by "
+                    f"{facts.source}: they do not belong together"
                 )
     known = {**_guesses(shown), **KNOWN.get((shown["base"], shown["mult"]), {})}
-    lines = []
+    lines: list[str] = []
 
-    def learn(field: str):
-        said = [place for place in told if field in place.facts]
-        if said:
-            first, value = said[0], said[0].facts[field]
-            for other in said[1:]:
-                if other.facts[field] != value and (first.asked or other.asked):
+    def learn(field: str) -> Any:
+        having = [facts for facts in sources if field in facts.values]
+        if having:
+            first, value = having[0], having[0].values[field]
+            for other in having[1:]:
+                if other.values[field] != value and (first.explicit or other.explicit):
                     raise ValueError(
-                        f"{field} is {value} by {first.where} and "
-                        f"{other.facts[field]} by {other.where}; leave one out"
+                        f"{field} is {value} by {first.source} and "
+                        f"{other.values[field]} by {other.source}; leave one out"
                     )
-            whence = f"from {first.where}"
+            whence = f"from {first.source}"
         elif field in known:
             value, whence = known[field], "as published models like it have"
         else:
@@ -90,7 +92,7 @@ def architecture(
         lines.append(f"{field} = {value}, {whence}")
         return value
 
-    if any(place.asked and "heads" in place.facts for place in told):
+    if any(facts.explicit and "heads" in facts.values for facts in sources):
         known["head_channels"] = 0  # heads by number, then
     fields = {name: shown[name] for name in ("base", "mult", "blocks", "learned_variance")}
     fields |= {name: learn(name) for name in DEFAULTS if name != "encoder_heads"}
@@ -111,10 +113,13 @@ def architecture(
 OPTIONAL = {"z_size", "encoder_widths", "latent_layers", "latent_hidden", "latent_time"}
 
 
-def _guesses(shown: dict) -> dict:
-    """By the conventions of guided-diffusion: attention up to 32 x 32 (16 x 16 where at one size
-    alone), and 64 channels a head where the variance is learned."""
-    guesses = {}
+def _guesses(shown: dict[str, Any]) -> dict[str, Any]:
+    """Facts by the conventions of guided-diffusion.
+
+    Attention up to 32 x 32 (16 x 16 where at one size alone), and 64 channels a head where the
+    variance is learned.
+    """
+    guesses: dict[str, Any] = {}
     if shown["attention_levels"]:
         finest = 32 if len(shown["attention_levels"]) > 1 else 16
         guesses["image_size"] = finest * 2 ** shown["attention_levels"][0]
@@ -123,8 +128,8 @@ def _guesses(shown: dict) -> dict:
     return guesses
 
 
-def _unet(shapes: Shapes) -> dict:
-    """The way up tells levels and blocks: one extra residual block where it goes a level up."""
+def _unet(shapes: Shapes) -> dict[str, Any]:
+    """Levels and blocks from the way up: one extra residual block where it goes a level up."""
     base, channels = shapes["time_embed.0.weight"][1], shapes["input_blocks.0.0.weight"][1]
     ups = sorted(
         int(found[1])
@@ -179,12 +184,12 @@ def _count(prefix: str, shapes: Shapes) -> int:
     return len(numbers)
 
 
-def _decoder(shapes: Shapes) -> dict:
+def _decoder(shapes: Shapes) -> dict[str, Any]:
     return _unet(shapes) | {"z_size": shapes["label_emb.weight"][1]}
 
 
-def _encoder(shapes: Shapes) -> dict:
-    """The last layer reads the last map, whose size says how large the picture was."""
+def _encoder(shapes: Shapes) -> dict[str, Any]:
+    """The image size from the last layer, which reads the last map whole."""
     layers = sorted(
         (int(key.split(".")[1]), shape)
         for key, shape in shapes.items()
@@ -193,17 +198,17 @@ def _encoder(shapes: Shapes) -> dict:
     convolutions = [shape for _, shape in layers if len(shape) == 4]
     z_size, flat = layers[-1][1]
     side = math.isqrt(flat // convolutions[-1][0])
-    facts = {
+    facts: dict[str, Any] = {
         "z_size": z_size,
         "channels": convolutions[0][1],
         "encoder_widths": tuple(shape[0] for shape in convolutions),
     }
-    if side * side * convolutions[-1][0] == flat:  # else not square: another place must tell
+    if side * side * convolutions[-1][0] == flat:  # else not square: another source must tell
         facts["image_size"] = side * 2 ** len(convolutions)
     return facts
 
 
-def _latent(shapes: Shapes) -> dict:
+def _latent(shapes: Shapes) -> dict[str, Any]:
     layers = _count("layers.", shapes)
     return {
         "z_size": shapes["layers.0.linear.weight"][1],
@@ -213,7 +218,7 @@ def _latent(shapes: Shapes) -> dict:
     }
 
 
-READERS = {
+READERS: dict[str, Callable[[Shapes], dict[str, Any]]] = {
     "unet": _unet,
     "decoder": _decoder,
     "encoder": _encoder,
@@ -226,15 +231,15 @@ READERS = {
 OWN = "the file's own architecture"
 
 
-def from_architecture(values: dict) -> Told:
-    """A file written by `to_torch` carries its whole architecture."""
+def from_architecture(values: Mapping[str, Any]) -> Facts:
+    """Facts of a file that `export` wrote, which carries its whole architecture."""
     names = {field.name for field in dataclasses.fields(Architecture)}
     values = {
         name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in names
     }
     height, width, channels = values.pop("image_shape")
     levels = [int(math.log2(min(height, width) // size)) for size in values.pop("attention")]
-    return Told(
+    return Facts(
         OWN,
         values
         | {
@@ -246,11 +251,11 @@ def from_architecture(values: dict) -> Told:
 
 
 class NotAConfig(ValueError):
-    """A readable file that is of something else."""
+    """A readable file that is no config of a model."""
 
 
-def from_config(config: Any) -> Told:
-    """The PDAE authors' config.yml: the UNet's settings, wherever in it they stand."""
+def from_config(config: Any) -> Facts:
+    """Facts of the PDAE authors' config.yml: the UNet's settings, wherever in it they stand."""
     found = _find(config, "base_channel")
     if found is None:
         raise NotAConfig("it has no base_channel: not a UNet's config.yml")
@@ -277,11 +282,11 @@ def from_config(config: Any) -> Told:
     sizes = _find(config, "image_size")
     if sizes:
         facts["image_size"] = sizes["image_size"]
-    return Told("config.yml", facts)
+    return Facts("config.yml", facts)
 
 
-def from_hyper_parameters(values: Mapping) -> Told:
-    """A Diff-AE Lightning file's hyper_parameters."""
+def from_hyper_parameters(values: Mapping[str, Any]) -> Facts:
+    """Facts of a Diff-AE Lightning file's hyper_parameters."""
     facts = _renamed(
         values,
         {
@@ -298,20 +303,23 @@ def from_hyper_parameters(values: Mapping) -> Told:
     if values.get("net_attn") and "img_size" in values:  # there as sizes of the map
         levels = {int(math.log2(values["img_size"] // size)) for size in values["net_attn"]}
         facts["attention_levels"] = tuple(sorted(levels))
-    return Told("hyper_parameters", facts)
+    return Facts("hyper_parameters", facts)
 
 
-def _renamed(values: Mapping, names: dict[str, str]) -> dict:
-    return {
-        ours: tuple(values[theirs]) if isinstance(values[theirs], (list, tuple)) else values[theirs]
-        for theirs, ours in names.items()
-        if isinstance(values.get(theirs), (int, float, str, list, tuple))
-    }
+def _renamed(values: Mapping[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """Those of the values that `names` lists, under the field's name; lists as tuples."""
+    found: dict[str, Any] = {}
+    for name, field in names.items():
+        value = values.get(name)
+        if isinstance(value, (int, float, str, list, tuple)):
+            found[field] = tuple(value) if isinstance(value, list) else value
+    return found
 
 
-def _find(tree: Any, key: str) -> Mapping | None:
+def _find(tree: Any, key: str) -> Mapping[str, Any] | None:
     """The first mapping in a nested one, which may contain itself, that has `key`."""
-    seen, waiting = set(), [tree]
+    seen: set[int] = set()
+    waiting = [tree]
     while waiting:
         tree = waiting.pop(0)
         if isinstance(tree, Mapping) and id(tree) not in seen:
