@@ -50,19 +50,19 @@ def parser() -> argparse.ArgumentParser:
         dest="to_torch",
         help="PyTorch file to export SOURCE, a pdae_jax model, to",
     )
-    told = p.add_argument_group("facts that tensors do not show")
-    told.add_argument("--heads", type=int, help="attention heads")
-    told.add_argument("--head_channels", type=int, help="channels of a head, instead of --heads")
-    told.add_argument(
+    facts = p.add_argument_group("facts that tensors do not show")
+    facts.add_argument("--heads", type=int, help="attention heads")
+    facts.add_argument("--head_channels", type=int, help="channels of a head, instead of --heads")
+    facts.add_argument(
         "--qkv_order",
         choices=("legacy", "new"),
         help="order of the qkv channels (new: guided-diffusion's use_new_attention_order)",
     )
-    told.add_argument(
+    facts.add_argument(
         "--image_size", type=int, help="image size in pixels, of a UNet without an encoder"
     )
-    told.add_argument("--schedule", choices=("linear", "cosine"), help="noise schedule")
-    told.add_argument("--class_label", type=int, help="class to keep of a class-conditional UNet")
+    facts.add_argument("--schedule", choices=("linear", "cosine"), help="noise schedule")
+    facts.add_argument("--class_label", type=int, help="class to keep of a class-conditional UNet")
     return p
 
 

@@ -174,7 +174,7 @@ def _unet(shapes: Shapes) -> dict[str, Any]:
 
 
 def _count(prefix: str, shapes: Shapes) -> int:
-    """How many layers "PREFIXk.*" there are; ValueError where they are not numbered 0, 1, 2 ..."""
+    """Counts the layers "PREFIXk.*"; ValueError where they are not numbered 0, 1, 2 ..."""
     numbers = {key.split(".")[1] for key in shapes if key.startswith(prefix)}
     for k in range(len(numbers)):
         if str(k) not in numbers:
@@ -319,12 +319,12 @@ def _renamed(values: Mapping[str, Any], names: dict[str, str]) -> dict[str, Any]
 def _find(tree: Any, key: str) -> Mapping[str, Any] | None:
     """The first mapping in a nested one, which may contain itself, that has `key`."""
     seen: set[int] = set()
-    waiting = [tree]
-    while waiting:
-        tree = waiting.pop(0)
+    queue = [tree]
+    while queue:
+        tree = queue.pop(0)
         if isinstance(tree, Mapping) and id(tree) not in seen:
             seen.add(id(tree))
             if key in tree:
                 return tree
-            waiting += tree.values()
+            queue += tree.values()
     return None

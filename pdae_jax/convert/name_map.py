@@ -16,7 +16,7 @@ from pdae_jax.runtime.choices import listed
 
 
 class Layout(NamedTuple):
-    """How one tensor is turned: from PyTorch's layout, and back to it."""
+    """Conversions of one tensor's layout: from PyTorch's, and back to it."""
 
     from_torch: Callable[[np.ndarray], np.ndarray]
     to_torch: Callable[[np.ndarray], np.ndarray]

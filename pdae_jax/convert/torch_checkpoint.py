@@ -258,17 +258,17 @@ def _training(path: Path, value: Entries, used: set[str]) -> list[str]:
 def _holds_tensors(value: Any) -> bool:
     """Whether there is a tensor anywhere in nested containers, which may contain themselves."""
     seen: set[int] = set()
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
+    stack = [value]
+    while stack:
+        value = stack.pop()
         if isinstance(value, np.ndarray):
             return True
         if id(value) not in seen:
             seen.add(id(value))
             if isinstance(value, Mapping):
-                waiting += value.values()
+                stack += value.values()
             elif isinstance(value, (list, tuple)):
-                waiting += value
+                stack += value
     return False
 
 

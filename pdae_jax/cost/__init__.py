@@ -1,1 +1,1 @@
-"""What a program would cost, without running it."""
+"""Costs of programs, without running them."""

@@ -28,7 +28,7 @@ BYTES = {
 }
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
-# What moves nothing by itself; of what runs asynchronously the start counts.
+# Operations that move nothing by themselves; of asynchronous ones the start counts.
 STILL = {
     "parameter",
     "get-tuple-element",
@@ -146,11 +146,11 @@ def traffic(text: str) -> int:
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
-    """How many collectives of each kind a program has, and the bytes of their results.
+    """Counts a program's collectives by kind: their number, and the bytes of their results.
 
-    A TPU's compiler also puts them into fusions: what runs beside computing is there in its start,
-    on the way and at its end, on one channel; and an all-reduce of which a slice is kept is a
-    reduce-scatter.
+    A TPU's compiler also puts them into fusions: one that overlaps with computing is there at its
+    start, on the way and at its end, on one channel; and an all-reduce of which a slice is kept is
+    a reduce-scatter.
     """
     found: dict[str, tuple[int, int]] = {}
 

@@ -1,4 +1,4 @@
-"""Which data set: `Data`, the settings of one, and `open_source`, which finds it by its name."""
+"""`Data`, the settings of a data set, and `open_source`, which opens one by its name."""
 
 import difflib
 import os
