@@ -14,10 +14,12 @@ from pdae_jax import latent
 from pdae_jax.data import code_batches, open_source
 from pdae_jax.data.dataset import Data
 from pdae_jax.schedule import constant
+from pdae_jax.tasks import encoding
 from pdae_jax.training.settings import Settings
 from pdae_jax.training.trainer import train
-from pdae_jax.workdir import checkpoints as checkpoint
-from pdae_jax.workdir import code_table as codes
+from pdae_jax.workdir import code_table
+from pdae_jax.workdir.code_table import CodeTable
+from pdae_jax.workdir.workdir import Workdir
 
 QUICK = Settings(steps=2, batch_size=16, pictures_every=0, health_every=0)
 DIGITS = Data("digits", flip=False)
@@ -58,8 +60,8 @@ def test_objectives_on_codes_train(workdir):
         "latent",
         "classifier",
     }
-    assert checkpoint.read_attributes(workdir) == tuple("0123456789")
-    table = codes.read(workdir / "codes" / "train")
+    assert Workdir(workdir).attributes == tuple("0123456789")
+    table = Workdir(workdir).code_table("train").read()
     source = open_source("digits", "train")
     assert table.z.shape == (len(source), 8) and table.attributes == tuple("0123456789")
     np.testing.assert_allclose(
@@ -73,11 +75,14 @@ def test_objectives_on_codes_train(workdir):
     np.testing.assert_allclose(model.params["statistics"]["mean"], mean, rtol=1e-6)
 
 
-def test_an_interrupted_table_goes_on_with_the_same_result(workdir, tmp_path, monkeypatch):
-    model, source = pdae_jax.load(workdir), open_source("digits", "train")
-    monkeypatch.setattr(codes, "PART_ROWS", 400)
-    whole = codes.encode(model, source, tmp_path / "whole", made_from={"a": 1})
+def test_an_interrupted_table_resumes_with_the_same_result(workdir, tmp_path, monkeypatch):
+    model = pdae_jax.load(workdir)
+    monkeypatch.setattr(code_table, "CHUNK_ROWS", 400)
     seen, encode = [], pdae_jax.Model.encode
+
+    def table(name, checkpoints=1):
+        key = {"checkpoints": checkpoints}
+        return encoding.encode(model, DIGITS, "train", CodeTable(tmp_path / name), key)
 
     def fail(self, images):
         if len(seen) == 10:
@@ -85,18 +90,19 @@ def test_an_interrupted_table_goes_on_with_the_same_result(workdir, tmp_path, mo
         seen.append(1)
         return encode(self, images)
 
+    whole = table("whole")
     monkeypatch.setattr(pdae_jax.Model, "encode", fail)
     with pytest.raises(KeyboardInterrupt):
-        codes.encode(model, source, tmp_path / "cut", made_from={"a": 1})
-    assert len(list((tmp_path / "cut" / "parts").glob("0*.npz"))) == 1
+        table("cut")
+    assert len(list((tmp_path / "cut" / "chunks").glob("0*.npz"))) == 1
     monkeypatch.setattr(pdae_jax.Model, "encode", encode)
-    again = codes.encode(model, source, tmp_path / "cut", made_from={"a": 1})
+    again = table("cut")
     for a, b in zip(whole, again):
         np.testing.assert_array_equal(a, b)
     monkeypatch.setattr(pdae_jax.Model, "encode", fail)  # done: nothing is encoded again
-    codes.encode(model, source, tmp_path / "cut", made_from={"a": 1})
+    table("cut")
     with pytest.raises(KeyboardInterrupt):  # of other checkpoints: all is
-        codes.encode(model, source, tmp_path / "cut", made_from={"a": 2})
+        table("cut", checkpoints=2)
 
 
 def test_pdae_is_not_trained_on_under_a_latent_model(workdir):

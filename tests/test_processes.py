@@ -14,8 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pdae_jax.runtime import processes
-from pdae_jax.workdir import checkpoints as checkpoint
-from pdae_jax.workdir import few_shot_record as fewshot
+from pdae_jax.workdir.workdir import Workdir
 
 
 def finish(started: list[subprocess.Popen], code: int = 0) -> list[str]:
@@ -70,7 +69,7 @@ def test_all_stop_at_the_same_step_where_one_is_asked(tmp_path):
     wait_for(tmp_path / "dpm" / "2", both)
     both[1].send_signal(signal.SIGTERM)
     said = finish(both, code=1)  # as the script has it, of a run that did not get to its end
-    step = checkpoint.latest_steps(tmp_path)["dpm"]
+    step = Workdir(tmp_path).latest_steps["dpm"]
     assert 2 <= step < 3000 and f"stopped at step {step}" in said[0]
     finish(start_processes("train_together", 2, tmp_path, "dpm", step + 1, 1, devices=2))
     assert list(losses(tmp_path)) == list(range(1, step + 2))
@@ -166,10 +165,10 @@ def test_two_processes_encode_generate_and_evaluate_as_one(workdir, tmp_path):
         shutil.rmtree(home / "codes", ignore_errors=True)
         said = finish(start_processes("commands_together", n, home, tmp_path / str(n), devices=2))
         assert sum("fewshot: attribute 0" in words for words in said) == 1
-        shots.append(fewshot.read(home))
-    assert shots[0].record == shots[1].record
-    for name, value in shots[0].params.items():
-        np.testing.assert_allclose(value, shots[1].params[name], rtol=1e-3, atol=1e-4)
+        shots.append(Workdir(home).few_shot())
+    assert shots[0][1] == shots[1][1]
+    for name, value in shots[0][0].items():
+        np.testing.assert_allclose(value, shots[1][0][name], rtol=1e-3, atol=1e-4)
     for name, key in (("encode/codes.npz", "z"), ("generate/samples.npz", "arr_0")):
         one, two = (np.load(tmp_path / n / name)[key].astype(float) for n in "12")
         assert one.shape == two.shape

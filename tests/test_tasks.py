@@ -11,13 +11,12 @@ from pdae_jax import latent, pdae
 from pdae_jax.data import open_source
 from pdae_jax.networks.groups import Networks
 from pdae_jax.schedule import linear
-from pdae_jax.tasks import few_shot as fewshot
+from pdae_jax.tasks import few_shot, one_step
 from pdae_jax.tasks import generation as generate
 from pdae_jax.tasks import linear_probe as probe
 from pdae_jax.tasks import manipulation as manipulate
-from pdae_jax.tasks import one_step
-from pdae_jax.workdir import code_table as codes
-from pdae_jax.workdir.few_shot_record import fit
+from pdae_jax.workdir.code_table import Codes
+from pdae_jax.workdir.workdir import Workdir
 
 
 @pytest.fixture(scope="module")
@@ -158,25 +157,25 @@ def test_few_shot_classifiers_from_labels_and_from_positives_alone(workdir, mode
     rng = np.random.default_rng(0)
     z = rng.standard_normal((3000, 8))
     y = (z[:, 0] + z[:, 1] > 1).astype(float)
-    table = codes.Codes(z, y[:, None], ("side",), np.arange(3000))
+    table = Codes(z, y[:, None], ("side",), np.arange(3000))
     for n_unlabelled in (0, 1000):
-        params, record = fit(table, table, "side", 50, 50, n_unlabelled, seed=1)
+        params, record = few_shot.fit(table, table, "side", 50, 50, n_unlabelled, seed=1)
         agreement = ((z @ params["kernel"] + params["bias"] > 0) == (y > 0.5)).mean()
         assert agreement > 0.85 and record["labelled"] == (50 if n_unlabelled else 100)
-    chosen, rest = fewshot.choose_shots(y, 50, 20, seed=1)
+    chosen, rest = few_shot.choose_shots(y, 50, 20, seed=1)
     assert y[chosen[:50]].all() and not y[chosen[50:]].any() and len(chosen) + len(rest) == 3000
-    np.testing.assert_array_equal(chosen, fewshot.choose_shots(y, 50, 20, seed=1)[0])
+    np.testing.assert_array_equal(chosen, few_shot.choose_shots(y, 50, 20, seed=1)[0])
     for more, says in (
         (("sid", 5, 5), "did you mean 'side'"),
         (("side", 50, 0, 9000), "9000 unlabelled examples are wanted and there are 2950"),
     ):
         with pytest.raises(ValueError, match=says):
-            fit(table, table, *more)
+            few_shot.fit(table, table, *more)
     with pytest.raises(ValueError, match="5000 positive examples are wanted and there are"):
-        fewshot.choose_shots(y, 5000)
+        few_shot.choose_shots(y, 5000)
     with pytest.raises(ValueError, match="needs both classes"):
-        fewshot.few_shot_classifier(z[:5], np.ones(5))
-    table = codes.read(workdir / "codes" / "train")
+        few_shot.few_shot_classifier(z[:5], np.ones(5))
+    table = Workdir(workdir).code_table("train").read()
     assert len(table.z) == len(table.labels) == len(table.where)
 
 

@@ -24,14 +24,16 @@ from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import Networks
 from pdae_jax.runtime import sharding
 from pdae_jax.schedule import linear
-from pdae_jax.training.log import Watch
+from pdae_jax.training.log import Log
 from pdae_jax.training.loop import TrainingError
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.settings import Settings
 from pdae_jax.training.state import TrainState
 from pdae_jax.training.step import make_update
 from pdae_jax.training.trainer import train
-from pdae_jax.workdir import checkpoints as checkpoint
+from pdae_jax.workdir.checkpoints import Checkpoints
+from pdae_jax.workdir.records import Records
+from pdae_jax.workdir.workdir import Workdir
 
 ARCH = Architecture(
     image_shape=(8, 8, 1),
@@ -76,7 +78,7 @@ def state_at(workdir, objective, step):
         lambda: TrainState.create(Networks(ARCH).init(jax.random.key(0), row.trains), optimizer)
     )
     shapes = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
-    with checkpoint.Checkpoints(Path(workdir) / objective) as checkpoints:
+    with Checkpoints(Path(workdir) / objective) as checkpoints:
         items = checkpoints.restore(
             step, ema=shapes.ema, train={k: v for k, v in shapes._asdict().items() if k != "ema"}
         )
@@ -110,9 +112,9 @@ def test_frozen_parameters_are_untouched(trained, tmp_path):
     """The diffusion model that PDAE was trained on, in another workdir, is still the same."""
     settings = dataclasses.replace(QUICK, steps=2, save_every=2)
     assert train(tmp_path, "pdae", arch=ARCH, data=DIGITS, settings=settings, pretrained=trained)
-    ours, theirs = (checkpoint.read_weights(w, ("dpm",)) for w in (tmp_path, trained))
+    ours, theirs = (Workdir(w).weights(["dpm"]) for w in (tmp_path, trained))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-    assert sorted(checkpoint.read_weights(tmp_path)) == ["dpm", "encoder", "gradient"]
+    assert sorted(Workdir(tmp_path).groups) == ["dpm", "encoder", "gradient"]
 
 
 def test_health_lines_and_scalars_are_recorded(trained):
@@ -221,17 +223,17 @@ def test_health_lines_need_no_more_memory_than_a_micro_batch(monkeypatch, tmp_pa
 
 def test_a_stop_asked_in_the_last_step_is_obeyed(tmp_path, monkeypatch):
     """The stage is whole, but what comes after it must not start."""
-    write = checkpoint.Checkpoints.save
+    write = Checkpoints.save
 
     def save(self, step, ema, train=None):
         signal.raise_signal(signal.SIGTERM)
         write(self, step, ema, train)
 
-    monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
+    monkeypatch.setattr(Checkpoints, "save", save)
     settings = dataclasses.replace(QUICK, steps=3)
     assert not train(tmp_path, "dpm", arch=ARCH, data=DIGITS, settings=settings)
     monkeypatch.undo()
-    assert checkpoint.latest_steps(tmp_path) == {"dpm": 3}
+    assert Workdir(tmp_path).latest_steps == {"dpm": 3}
     assert train(tmp_path, "dpm", arch=ARCH, data=DIGITS, settings=settings)
 
 
@@ -276,7 +278,7 @@ def test_a_run_goes_on_with_other_settings(trained, tmp_path):
     shutil.copytree(trained / "dpm", workdir / "dpm")
     settings = dataclasses.replace(QUICK, steps=7, clip=1.0, warmup=0, decay="constant")
     assert train(workdir, "dpm", arch=ARCH, data=DIGITS, settings=settings)
-    assert checkpoint.latest_steps(workdir)["dpm"] == 7
+    assert Workdir(workdir).latest_steps["dpm"] == 7
 
 
 def test_a_pre_trained_model_must_be_the_configs_own(trained, tmp_path):
@@ -288,7 +290,7 @@ def test_a_pre_trained_model_must_be_the_configs_own(trained, tmp_path):
 def test_imported_weights_cannot_be_trained_on(trained, tmp_path):
     quick = dataclasses.replace(QUICK, steps=1)
     assert train(tmp_path, "pdae", arch=ARCH, data=DIGITS, settings=quick, pretrained=trained)
-    with pytest.raises(ValueError, match="brought in, not trained here"):
+    with pytest.raises(ValueError, match="was imported, not trained here"):
         train(tmp_path, "dpm", arch=ARCH, data=DIGITS, settings=QUICK)
 
 
@@ -318,31 +320,31 @@ def test_images_a_second_are_shown_from_the_first_line(tmp_path, capfd):
     assert train(tmp_path, "dpm", arch=ARCH, data=DIGITS, settings=settings)
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("dpm 2/")]
     assert len(lines) == 1 and "images/s ?" not in lines[0] and "ETA ?" not in lines[0]
-    assert re.search(r"waiting \d+%", lines[0])
+    assert re.search(r"idle \d+%", lines[0])
 
 
 def test_only_an_idle_device_waits(tmp_path):
     """Steps are dispatched ahead: of a batch's time only that after the last of them is waiting."""
-    watch = Watch(tmp_path, "dpm", 0, 10, 4)
-    with watch.idle():  # before the first step
+    log = Log(Records(tmp_path), "dpm", 0, 10, 4)
+    with log.idle():  # before the first step
         time.sleep(0.01)
-    first = watch.waited
+    first = log.idle_seconds
     assert first >= 0.01
     done = threading.Event()
     step = SimpleNamespace(is_ready=done.is_set, block_until_ready=done.wait)
-    with watch.idle(step):
+    with log.idle(step):
         time.sleep(0.01)
-    assert watch.waited == first  # the device was busy all the time
-    with watch.idle(step):
+    assert log.idle_seconds == first  # the device was busy all the time
+    with log.idle(step):
         ready = time.perf_counter()
         done.set()
         time.sleep(0.5)
-    second = watch.waited
+    second = log.idle_seconds
     assert 0 < second - first <= time.perf_counter() - ready  # and here but for the end
-    with watch.idle(step):
+    with log.idle(step):
         time.sleep(0.01)
-    assert watch.waited - second >= 0.01  # here never
-    watch.close()
+    assert log.idle_seconds - second >= 0.01  # here never
+    log.close()
 
 
 def test_clipping_bounds_the_update():
@@ -404,8 +406,8 @@ def test_eight_devices_train_as_one(trained, tmp_path):
             for workdir in (trained, tmp_path)
         ]
         np.testing.assert_allclose(*losses, rtol=1e-4)
-    for group, tree in checkpoint.read_weights(tmp_path).items():
-        ours = checkpoint.read_weights(trained, (group,))[group]
+    for group, tree in Workdir(tmp_path).weights().items():
+        ours = Workdir(trained).weights([group])[group]
         # Adam divides by the root of a moment: where that is near 0, rounding shows.
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), tree, ours)
 
@@ -422,7 +424,6 @@ COMMAND = [
     "--config.dpm.log_every=1",
     "--config.dpm.pictures_every=0",
     "--config.dpm.health_every=0",
-    "--compilation_cache=" + str(jax.config.jax_compilation_cache_dir),
 ]
 
 
@@ -437,7 +438,7 @@ def _start(workdir, *more):
 
 
 def _latest(workdir) -> int:
-    return checkpoint.latest_steps(workdir).get("dpm", 0)
+    return Workdir(workdir).latest_steps.get("dpm", 0)
 
 
 def test_sigterm_saves_and_exits_cleanly(tmp_path):
@@ -448,7 +449,7 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path):
             break
     rest = process.stderr.read()
     assert process.wait() == 0
-    assert "stopped at step" in rest and "the same command goes on from here" in rest
+    assert "stopped at step" in rest and "re-run the command to resume" in rest
     assert _latest(tmp_path) >= 3
 
 
@@ -470,5 +471,5 @@ def test_kill_in_the_midst_of_a_save(tmp_path):
         process = _start(workdir, *steps)
         _, errors = process.communicate()
         assert process.returncode == 0, errors
-    ours, theirs = (checkpoint.read_weights(workdir) for workdir in (killed, whole))
+    ours, theirs = (Workdir(workdir).weights() for workdir in (killed, whole))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
