@@ -16,11 +16,11 @@ def nearest(name: str, valid: Iterable[str], what: str) -> str:
     raise ValueError(f"no {what} {name!r}; did you mean {near[0]!r}? ({', '.join(more)})")
 
 
-def listed(names, most: int = 6) -> str:
+def listed(names: Iterable[object], most: int = 6) -> str:
     """Some of the names, for a message: cut where they are long, and nothing a terminal obeys."""
-    names = [str(name) for name in names]
+    texts = [str(name) for name in names]
     shown = [
-        name if name.isprintable() and len(name) < 80 else f"{name[:60]!r}..."
-        for name in names[:most]
+        text if text.isprintable() and len(text) < 80 else f"{text[:60]!r}..."
+        for text in texts[:most]
     ]
-    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(shown) + (f" and {len(texts) - most} more" if len(texts) > most else "")

@@ -1,4 +1,4 @@
-"""Settings that make XLA's CPU programs faster and can only be made before a process starts.
+"""Settings that make XLA's CPU programs faster and must be made before a process starts.
 
 Measured in docs/performance.md: together 1.6 times the images a second on two cores. Accelerators
 are left alone.
@@ -10,6 +10,7 @@ import importlib.util
 import os
 import platform
 import sys
+from collections.abc import Mapping
 
 # jaxlib 0.10 sends convolutions to a library that leaves cores idle; an unknown flag ends a
 # process, so only versions known to have it get it.
@@ -32,8 +33,8 @@ def tpu() -> bool:
     return any(glob.glob(pattern) for pattern in _TPU)
 
 
-def environment(environ=os.environ) -> dict[str, str]:
-    """The variables to add: {} where there may be an accelerator, or nothing is to gain."""
+def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables to add: {} where there may be an accelerator, or nothing to gain."""
     only_cpu = environ.get("JAX_PLATFORMS") == "cpu" or not accelerator()
     if not only_cpu or platform.system() != "Linux" or _MARK in environ:
         return {}

@@ -4,7 +4,8 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,17 +27,16 @@ def start(
     them Cloud TPU, SLURM and Open MPI are known by what they set (Open MPI 5 does not set where
     process 0 is: then the coordinator alone must be given). patience: seconds without a sign
     of life after which a process is taken for dead and all others end too, so that the command can
-    be started again and goes on from the last checkpoint. stoppable: whether SIGTERM is a request
-    that `stop_asked` tells of; else it ends a process at once. Must run before JAX is used.
+    be started again and resumes from the last checkpoint. stoppable: whether SIGTERM is a request
+    that `stop_asked` answers; else it ends a process at once. Must run before JAX is used.
     Raises ValueError where some of the three are missing.
     """
     jax.config.update("jax_enable_preemption_service", stoppable)
     mpi = open_mpi(os.environ)
     if coordinator and mpi and processes is None and process is None:
         processes, process = mpi
-    given = (coordinator, processes, process)
-    if any(value is not None for value in given):
-        if None in given:
+    if not (coordinator is None and processes is None and process is None):
+        if coordinator is None or processes is None or process is None:
             raise ValueError(
                 f"--coordinator=HOST:PORT, --processes and --process go together; got "
                 f"{coordinator}, {processes}, {process}"
@@ -57,7 +57,7 @@ def start(
         jax.distributed.initialize(heartbeat_timeout_seconds=patience)
 
 
-def in_cluster(environment, tpu: bool = False) -> bool:
+def in_cluster(environment: Mapping[str, str], tpu: bool = False) -> bool:
     """Whether environment variables show several processes.
 
     tpu: whether this machine has one: a Cloud TPU virtual machine's metadata then tell, not its
@@ -79,10 +79,12 @@ def in_cluster(environment, tpu: bool = False) -> bool:
     )
 
 
-def open_mpi(environment) -> tuple[int, int] | None:
+def open_mpi(environment: Mapping[str, str]) -> tuple[int, int] | None:
     """How many processes Open MPI started, and which this one is; None where it started none."""
-    names = "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"
-    return tuple(int(environment[name]) for name in names) if {*names} <= {*environment} else None
+    size, rank = "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"
+    if {size, rank} <= {*environment}:
+        return int(environment[size]), int(environment[rank])
+    return None
 
 
 def count() -> int:
@@ -94,18 +96,18 @@ def index() -> int:
 
 
 def writes() -> bool:
-    """Whether this process is the one that writes what is shared."""
+    """Whether this process is the one that writes shared files."""
     return jax.process_index() == 0
 
 
 def wait(for_what: str) -> None:
-    """Returns when every process has come here."""
+    """Waits until every process has come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(for_what)
 
 
 def ask_first(question: Callable[[], bool]) -> bool:
-    """What the first process answers to a question that files decide.
+    """Process 0's answer, broadcast to all, to a question that files decide.
 
     On a disk that several machines share each may see another moment of it, and all must go the
     same way.
@@ -129,15 +131,12 @@ def distinct(texts: Collection[str]) -> int:
     return len({bytes(row) for row in told} - {bytes(16)})
 
 
-_TOLD = (ValueError, OSError)  # what the command says in one line
+_TOLD = (ValueError, OSError)  # errors that the command prints in one line
 
 
 @contextlib.contextmanager
-def fail_together():
-    """What one process cannot do, none goes on from: its ValueError or OSError is raised on all.
-
-    All wait for each other at the end.
-    """
+def fail_together() -> Iterator[None]:
+    """A barrier at the end of the block that raises one process's ValueError or OSError on all."""
     if jax.process_count() == 1:
         yield
         return
@@ -156,7 +155,7 @@ def fail_together():
 
 
 class Stopped(Exception):
-    """A signal asked the processes to stop; what is done is kept."""
+    """A signal asked the processes to stop; finished work is kept."""
 
 
 def raise_if_stopped() -> None:
@@ -172,17 +171,18 @@ def stop_asked() -> bool:
     """Whether a signal asked any process to stop; all of them learn it at the same question.
 
     JAX agrees on one number after the highest that any process has asked by, once; so these count
-    the questions of the process's whole life, not steps, which start anew with every stage and go
-    on from a checkpoint.
+    the questions of the process's whole life, not steps, which start anew with every stage and
+    resume from a checkpoint.
     """
     return (
         jax.process_count() > 1
-        and jax.config.jax_enable_preemption_service
+        # JAX adds its configuration's attributes while it is imported.
+        and jax.config.jax_enable_preemption_service  # pyright: ignore[reportAttributeAccessIssue]
         and multihost_utils.reached_preemption_sync_point(next(_questions))
     )
 
 
-def to_host(tree):
+def to_host(tree: Any) -> Any:
     """Arrays over the devices of all processes as NumPy arrays, whole, on each of them."""
     if jax.process_count() == 1:
         return tree

@@ -1,5 +1,8 @@
 """The mesh, and where each array lives on it: batches over all devices, parameters over "fsdp"."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +13,12 @@ from pdae_jax.runtime.progress import bar
 AXES = ("data", "fsdp")
 
 
-def make_mesh(fsdp: int = 1, devices=None) -> Mesh:
+def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh ("data", "fsdp") over all devices; fsdp of them share one copy of the parameters."""
-    devices = np.asarray(jax.devices() if devices is None else devices)
-    if fsdp < 1 or devices.size % fsdp:
-        raise ValueError(f"mesh.fsdp = {fsdp} does not divide the {devices.size} devices")
-    return Mesh(devices.reshape(-1, fsdp), AXES)
+    found = np.asarray(jax.devices() if devices is None else devices)
+    if fsdp < 1 or found.size % fsdp:
+        raise ValueError(f"mesh.fsdp = {fsdp} does not divide the {found.size} devices")
+    return Mesh(found.reshape(-1, fsdp), AXES)
 
 
 def over_batch(mesh: Mesh) -> NamedSharding:
@@ -24,15 +27,16 @@ def over_batch(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def over_fsdp(mesh: Mesh, tree):
+def over_fsdp(mesh: Mesh, tree: Any) -> Any:
     """Each array's sharding: its largest dimension that the fsdp axis divides; else replicated."""
     size = mesh.shape["fsdp"]
 
-    def one(array):
-        spec = [None] * array.ndim
+    def one(array: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:
+        spec: list[str | None] = [None] * array.ndim
         divisible = [d for d in range(array.ndim) if array.shape[d] % size == 0]
         if size > 1 and divisible and array.size >= 1024 * size:
             spec[max(divisible, key=lambda d: array.shape[d])] = "fsdp"
@@ -41,7 +45,7 @@ def over_fsdp(mesh: Mesh, tree):
     return jax.tree.map(one, tree)
 
 
-def shapes(mesh: Mesh, tree):
+def shapes(mesh: Mesh, tree: Any) -> Any:
     """The shapes of arrays not yet there, each with the sharding that `over_fsdp` gives it."""
     return jax.tree.map(
         lambda a, where: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where),
@@ -50,14 +54,22 @@ def shapes(mesh: Mesh, tree):
     )
 
 
-def to_mesh(mesh: Mesh, batch):
+def to_mesh(mesh: Mesh, batch: Any) -> Any:
     """This process's share of a global batch, as global arrays over the mesh."""
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(over_batch(mesh), x), batch
     )
 
 
-def in_batches(function, params, *arrays, mesh: Mesh, batch_size: int, words: str = "", **static):
+def in_batches(
+    function: Callable[..., Any],
+    params: Any,
+    *arrays: jax.Array | np.ndarray | None,
+    mesh: Mesh,
+    batch_size: int,
+    words: str = "",
+    **static: Any,
+) -> Any:
     """function(params, *arrays, **static) over chunks of about batch_size examples, joined.
 
     Each array is [n, ...], or None; a chunk is spread over the mesh's devices and is a multiple of
