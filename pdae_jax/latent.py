@@ -1,38 +1,61 @@
-"""Everything whose data is z: statistics, the latent diffusion model, classifiers, edits. No pixels.
+"""Everything whose data is z, not pixels: statistics, the latent diffusion model, edits.
 
 z is normalised (zero mean, unit standard deviation in each dimension) wherever these see it.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from pdae_jax import samplers
+from pdae_jax.arrays import Array, Codes, Params, PerExample, Rngs, Times, Visited
+from pdae_jax.samplers import NoiseFn
 from pdae_jax.schedule import Schedule, constant
 
 SCHEDULE = constant  # beta 0.008 throughout (paper, Table 2)
 
+Direction = Float[Array, "d"]  # in normalised z
+Statistics = Mapping[str, Any]  # {"mean", "std"}, each [d]
+Classifier = Mapping[str, Any]  # {"kernel": [d, A], "bias": [A]} on normalised z
 
-def statistics(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and unbiased standard deviation (ddof = 1) of each dimension of z [N, d]: [d] each."""
+
+@runtime_checkable
+class LatentModel(Protocol):
+    """eps_omega as the algorithms see it: `networks.groups.Networks` is one."""
+
+    def latent_time(self, params: Params, t: Int[Array, " N"]) -> Float[Array, "N width"]: ...
+
+    def latent_eps(self, params: Params, z_t: Codes, time: Float[Array, "#B width"]) -> Codes: ...
+
+
+def statistics(
+    z: Float[np.ndarray, "N d"],
+) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+    """Mean and unbiased standard deviation (ddof = 1) of each dimension of z."""
     z = np.asarray(z, np.float64)
     if z.ndim != 2 or len(z) < 2:
         raise ValueError(f"statistics need at least two codes [N, d], got shape {z.shape}")
     return z.mean(0).astype(np.float32), z.std(0, ddof=1).astype(np.float32)
 
 
-def normalise(statistics, z):
+def normalise(statistics: Statistics, z: Codes) -> Codes:
     """(z - mean) / std; statistics: {"mean", "std"}, each [d]."""
     return (z - statistics["mean"]) / statistics["std"]
 
 
-def denormalise(statistics, z):
+def denormalise(statistics: Statistics, z: Codes) -> Codes:
     """The inverse of `normalise`."""
     return z * statistics["std"] + statistics["mean"]
 
 
-def training_loss(net, params, schedule: Schedule, z, t, eps):
-    """The latent diffusion model's loss, [B]: mean |eps - eps_omega(z_t, t)|, z normalised.
+def training_loss(
+    net: LatentModel, params: Params, schedule: Schedule, z: Codes, t: Times, eps: Codes
+) -> PerExample:
+    """The latent diffusion model's loss: mean |eps - eps_omega(z_t, t)|, z normalised.
 
     Paper, Appendix B.1, equation 1, with the constant schedule 0.008.
     """
@@ -40,7 +63,7 @@ def training_loss(net, params, schedule: Schedule, z, t, eps):
     return jnp.abs(eps - net.latent_eps(params, z_t, net.latent_time(params, t))).mean(-1)
 
 
-def noise_fn(net, params, schedule: Schedule, times):
+def noise_fn(net: LatentModel, params: Params, schedule: Schedule, times: Visited) -> NoiseFn:
     """eps_omega as a noise function of (z_t, t), for `samplers.ddim` with clip=False.
 
     The original clips the implied z_0 to [-1, 1]; pass clip=True to reproduce that.
@@ -50,36 +73,37 @@ def noise_fn(net, params, schedule: Schedule, times):
 
 
 def sample(
-    net,
-    params,
-    rngs,
+    net: LatentModel,
+    params: Params,
+    rngs: Rngs,
     schedule: Schedule,
     steps: int = 100,
     *,
     clamp: bool = False,
     clip: bool = False,
-):
-    """Codes from the latent diffusion model, by DDIM: one key an example -> z, denormalised [B, d].
+) -> Codes:
+    """Codes from the latent diffusion model, by DDIM: one key an example -> z, denormalised.
 
     clamp: cut the first z_T to [-1, 1], and clip: the implied z_0 at every step; the original does
     both, the paper speaks of neither.
     """
-    z_T = jax.vmap(lambda rng: jax.random.normal(rng, (net.arch.z_size,)))(rngs)
+    d = params["statistics"]["mean"].shape
+    z_T = jax.vmap(lambda rng: jax.random.normal(rng, d))(rngs)
     z_T = jnp.clip(z_T, -1, 1) if clamp else z_T
     times = samplers.ddim_times(schedule.T, steps)[::-1]
     z = samplers.ddim(noise_fn(net, params, schedule, times), z_T, times, schedule, clip=clip)
     return denormalise(params["statistics"], z)
 
 
-def logits(classifier, z):
-    """z normalised, [B, d] -> a logit for each attribute, [B, A]."""
+def logits(classifier: Classifier, z: Codes) -> Float[Array, "B A"]:
+    """A logit for each attribute, of normalised z."""
     return z @ classifier["kernel"] + classifier["bias"]
 
 
-def classifier_loss(classifier, z, labels):
-    """Binary cross-entropy of each example, [B], the mean over its known attributes.
+def classifier_loss(classifier: Classifier, z: Codes, labels: Float[Array, "B A"]) -> PerExample:
+    """Binary cross-entropy of each example, the mean over its known attributes.
 
-    labels: [B, A], 1 yes, 0 no, NaN not known.
+    z: normalised. labels: 1 yes, 0 no, NaN not known.
     """
     known = ~jnp.isnan(labels)
     y = jnp.where(known, labels, 0.0)
@@ -88,8 +112,8 @@ def classifier_loss(classifier, z, labels):
     return each.sum(-1) / jnp.maximum(known.sum(-1), 1)
 
 
-def direction(classifier, attribute: int, fixed=()):
-    """The unit vector [d] along which an attribute's logit grows fastest.
+def direction(classifier: Classifier, attribute: int, fixed: Sequence[int] = ()) -> Direction:
+    """The unit vector along which an attribute's logit grows fastest.
 
     fixed: other attributes' indices, whose logits it must not move: it is made orthogonal to their
     directions.
@@ -102,10 +126,10 @@ def direction(classifier, attribute: int, fixed=()):
     return w / jnp.linalg.norm(w)
 
 
-def edit(statistics, z, direction, strength: float):
+def edit(statistics: Statistics, z: Codes, direction: Direction, strength: float) -> Codes:
     """z moved along a direction: normalised, + strength sqrt(d) direction, denormalised.
 
-    The paper's attribute manipulation; strengths of about -0.5 to 0.5. z: [B, d].
+    The paper's attribute manipulation; strengths of about -0.5 to 0.5.
     """
     step = strength * np.sqrt(z.shape[-1]) * direction
     return denormalise(statistics, normalise(statistics, z) + step)

@@ -7,17 +7,24 @@ meet an image. Networks and codes are not known here.
 import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
+
+from pdae_jax.arrays import Images, State, Time, Times
+
+Table = Float[np.ndarray, "T"]  # a number for each t
+Factor = Float[jax.Array, ""] | Float[jax.Array, "B *ones"]  # of all examples, or of each
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
     """The constants of a diffusion process, from its betas: float64 arrays of shape [T]."""
 
-    beta: np.ndarray
+    beta: Table
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         beta = np.asarray(self.beta, np.float64)
         if beta.ndim != 1 or not len(beta):
             raise ValueError(f"beta must be a vector of T numbers, got shape {beta.shape}")
@@ -33,32 +40,32 @@ class Schedule:
         return len(self.beta)
 
     @functools.cached_property
-    def alpha(self):
+    def alpha(self) -> Table:
         return 1.0 - self.beta
 
     @functools.cached_property
-    def alpha_bar(self):
+    def alpha_bar(self) -> Table:
         return np.cumprod(self.alpha)
 
     @functools.cached_property
-    def alpha_bar_prev(self):
+    def alpha_bar_prev(self) -> Table:
         """alpha_bar_{t-1}, with alpha_bar_{-1} = 1."""
         return np.append(1.0, self.alpha_bar[:-1])
 
     @functools.cached_property
-    def posterior_variance(self):
+    def posterior_variance(self) -> Table:
         """sigma_t^2 = beta_t (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t); 0 at t = 0."""
         return self.beta * (1.0 - self.alpha_bar_prev) / (1.0 - self.alpha_bar)
 
     @functools.cached_property
-    def posterior_log_variance(self):
+    def posterior_log_variance(self) -> Table:
         """log sigma_t^2, clipped: index 0, where sigma is 0, takes the value of index 1."""
         if self.T == 1:
             return np.log(self.beta)
         return np.log(np.append(self.posterior_variance[1], self.posterior_variance[1:]))
 
     @functools.cached_property
-    def mean_shift(self):
+    def mean_shift(self) -> Table:
         """k_t / Sigma_t = sqrt(alpha_t) sqrt(1 - alpha_bar_t) / beta_t.
 
         Algorithm 1 and DDPM: times Sigma_t it turns G into a change of eps. DDIM uses
@@ -67,50 +74,50 @@ class Schedule:
         return np.sqrt(self.alpha) * np.sqrt(1.0 - self.alpha_bar) / self.beta
 
     @functools.cached_property
-    def score_shift(self):
+    def score_shift(self) -> Table:
         """sqrt(1 - alpha_bar_t): turns G, as a score, into a change of eps (Algorithm 3)."""
         return np.sqrt(1.0 - self.alpha_bar)
 
-    def loss_weight(self, gamma: float = 0.1):
+    def loss_weight(self, gamma: float = 0.1) -> Table:
         """lambda_t = SNR^gamma / (1 + SNR), with SNR = alpha_bar / (1 - alpha_bar)."""
         snr = self.alpha_bar / (1.0 - self.alpha_bar)
         return snr**gamma / (1.0 + snr)
 
-    def x_t(self, x_0, t, eps):
+    def x_t(self, x_0: State, t: Time | Times, eps: State) -> State:
         """Noises x_0 to time t: sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps."""
         return (
             at(np.sqrt(self.alpha_bar), t, x_0) * x_0
             + at(np.sqrt(1.0 - self.alpha_bar), t, x_0) * eps
         )
 
-    def x_0(self, x_t, t, eps):
+    def x_0(self, x_t: State, t: Time | Times, eps: State) -> State:
         """The x_0 that eps implies: (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t)."""
         return (
             at(np.sqrt(1.0 / self.alpha_bar), t, x_t) * x_t
             - at(np.sqrt(1.0 / self.alpha_bar - 1.0), t, x_t) * eps
         )
 
-    def eps(self, x_t, t, x_0):
+    def eps(self, x_t: State, t: Time | Times, x_0: State) -> State:
         """The eps that x_0 implies; the inverse of `x_0`."""
         return (at(np.sqrt(1.0 / self.alpha_bar), t, x_t) * x_t - x_0) / at(
             np.sqrt(1.0 / self.alpha_bar - 1.0), t, x_t
         )
 
-    def posterior_mean(self, x_t, t, eps):
+    def posterior_mean(self, x_t: Images, t: Time | Times, eps: Images) -> Images:
         """mu_theta = (x_t - beta_t / sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_t)."""
         return at(1.0 / np.sqrt(self.alpha), t, x_t) * (
             x_t - at(self.beta / np.sqrt(1.0 - self.alpha_bar), t, x_t) * eps
         )
 
-    def true_posterior_mean(self, x_0, x_t, t):
-        """mu~(x_t, x_0), the mean of q(x_{t-1} | x_t, x_0): what mu_theta tries to be."""
+    def true_posterior_mean(self, x_0: Images, x_t: Images, t: Time | Times) -> Images:
+        """mu~(x_t, x_0), the mean of q(x_{t-1} | x_t, x_0), which mu_theta approximates."""
         c_0 = np.sqrt(self.alpha_bar_prev) * self.beta / (1.0 - self.alpha_bar)
         c_t = np.sqrt(self.alpha) * (1.0 - self.alpha_bar_prev) / (1.0 - self.alpha_bar)
         return at(c_0, t, x_t) * x_0 + at(c_t, t, x_t) * x_t
 
 
-def at(values: np.ndarray, t, like):
-    """values[t] in float32, shaped to multiply `like`: t is a scalar or one time an example."""
+def at(values: Table, t: Time | Times, like: State) -> Factor:
+    """values[t] in float32, shaped to multiply `like`: a scalar, or [B, 1, ...] for t [B]."""
     t = jnp.asarray(t)
     chosen = jnp.asarray(values, jnp.float32)[t]
     return chosen.reshape(t.shape + (1,) * (jnp.ndim(like) - t.ndim)) if t.ndim else chosen

@@ -5,13 +5,21 @@ import os
 # Tests that compare one device with several start processes of their own; here there is one.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from pdae_jax.runtime import cpu
+import jaxtyping
+
+# Every call's arrays are checked against its annotations, before anything of these is imported.
+NETWORKS = ("encoder", "gradient_estimator", "groups", "latent_mlp", "layers", "unet")
+SHAPED = ["schedule", "samplers", "pdae", "latent", "model", "metrics", "tasks"]
+SHAPED += [f"networks.{name}" for name in NETWORKS]
+jaxtyping.install_import_hook([f"pdae_jax.{name}" for name in SHAPED], "beartype.beartype")
+
+from pdae_jax.runtime import cpu  # noqa: E402
 
 if not cpu.accelerator():
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu, for forecasts, would look for a TPU
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 # Also for the processes that tests start. Not on a CPU, products would round otherwise.
 SETTINGS = {
@@ -23,6 +31,14 @@ SETTINGS = {
 for name, value in SETTINGS.items():
     jax.config.update(name, value)
     os.environ[name.upper()] = value
+
+
+@pytest.fixture
+def shapes_unchecked():
+    """As outside of tests, for those of the errors that a user meets."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -56,8 +56,9 @@ def test_frechet_distance():
 
 def test_frechet_distance_in_closed_form():
     """Of two Gaussians with diagonal covariance: |step|^2 + sum (s_1 - s_2)^2; singular too."""
+    mean_1, mean_2 = np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 2.0])
     s_1, s_2 = np.array([1.0, 2.0, 0.0]), np.array([3.0, 0.5, 0.0])
-    found = frechet.frechet_distance([1.0, 0, 0], np.diag(s_1**2), [0, 0, 2.0], np.diag(s_2**2))
+    found = frechet.frechet_distance(mean_1, np.diag(s_1**2), mean_2, np.diag(s_2**2))
     np.testing.assert_allclose(found, 5 + ((s_1 - s_2) ** 2).sum(), rtol=1e-9)
 
 

@@ -85,7 +85,7 @@ def test_ddpm_draws_by_example(model, images):
     np.testing.assert_allclose(out[:1], model.decode(z[:1], method="ddpm", rng=7), atol=1e-3)
 
 
-def test_bad_arguments_are_one_line(model, images):
+def test_bad_arguments_are_one_line(model, images, shapes_unchecked):
     z = model.encode(images)
     for call, message in [
         (lambda: model.encode(images[0]), r"images must be \[B, 8, 8, 1\], got \[8, 8, 1\]"),

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "pdae_jax"
 # Each imports from itself and from those before it alone.
 LAYERS = (
     "runtime",
-    "schedule samplers pdae latent",
+    "arrays schedule samplers pdae latent",
     "networks",
     "images",
     "data",
@@ -35,6 +35,7 @@ NEVER = {
     "runtime.choices": "jax",
     "runtime.progress": "jax",
     "runtime.atomic": "jax",
+    "arrays": "flax optax orbax",
     "schedule": "flax optax orbax",
     "samplers": "flax optax orbax",
     "pdae": "flax optax orbax",

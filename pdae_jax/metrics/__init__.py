@@ -1,1 +1,1 @@
-"""How good pictures are."""
+"""Metrics of pictures: arrays in, numbers out."""

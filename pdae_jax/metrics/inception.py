@@ -1,14 +1,19 @@
-"""FID's Inception v3 (the network of 2015-12-05), as one table: its weights' shapes and its features.
+"""FID's Inception v3 (the network of 2015-12-05): a table of layers, and its pooled features.
 
 A list of layers runs in order; a list within it is branches, whose outputs are joined. Tensor names
 are those of PyTorch's port of the file, which `convert` reads.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, UInt8
+
+from pdae_jax.arrays import Array, Images, Params
+
+Map = Float[jax.Array, "B _H _W _C"]
 
 SIZE = 299
 FEATURES = 2048
@@ -29,10 +34,10 @@ class Conv(NamedTuple):
         return self.height, self.width or self.height
 
 
-def _block(name: str, *branches) -> list:
+def _block(name: str, *branches: list[Any]) -> list[Any]:
     """Branches of (branch name, channels, height, width, stride, valid), pools and splits."""
 
-    def convs(layers):
+    def convs(layers: list[Any]) -> list[Any]:
         return [
             [convs(branch) for branch in layer]
             if isinstance(layer, list)
@@ -45,8 +50,8 @@ def _block(name: str, *branches) -> list:
     return [convs(branch) for branch in branches]
 
 
-def _network() -> list:
-    layers: list = [
+def _network() -> list[Any]:
+    layers: list[Any] = [
         Conv("Conv2d_1a_3x3", 32, 3, 3, 2, True),
         Conv("Conv2d_2a_3x3", 32, 3, 3, 1, True),
         Conv("Conv2d_2b_3x3", 64, 3),
@@ -126,7 +131,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
     """Names and shapes, [out, in, height, width], of the tensors in the weights' file."""
     found: dict[str, tuple[int, ...]] = {}
 
-    def channels(layers, n: int) -> int:
+    def channels(layers: list[Any], n: int) -> int:
         for layer in layers:
             if isinstance(layer, Conv):
                 found[f"{layer.name}.conv.weight"] = (layer.channels, n, *layer.kernel)
@@ -141,8 +146,10 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return found | {"fc.weight": (1008, FEATURES), "fc.bias": (1008,)}
 
 
-def features(params: dict, images):
-    """The pooled features of uint8 images [B, H, W, 3], of any size -> float32 [B, 2048].
+def features(
+    params: Params, images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]
+) -> Float[jax.Array, "B 2048"]:
+    """The pooled features of images with values 0 to 255, of any size.
 
     params: group "inception" of a converted file. Images are resized as TensorFlow 1 did, then
     (x - 128) / 128.
@@ -151,10 +158,10 @@ def features(params: dict, images):
     return _run(NETWORK, params, (x - 128) / 128).mean((1, 2))
 
 
-def resize(x, size: int):
-    """TensorFlow 1's bilinear: corners at pixel i * (old / new), not antialiased. [B, H, W, C]."""
+def resize(x: Images, size: int) -> Float[jax.Array, "B {size} {size} C"]:
+    """TensorFlow 1's bilinear: corners at pixel i * (old / new), not antialiased."""
 
-    def weights(old: int) -> np.ndarray:
+    def weights(old: int) -> Float[np.ndarray, "new {old}"]:
         at = np.arange(size) * (old / size)
         low = at.astype(int)
         rows = np.zeros((size, old), np.float64)
@@ -167,7 +174,7 @@ def resize(x, size: int):
     return jnp.einsum("wW,BhWC->BhwC", weights(W), x, precision="highest")
 
 
-def _run(layers, params, x):
+def _run(layers: list[Any], params: Params, x: Map) -> Map:
     for layer in layers:
         if isinstance(layer, Conv):
             x = _conv(layer, params, x)
@@ -178,7 +185,7 @@ def _run(layers, params, x):
     return x
 
 
-def _conv(layer: Conv, params, x):
+def _conv(layer: Conv, params: Params, x: Map) -> Map:
     for part in layer.name.split("."):
         params = params[part]
     padding = [(0, 0) if layer.valid else (k // 2, k // 2) for k in layer.kernel]
@@ -194,7 +201,7 @@ def _conv(layer: Conv, params, x):
     return jax.nn.relu(x * factor + (norm["bias"] - norm["mean"] * factor))
 
 
-def max_pool(x, stride: int, padding: int = 0):
+def max_pool(x: Map, stride: int, padding: int = 0) -> Map:
     """Largest of 3 x 3 pixels."""
     return jax.lax.reduce_window(
         x,
@@ -206,10 +213,10 @@ def max_pool(x, stride: int, padding: int = 0):
     )
 
 
-def _mean_pool(x):
+def _mean_pool(x: Map) -> Map:
     """Mean of 3 x 3 pixels, of those within the picture alone, as FID has it."""
 
-    def total(x):
+    def total(x: Map) -> Map:
         return jax.lax.reduce_window(
             x, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
         )

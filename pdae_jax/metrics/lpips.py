@@ -2,8 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
-from pdae_jax.metrics.inception import max_pool
+from pdae_jax.arrays import Array, Params, PerExample
+from pdae_jax.metrics.inception import Map, max_pool
 
 # AlexNet's convolutions: place in torchvision's list, out, in, kernel, stride, padding.
 CONVOLUTIONS = (
@@ -13,10 +15,11 @@ CONVOLUTIONS = (
     (8, 256, 384, 3, 1, 1),
     (10, 256, 256, 3, 1, 1),
 )
-POOLED = (3, 6)  # what reads a pooled map
+POOLED = (3, 6)  # convolutions of a pooled map
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 Shapes = dict[str, tuple[int, ...]]
+ColourImages = Float[Array, "B H W 3"]
 
 
 def alexnet_shapes() -> Shapes:
@@ -33,9 +36,9 @@ def head_shapes() -> Shapes:
     return {f"lin{i}.model.1.weight": (1, out, 1, 1) for i, (_, out, *_) in enumerate(CONVOLUTIONS)}
 
 
-def features(alexnet: dict, x) -> list:
-    """The five ReLU maps of images [B, H, W, 3] in [-1, 1]."""
-    h, maps = (x - jnp.array(SHIFT)) / jnp.array(SCALE), []
+def features(alexnet: Params, x: ColourImages) -> list[Map]:
+    """The five ReLU maps of images in [-1, 1]."""
+    h, maps = (jnp.asarray(x) - jnp.array(SHIFT)) / jnp.array(SCALE), []
     for k, _, _, _, stride, padding in CONVOLUTIONS:
         if k in POOLED:
             h = max_pool(h, 2)
@@ -52,16 +55,16 @@ def features(alexnet: dict, x) -> list:
     return maps
 
 
-def lpips(params: dict, a, b):
-    """LPIPS of images a and b, [B, H, W, 3] in [-1, 1] -> [B].
+def lpips(params: Params, a: ColourImages, b: ColourImages) -> PerExample:
+    """LPIPS of images a and b in [-1, 1].
 
     params: groups "alexnet" and "lpips" of converted files.
     """
 
-    def unit(h):
+    def unit(h: Map) -> Map:
         return h / (jnp.linalg.norm(h, axis=-1, keepdims=True) + 1e-10)
 
-    total = 0.0
+    total = jnp.zeros(len(a))
     for i, (f, g) in enumerate(zip(features(params["alexnet"], a), features(params["alexnet"], b))):
         head = params["lpips"][f"lin{i}"]["model"]["1"]["kernel"][0, 0, :, 0]
         total += ((unit(f) - unit(g)) ** 2 @ head).mean((1, 2))

@@ -1,15 +1,15 @@
-"""What pictures are measured by: what needs no weights always, LPIPS and FID where their weights are."""
+"""Metrics in batches over the devices; LPIPS and FID only where their weights are given."""
 
-import os
-from pathlib import Path
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, UInt8
 
+from pdae_jax.arrays import Array, Params, Pictures
 from pdae_jax.metrics import image, inception, lpips
 from pdae_jax.runtime import sharding
-from pdae_jax.workdir import checkpoints as checkpoint
 
 GROUPS = ("alexnet", "lpips", "inception")
 SMALLEST = 31  # AlexNet's last map of a smaller picture is empty
@@ -21,26 +21,12 @@ class Metrics:
     params: groups of converted files; "alexnet" and "lpips" give LPIPS, "inception" gives FID.
     """
 
-    def __init__(self, params: dict | None = None, *, batch_size: int = 64):
+    def __init__(self, params: Params | None = None, *, batch_size: int = 64) -> None:
         self.mesh, self.batch_size = sharding.make_mesh(devices=jax.local_devices()), batch_size
         self.params = jax.device_put(params or {}, sharding.replicated(self.mesh))
 
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "Metrics":
-        """Those of the metric files that the converter brought into the directory `path`."""
-        path = Path(path).expanduser()
-        there = [
-            group for save in checkpoint.saved(path) for group in save.groups if group in GROUPS
-        ]
-        if not there:
-            raise ValueError(
-                f"no metric weights in {path}: bring the files in with "
-                f"tools/convert_torch_weights.py (docs/checkpoints.md)"
-            )
-        return cls(checkpoint.read_weights(path, there))
-
-    def missing(self, image_shape) -> dict[str, str]:
-        """What cannot be measured of pictures of this shape -> why, and what to do about it."""
+    def missing(self, image_shape: Sequence[int]) -> dict[str, str]:
+        """The metrics not to be had of pictures of this shape -> why, and what to do about it."""
         found = {}
         if not {"alexnet", "lpips"} <= self.params.keys():
             found["LPIPS"] = (
@@ -56,11 +42,8 @@ class Metrics:
             )
         return found
 
-    def compare(self, images, decoded) -> dict[str, np.ndarray]:
-        """SSIM, MSE, PSNR and, where its weights are, LPIPS of uint8 or float [-1, 1] pictures.
-
-        images, decoded: [B, H, W, C] -> name -> [B].
-        """
+    def compare(self, images: Pictures, decoded: Pictures) -> dict[str, Float[np.ndarray, " B"]]:
+        """SSIM, MSE, PSNR and, where its weights are given, LPIPS: name -> one number a picture."""
         skip = "LPIPS" in self.missing(np.shape(images)[1:])
         params = {} if skip else {name: self.params[name] for name in ("alexnet", "lpips")}
         found = sharding.in_batches(
@@ -77,8 +60,8 @@ class Metrics:
             if name in found
         }
 
-    def features(self, images) -> np.ndarray:
-        """Inception's features of uint8 pictures [B, H, W, C] -> float32 [B, 2048]."""
+    def features(self, images: UInt8[Array, "B H W C"]) -> Float[np.ndarray, "B 2048"]:
+        """Inception's features."""
         return np.asarray(
             sharding.in_batches(
                 _features,
@@ -91,7 +74,7 @@ class Metrics:
 
 
 @jax.jit
-def _compare(params, images, decoded):
+def _compare(params: Params, images: Pictures, decoded: Pictures) -> dict[str, Float[Array, " B"]]:
     a, b = (
         x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else (x + 1) / 2
         for x in (images, decoded)
@@ -104,10 +87,10 @@ def _compare(params, images, decoded):
 
 
 @jax.jit
-def _features(params, images):
+def _features(params: Params, images: UInt8[Array, "B H W C"]) -> Float[Array, "B 2048"]:
     return inception.features(params, _colour(images))
 
 
-def _colour(images):
-    """[B, H, W, C] as colour: grey three times, of more channels the first three."""
+def _colour(images: Pictures) -> Float[Array, "B H W 3"] | UInt8[Array, "B H W 3"]:
+    """Images of three channels: grey three times, of more channels the first three."""
     return images[..., :3] if images.shape[-1] >= 3 else images[..., :1].repeat(3, -1)

@@ -1,4 +1,4 @@
-"""What the networks of one model are: sizes alone, no code that computes.
+"""The architecture of one model's networks: sizes alone, no code that computes.
 
 Stored beside every checkpoint as `model.json`, so that a directory says by itself how to rebuild
 its networks. See `Architecture`; `configs/` has the paper's.
@@ -6,7 +6,7 @@ its networks. See `Architecture`; `configs/` has the paper's.
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Block(NamedTuple):
@@ -22,7 +22,7 @@ class Block(NamedTuple):
 PRECISIONS = ("float32", "bfloat16")  # of the networks' computation
 MOST_TIMES = 100_000  # tables of them are kept
 
-# What each group of parameters depends on: the fields that its arrays were trained for.
+# The fields that each group of parameters was trained for.
 GROUP_FIELDS = {
     "dpm": (
         "image_shape",
@@ -43,7 +43,7 @@ GROUP_FIELDS = {
 }
 
 
-def _counts(value) -> bool:
+def _counts(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
@@ -82,7 +82,7 @@ class Architecture:
     latent_hidden: int = 2048
     latent_time: int = 64
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # JSON and ConfigDict give lists: keep it hashable
             value = getattr(self, field.name)
             if isinstance(value, list):
@@ -185,7 +185,7 @@ class Architecture:
 
     @staticmethod
     def encoder_attends(height: int, width: int) -> bool:
-        """Whether the encoder has attention on a map of this size: the first of 16 or less, not 8."""
+        """Whether the encoder has attention on a map of this size: the first of 16 down to 9."""
         return 8 < min(height, width) <= 16
 
     def _attends(self, level: int) -> bool:
@@ -228,7 +228,7 @@ class Architecture:
             widths += [block.channels] * (2 if block.upsample else 1)
         return widths
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
 

@@ -1,46 +1,38 @@
 """The networks of one model as pure functions of their parameters.
 
 Parameters are one plain dict of groups: "dpm", "encoder", "gradient" and "latent", of the networks,
-and "statistics" and "classifier", plain arrays. What is trained and what is frozen is a split of this
-dict. Flax stays behind this file.
+and "statistics" and "classifier", plain arrays. What is trained and what is frozen is a split of
+this dict. Flax stays behind this file.
 """
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int
 
+from pdae_jax.arrays import Array, Codes, Images, Params, Rng
 from pdae_jax.networks.architecture import PRECISIONS, Architecture
 from pdae_jax.networks.encoder import Encoder
 from pdae_jax.networks.gradient_estimator import GradientEstimator
 from pdae_jax.networks.latent_mlp import LatentMLP
 from pdae_jax.networks.unet import UNet
-
-Params = dict[str, dict]
+from pdae_jax.pdae import Prediction
 
 NETWORKS = ("dpm", "encoder", "gradient", "latent")
-DTYPES = dict(zip(PRECISIONS, (jnp.float32, jnp.bfloat16), strict=True))
+DTYPES: dict[str, DTypeLike] = dict(zip(PRECISIONS, (jnp.float32, jnp.bfloat16), strict=True))
 
 
 class Time(NamedTuple):
-    """t's share of both networks, [N, *] each: N = B in training, 1 in a sampler's step."""
+    """The projections of t for both networks: N = B times in training, 1 in a sampler's step."""
 
-    dpm: jax.Array
-    gradient: jax.Array | None
-
-
-class Prediction(NamedTuple):
-    """What the networks say of x_t; arrays [B, H, W, C] in float32.
-
-    v is the learned variance's interpolation, None where the model has none. gradient is G, None
-    where no code was given; with several codes an example it is [n, B, H, W, C].
-    """
-
-    eps: jax.Array
-    v: jax.Array | None
-    gradient: jax.Array | None
+    dpm: Float[Array, "N width_dpm"]
+    gradient: Float[Array, "N width_gradient"] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,26 +45,31 @@ class Networks:
     """
 
     arch: Architecture
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     @functools.cached_property
-    def unet(self):
+    def unet(self) -> UNet:
         return UNet(self.arch, self.dtype, self.remat)
 
     @functools.cached_property
-    def estimator(self):
+    def estimator(self) -> GradientEstimator:
         return GradientEstimator(self.arch, self.dtype, self.remat)
 
     @functools.cached_property
-    def encoder(self):
+    def encoder(self) -> Encoder:
         return Encoder(self.arch, self.dtype)
 
     @functools.cached_property
-    def latent(self):
+    def latent(self) -> LatentMLP:
         return LatentMLP(self.arch, self.dtype)
 
-    def init(self, rng, groups=("dpm", "encoder", "gradient"), labels: int = 0) -> Params:
+    def init(
+        self,
+        rng: Rng,
+        groups: Collection[str] = ("dpm", "encoder", "gradient"),
+        labels: int = 0,
+    ) -> Params:
         """Fresh parameters of the named groups; a group's values do not depend on the others.
 
         labels: how many attributes the classifier has.
@@ -81,7 +78,7 @@ class Networks:
         x = jnp.zeros((1, *arch.image_shape))
         t, z = jnp.zeros((1,), jnp.int32), jnp.zeros((1, arch.z_size))
 
-        def init_gradient(rng):
+        def init_gradient(rng: Rng) -> Any:
             dpm = self.unet.init(rng, x, t)
             embedding, projection = self.unet.apply(dpm, t, method="time")
             features = self.unet.apply(dpm, x, projection, method="features")
@@ -112,56 +109,62 @@ class Networks:
         The layers round a kernel to `dtype` wherever they use it, so that no value changes.
         """
 
-        def kernels(tree):
+        def kernels(tree: Any) -> Any:
             return jax.tree.map(lambda a: a.astype(self.dtype) if a.ndim > 1 else a, tree)
 
         return {
             group: kernels(tree) if group in NETWORKS else tree for group, tree in params.items()
         }
 
-    def encode(self, params: Params, x_0):
-        """z = E(x_0): [B, H, W, C] in [-1, 1] -> [B, z_size]."""
-        return self.encoder.apply({"params": params["encoder"]}, x_0)
+    def encode(self, params: Params, x_0: Images) -> Codes:
+        """z = E(x_0), x_0 in [-1, 1]."""
+        return _apply(self.encoder, params["encoder"], x_0)
 
-    def time(self, params: Params, t) -> Time:
-        """All that depends on t alone, int [N]: for a sampler to compute once."""
-        dpm = {"params": params["dpm"]}
-        embedding, projection = self.unet.apply(dpm, t, method="time")
-        gradient = None
-        if "gradient" in params:
-            gradient = self.estimator.apply(
-                {"params": params["gradient"]}, embedding, method="time"
-            )
-        return Time(projection, gradient)
+    def time(self, params: Params, t: Int[Array, " N"]) -> Time:
+        """The projections of t: all that depends on it alone, for a sampler to compute once."""
+        embedding, projection = _apply(self.unet, params["dpm"], t, method="time")
+        if "gradient" not in params:
+            return Time(projection, None)
+        return Time(
+            projection, _apply(self.estimator, params["gradient"], embedding, method="time")
+        )
 
-    def code(self, params: Params, z):
-        """All that depends on z alone, [B, z_size] -> [B, *]: for a sampler to compute once."""
-        return self.estimator.apply({"params": params["gradient"]}, z, method="code")
+    def code(self, params: Params, z: Codes) -> Float[Array, "B width"]:
+        """The projection of z: all that depends on it alone, for a sampler to compute once."""
+        return _apply(self.estimator, params["gradient"], z, method="code")
 
     def predict(
-        self, params: Params, x_t, time: Time, *codes, dropout=None, dropout_dpm=None
+        self,
+        params: Params,
+        x_t: Images,
+        time: Time,
+        *codes: Float[Array, "B width"],
+        dropout: Rng | None = None,
+        dropout_dpm: Rng | None = None,
     ) -> Prediction:
         """One pass down, one up for eps and one for each code's G.
 
-        x_t: [B, H, W, C]; time, codes: from `time` and `code`. dropout, dropout_dpm: keys that
-        switch on dropout in G and in eps_theta (each while it is trained); None is evaluation.
+        time, codes: from `time` and `code`. dropout, dropout_dpm: keys that switch on dropout in G
+        and in eps_theta (each while it is trained); None is evaluation.
         """
-        dpm = {"params": params["dpm"]}
-        kwargs = {"deterministic": dropout_dpm is None}
+        dpm, frozen = params["dpm"], dropout_dpm is None
         down, up = (None, None) if dropout_dpm is None else jax.random.split(dropout_dpm)
-        features = self.unet.apply(
-            dpm, x_t, time.dpm, rngs=_dropout(down), method="features", **kwargs
+        features = _apply(
+            self.unet, dpm, x_t, time.dpm, dropout=down, deterministic=frozen, method="features"
         )
-        out = self.unet.apply(dpm, features, time.dpm, rngs=_dropout(up), method="output", **kwargs)
+        out = _apply(
+            self.unet, dpm, features, time.dpm, dropout=up, deterministic=frozen, method="output"
+        )
         eps, v = jnp.split(out, 2, axis=-1) if self.arch.learned_variance else (out, None)
         gradients = [
-            self.estimator.apply(
-                {"params": params["gradient"]},
+            _apply(
+                self.estimator,
+                params["gradient"],
                 features,
                 time.gradient,
                 code,
+                dropout=dropout,
                 deterministic=dropout is None,
-                rngs=_dropout(dropout),
             )
             for code in codes
         ]
@@ -170,14 +173,18 @@ class Networks:
             gradient = gradients[0] if len(gradients) == 1 else jnp.stack(gradients)
         return Prediction(eps, v, gradient)
 
-    def latent_time(self, params: Params, t):
-        """The latent network's share of t, int [N] -> [N, *]."""
-        return self.latent.apply({"params": params["latent"]}, t, method="time")
+    def latent_time(self, params: Params, t: Int[Array, " N"]) -> Float[Array, "N width"]:
+        """The latent network's projection of t."""
+        return _apply(self.latent, params["latent"], t, method="time")
 
-    def latent_eps(self, params: Params, z_t, time):
-        """eps_omega(z_t, t): [B, z_size] -> [B, z_size]."""
-        return self.latent.apply({"params": params["latent"]}, z_t, time, method="output")
+    def latent_eps(self, params: Params, z_t: Codes, time: Float[Array, "#B width"]) -> Codes:
+        """eps_omega(z_t, t)."""
+        return _apply(self.latent, params["latent"], z_t, time, method="output")
 
 
-def _dropout(rng) -> dict:
-    return {} if rng is None else {"dropout": rng}
+def _apply(
+    module: nn.Module, params: Params, *args: Any, dropout: Rng | None = None, **kwargs: Any
+) -> Any:
+    """A module's output of one group of parameters; dropout: the key of its masks."""
+    rngs = {} if dropout is None else {"dropout": dropout}
+    return module.apply({"params": params}, *args, rngs=rngs, **kwargs)

@@ -2,35 +2,53 @@
 
 import functools
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int
+
+Map = Float[Array, "B H W C"]  # a feature map
+AnyMap = Float[Array, "B _H _W _C"]  # whose size is not the others'
+Kernel = Float[Array, "h w C D"]
+# (scale, shift) of each channel, of every example or of all: h = (1 + scale) h + shift.
+Condition = tuple[Float[Array, "#B _width"], Float[Array, "#B _width"]]
 
 # PyTorch's default, uniform in +-1/sqrt(fan_in): what the original networks were trained from.
 torch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 zeros = nn.initializers.zeros
 
 
-def convolution(x, kernel, strides, padding, **options):
+def convolution(
+    x: Map,
+    kernel: Kernel,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **options: Any,
+) -> Float[Array, "B _H _W D"]:
     """`lax.conv_general_dilated`, whose gradient by the kernel is taken over a padded x.
 
     The same numbers; XLA's CPU computes that gradient 1.1 to 1.8 times as fast when the padding is
     an operation of its own, but the gradient by x more slowly, so that it keeps its own padding.
     """
 
-    def conv(x, kernel, padding):
+    def conv(x: Map, kernel: Kernel, padding: str | Sequence[tuple[int, int]]) -> Array:
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
     @jax.custom_vjp
-    def padded(x, kernel):
+    def padded(x: Map, kernel: Kernel) -> Array:
         return conv(x, kernel, padding)
 
-    def forward(x, kernel):
+    def forward(x: Map, kernel: Kernel) -> tuple[Array, tuple[Map, Kernel]]:
         return padded(x, kernel), (x, kernel)
 
-    def backward(kept, g):
+    def backward(kept: tuple[Map, Kernel], g: AnyMap) -> tuple[Map, Kernel]:
         x, kernel = kept
         wide = jnp.pad(x, ((0, 0), *padding, (0, 0)))
         (dx,) = jax.linear_transpose(lambda x: conv(x, kernel, padding), x)(g)
@@ -54,26 +72,25 @@ Dense = functools.partial(nn.Dense, kernel_init=torch_init)
 
 
 class GroupNorm(nn.Module):
-    """Group norm over [B, H, W, C]: 32 groups, fewer where 32 does not divide C; eps 1e-5.
+    """Group norm: 32 groups, fewer where 32 does not divide C; eps 1e-5.
 
-    conditions: (scale, shift) pairs, [N, C] with N = B or 1; h = (1 + scale) h + shift for each in
-    turn. Sums run over pixels, a channel at a time; groups and conditions are folded into one
-    factor and one offset, tiny [B, C] arrays, so that a pixel costs one multiply and add. Flax's
-    own reshapes the image into groups, which on a CPU costs twice as much. Statistics are float32
-    whatever `dtype` is.
+    conditions: (scale, shift) pairs; h = (1 + scale) h + shift for each in turn. Sums run over
+    pixels, a channel at a time; groups and conditions are folded into one factor and one offset,
+    tiny [B, C] arrays, so that a pixel costs one multiply and add. Flax's own reshapes the image
+    into groups, which on a CPU costs twice as much. Statistics are float32 whatever `dtype` is.
     """
 
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x, *conditions):
-        B, H, W, C = x.shape
+    def __call__(self, x: Map, *conditions: Condition) -> Map:
+        B, C = x.shape[0], x.shape[-1]
         groups = math.gcd(32, C)
         scale = self.param("scale", nn.initializers.ones, (C,))
         bias = self.param("bias", zeros, (C,))
         x = x.astype(jnp.float32)
 
-        def mean_of_group(x):
+        def mean_of_group(x: Map) -> Float[Array, "B C"]:
             mean = x.mean((1, 2)).reshape(B, groups, C // groups).mean(-1)
             return jnp.repeat(mean, C // groups, axis=1)
 
@@ -88,8 +105,8 @@ class GroupNorm(nn.Module):
         return (x * factor[:, None, None] + offset[:, None, None]).astype(self.dtype)
 
 
-def timestep_embedding(t, dim: int):
-    """[cos, sin] of t exp(-ln(10000) i / half), i < half = dim / 2: int [N] -> float32 [N, dim]."""
+def timestep_embedding(t: Int[Array | np.ndarray, " N"], dim: int) -> Float[Array, "N {dim}"]:
+    """[cos, sin] of t exp(-ln(10000) i / half), i < half = dim / 2."""
     half = dim // 2
     frequencies = jnp.exp(-math.log(10000.0) / half * jnp.arange(half, dtype=jnp.float32))
     angles = jnp.asarray(t, jnp.float32)[:, None] * frequencies
@@ -101,43 +118,43 @@ class EmbeddingMLP(nn.Module):
 
     dim: int  # of the sinusoidal embedding
     width: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, t):
+    def __call__(self, t: Int[Array | np.ndarray, " N"]) -> Float[Array, "N {self.width}"]:
         h = Dense(self.width, dtype=self.dtype, name="in")(timestep_embedding(t, self.dim))
         return Dense(self.width, dtype=self.dtype, name="out")(nn.silu(h))
 
 
 class Projection(nn.Module):
-    """Every residual block's Linear(SiLU(emb)) at once: one matmul, [N, E] -> [N, 2 sum widths].
+    """Every residual block's Linear(SiLU(emb)) at once: one matmul, 2 sum(widths) wide.
 
     Block after block [scale, shift]; `split_conditions` cuts it. Depends on t (or z) alone, so a
     sampler computes it once and a block never sees an embedding.
     """
 
     widths: tuple[int, ...]
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, emb):
+    def __call__(self, emb: Float[Array, "N E"]) -> Float[Array, "N 2*{sum(self.widths)}"]:
         return Dense(2 * sum(self.widths), dtype=self.dtype, name="linear")(nn.silu(emb))
 
 
-def split_conditions(projected, widths) -> list:
-    """[N, 2 sum widths] -> for each block (scale, shift), each [N, width]."""
+def split_conditions(projected: Float[Array, "N total"], widths: Sequence[int]) -> list[Condition]:
+    """Cuts a `Projection` into (scale, shift) for each residual block, of its width."""
     ends = np.cumsum(np.repeat(widths, 2))
     parts = jnp.split(projected, ends[:-1], axis=-1)
     return list(zip(parts[::2], parts[1::2]))
 
 
-def average_pool(x):
-    """Mean of every 2 x 2 pixels: [B, H, W, C] -> [B, H/2, W/2, C]."""
+def average_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B H//2 W//2 C"]:
+    """Mean of every 2 x 2 pixels."""
     return nn.avg_pool(x.astype(jnp.float32), (2, 2), (2, 2)).astype(x.dtype)
 
 
-def repeat(x):
-    """Every pixel twice along height and width (nearest): [B, H, W, C] -> [B, 2H, 2W, C]."""
+def repeat(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:
+    """Every pixel twice along height and width (nearest)."""
     return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
@@ -153,7 +170,7 @@ class Dropout(nn.Module):
     rate: float  # 0 in evaluation
 
     @nn.compact
-    def __call__(self, h):
+    def __call__(self, h: Map) -> Map:
         if not self.rate:
             return h
         B, H, *rest = h.shape
@@ -164,7 +181,7 @@ class Dropout(nn.Module):
 
 
 class UpConv3x3(nn.Module):
-    """`Conv3x3` of `repeat(x)`, computed on x: [B, H, W, C] -> [B, 2H, 2W, features].
+    """`Conv3x3` of `repeat(x)`, computed on x.
 
     Of the nine pixels under the kernel only four differ, so that taps on the same one are summed
     first: 16 multiplications where there were 36, and nothing repeated is written. The parameters
@@ -172,10 +189,10 @@ class UpConv3x3(nn.Module):
     """
 
     features: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W {self.features}"]:
         kernel = self.param("kernel", torch_init, (3, 3, x.shape[-1], self.features))
         bias = self.param("bias", zeros, (self.features,)).astype(self.dtype)
         # A pixel and its copy under two neighbouring taps: [a, b, c] -> [a, a + b, b + c, c].
@@ -198,7 +215,9 @@ class UpConv3x3(nn.Module):
         )
 
 
-def up_by_zeros(x, kernel):
+def up_by_zeros(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "4 4 C D"]
+) -> Float[Array, "B 2*H 2*W D"]:
     """`UpConv3x3` as a transposed convolution, by a kernel of 4 x 4: zeros between x's pixels."""
     return jax.lax.conv_general_dilated(
         x,
@@ -210,20 +229,26 @@ def up_by_zeros(x, kernel):
     )
 
 
-def up_by_parts(x, kernel):
+def up_by_parts(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "4 4 C D"]
+) -> Float[Array, "B 2*H 2*W D"]:
     """The same where zeros would be multiplied: even and odd rows and columns apart.
 
     Each is a convolution by every other tap; the four stand side by side as channels of one.
     """
-    B, H, W, C = x.shape
-    kernel = kernel.reshape(2, 2, 2, 2, C, -1).transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, C, -1)
+    _, H, W, _ = x.shape
+    kernel = rearrange(kernel, "(h p) (w q) C D -> h w C (p q D)", p=2, q=2)
     h = convolution(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    h = h.reshape(B, H + 1, W + 1, 2, 2, -1)
+    h = rearrange(h, "B H W (p q D) -> B H W p q D", p=2, q=2)
     rows = [jnp.stack([h[:, p : p + H, q : q + W, p, q] for q in (0, 1)], axis=3) for p in (0, 1)]
-    return jnp.stack(rows, axis=2).reshape(B, 2 * H, 2 * W, -1)
+    return rearrange(jnp.stack(rows, axis=2), "B H p W q D -> B (H p) (W q) D")
 
 
-RESAMPLE = {"": lambda x: x, "down": average_pool, "up": repeat}
+RESAMPLE: dict[str, Callable[[AnyMap], AnyMap]] = {
+    "": lambda x: x,
+    "down": average_pool,
+    "up": repeat,
+}
 
 
 class ResBlock(nn.Module):
@@ -234,12 +259,14 @@ class ResBlock(nn.Module):
     """
 
     channels: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
     resample: str = ""
     dropout: float = 0.0  # 0 in evaluation
 
     @nn.compact
-    def __call__(self, x, *conditions):
+    def __call__(
+        self, x: Float[Array, "B _H _W C"], *conditions: Condition
+    ) -> Float[Array, "B H W {self.channels}"]:
         resample = RESAMPLE[self.resample]
         h = nn.silu(GroupNorm(self.dtype, name="norm_in")(x))
         if self.resample == "up":
@@ -260,21 +287,19 @@ RematBlock = nn.remat(ResBlock)
 
 
 class Attention(nn.Module):
-    """Self-attention over all pixels of a map, added to it: [B, H, W, C] -> the same."""
+    """Self-attention over all pixels of a map, added to it."""
 
     heads: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
     qkv_order: str = "legacy"
 
     @nn.compact
-    def __call__(self, x):
-        B, H, W, C = x.shape
-        h = GroupNorm(self.dtype, name="norm")(x).reshape(B, H * W, C)
+    def __call__(self, x: Map) -> Map:
+        _, H, _, C = x.shape
+        h = rearrange(GroupNorm(self.dtype, name="norm")(x), "B H W C -> B (H W) C")
         h = Dense(3 * C, dtype=self.dtype, name="qkv")(h)
-        if self.qkv_order == "legacy":  # [head][q, k, v][c]
-            q, k, v = jnp.moveaxis(h.reshape(B, H * W, self.heads, 3, -1), 3, 0)
-        else:  # [q, k, v][head][c]
-            q, k, v = jnp.moveaxis(h.reshape(B, H * W, 3, self.heads, -1), 2, 0)
-        h = jax.nn.dot_product_attention(q, k, v).reshape(B, H * W, C)
+        order = {"legacy": "(head qkv c)", "new": "(qkv head c)"}[self.qkv_order]
+        q, k, v = rearrange(h, f"B n {order} -> qkv B n head c", qkv=3, head=self.heads)
+        h = rearrange(jax.nn.dot_product_attention(q, k, v), "B n head c -> B n (head c)")
         h = Dense(C, dtype=self.dtype, kernel_init=zeros, name="proj")(h)
-        return x + h.reshape(B, H, W, C)
+        return x + rearrange(h, "B (H W) C -> B H W C", H=H)

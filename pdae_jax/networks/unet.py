@@ -4,18 +4,26 @@ The way down gives features, the way up (`Decoder`) turns features into a pictur
 estimator is a second way up over the same features (`gradient_estimator`).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int
 
+from pdae_jax.arrays import Images, Times
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.layers import (
+    AnyMap,
     Attention,
+    Condition,
     Conv3x3,
     EmbeddingMLP,
     GroupNorm,
+    Map,
     Projection,
     RematBlock,
     ResBlock,
@@ -25,25 +33,27 @@ from pdae_jax.networks.layers import (
 
 
 class Features(NamedTuple):
-    """What the way down leaves: its last map [B, h, w, c] and every block's map, for the skips."""
+    """The way down's last map, and every block's map for the skip connections."""
 
-    h: jax.Array
-    skips: tuple[jax.Array, ...]
+    h: AnyMap
+    skips: tuple[AnyMap, ...]
 
 
 class Down(nn.Module):
-    """The way down: x_t [B, H, W, C] and its blocks' conditions -> Features."""
+    """The way down: x_t and a condition for each of its residual blocks -> Features."""
 
     arch: Architecture
-    dtype: jnp.dtype
+    dtype: DTypeLike
     remat: bool
 
     @nn.compact
-    def __call__(self, x, conditions, deterministic: bool = True) -> Features:
-        arch, conditions, skips = self.arch, iter(conditions), []
+    def __call__(
+        self, x_t: Images, conditions: Sequence[Condition], deterministic: bool = True
+    ) -> Features:
+        arch, skips, following = self.arch, [], iter(conditions)
         block_type = RematBlock if self.remat else ResBlock
         dropout = 0.0 if deterministic else arch.dropout
-        h = x.astype(self.dtype)
+        h = jnp.asarray(x_t, self.dtype)
         for k, block in enumerate(arch.down_path()):
             if block.kind == "conv":
                 h = Conv3x3(block.channels, dtype=self.dtype, name=f"block_{k}")(h)
@@ -54,7 +64,7 @@ class Down(nn.Module):
                     "down" if block.kind == "down" else "",
                     dropout,
                     name=f"block_{k}",
-                )(h, next(conditions))
+                )(h, next(following))
             if block.attention:
                 h = Attention(
                     arch.heads_of(block.channels), self.dtype, arch.qkv_order, name=f"attention_{k}"
@@ -64,28 +74,33 @@ class Down(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Middle block, the way up and the output head: Features -> float32 [B, H, W, out_channels].
+    """Middle block, the way up and the output head: Features -> float32, `out_channels` of them.
 
-    conditions: for each of its residual blocks the (scale, shift) pairs to apply.
+    conditions: for each of its residual blocks those to apply, in turn.
     """
 
     arch: Architecture
     out_channels: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
     remat: bool
 
     @nn.compact
-    def __call__(self, features: Features, conditions, deterministic: bool = True):
-        arch, conditions, skips = self.arch, iter(conditions), list(features.skips)
+    def __call__(
+        self,
+        features: Features,
+        conditions: Sequence[Sequence[Condition]],
+        deterministic: bool = True,
+    ) -> Map:
+        arch, skips, following = self.arch, list(features.skips), iter(conditions)
         block_type = RematBlock if self.remat else ResBlock
         dropout = 0.0 if deterministic else arch.dropout
 
-        def res(h, name, channels, resample=""):
+        def res(h: AnyMap, name: str, channels: int, resample: str = "") -> AnyMap:
             return block_type(channels, self.dtype, resample, dropout, name=name)(
-                h, *next(conditions)
+                h, *next(following)
             )
 
-        def attend(h, name):
+        def attend(h: Map, name: str) -> Map:
             return Attention(arch.heads_of(h.shape[-1]), self.dtype, arch.qkv_order, name=name)(h)
 
         h = features.h
@@ -104,16 +119,16 @@ class Decoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """eps_theta(x_t, t), and its parts for those who need the features or compute t's share once.
+    """eps_theta(x_t, t), and its parts for callers that need the features or project t once.
 
-    t's share, `time(t)`, is (embedding [N, 4 base], projection [N, *]); N is B, or 1 for all.
+    N times are B, one an example, or 1 for all.
     """
 
     arch: Architecture
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
-    def setup(self):
+    def setup(self) -> None:
         arch = self.arch
         self.time_embedding = EmbeddingMLP(arch.base, arch.embedding, self.dtype)
         self.widths = (*arch.down_conditions(), *arch.up_conditions())
@@ -121,21 +136,33 @@ class UNet(nn.Module):
         self.down = Down(arch, self.dtype, self.remat)
         self.up = Decoder(arch, arch.out_channels, self.dtype, self.remat)
 
-    def time(self, t):
+    def time(
+        self, t: Int[Array | np.ndarray, " N"]
+    ) -> tuple[Float[Array, "N E"], Float[Array, "N width"]]:
+        """t's embedding, and its projection for every residual block."""
         embedding = self.time_embedding(t)
         return embedding, self.time_projection(embedding)
 
-    def features(self, x_t, projection, deterministic: bool = True) -> Features:
+    def features(
+        self, x_t: Images, projection: Float[Array, "#B width"], deterministic: bool = True
+    ) -> Features:
         conditions = split_conditions(projection, self.widths)
         return self.down(x_t, conditions[: len(self.arch.down_conditions())], deterministic)
 
-    def output(self, features: Features, projection, deterministic: bool = True):
+    def output(
+        self,
+        features: Features,
+        projection: Float[Array, "#B width"],
+        deterministic: bool = True,
+    ) -> Map:
         conditions = split_conditions(projection, self.widths)
         conditions = conditions[len(self.arch.down_conditions()) :]
         return self.up(features, [(pair,) for pair in conditions], deterministic)
 
-    def __call__(self, x_t, t, deterministic: bool = True):
-        """x_t [B, H, W, C], t int [B] -> [B, H, W, C], or 2 C channels [eps, v] (learned)."""
+    def __call__(
+        self, x_t: Images, t: Times, deterministic: bool = True
+    ) -> Float[Array, "B H W outputs"]:
+        """eps, or [eps, v] where the variance is learned."""
         _, projection = self.time(t)
         features = self.features(x_t, projection, deterministic)
         return self.output(features, projection, deterministic)

@@ -1,1 +1,1 @@
-"""What one does with a model: arrays in, arrays out. No config and no files here."""
+"""Uses of a model: arrays in, arrays out."""

@@ -3,17 +3,24 @@
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 from sklearn.linear_model import LogisticRegression
 
+from pdae_jax.arrays import Array
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.workdir.code_table import Codes
 
 
-def few_shot_classifier(z, y, *, unlabelled=None) -> dict:
+def few_shot_classifier(
+    z: Float[Array, "N d"],
+    y: Float[Array, " N"],
+    *,
+    unlabelled: Float[Array, "M d"] | None = None,
+) -> dict[str, Any]:
     """A linear classifier p(y|z) on normalised z -> {"kernel": [d], "bias": number}.
 
-    z: [N, d] with y [N], 1 and 0. unlabelled: [M, d] taken for negatives (PU); then all y must be 1.
-    Each class weighs as much as the other, as oversampling the rarer would have it.
+    y: 1 and 0. unlabelled: codes taken for negatives (PU); then all y must be 1. Each class weighs
+    as much as the other, as oversampling the rarer would have it.
     """
     z, y = np.asarray(z), np.asarray(y).astype(int)
     if unlabelled is not None:
@@ -30,9 +37,9 @@ def few_shot_classifier(z, y, *, unlabelled=None) -> dict:
 
 
 def choose_shots(
-    labels, n_positive: int, n_negative: int = 0, *, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Seeded rows for a few-shot classifier from labels [N] of one attribute: (chosen, the rest).
+    labels: Float[np.ndarray, " N"], n_positive: int, n_negative: int = 0, *, seed: int = 0
+) -> tuple[Int[np.ndarray, " chosen"], Int[np.ndarray, " rest"]]:
+    """Random rows for a few-shot classifier from labels of one attribute: (chosen, the rest).
 
     The chosen are n positives, then n negatives. ValueError where there are too few.
     """

@@ -1,23 +1,26 @@
 """Generation: codes from the latent diffusion model, then pictures (Figure 12's base)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from pdae_jax import samplers
-from pdae_jax.latent import normalise
+from pdae_jax.latent import Classifier, normalise
+from pdae_jax.model import Model
 
 
 class Generated(NamedTuple):
-    """images: float [n, H, W, C] in [-1, 1]; z: their codes [n, d]."""
+    """Images in [-1, 1] and their codes."""
 
-    images: np.ndarray
-    z: np.ndarray
+    images: Float[np.ndarray, "n H W C"]
+    z: Float[np.ndarray, "n d"]
 
 
 def generate(
-    model,
-    numbers,
+    model: Model,
+    numbers: Sequence[int] | Int[np.ndarray, " n"],
     *,
     steps: int = 100,
     latent_steps: int = 100,
@@ -38,20 +41,21 @@ def generate(
 
 
 class Accepted(NamedTuple):
-    """Codes that a classifier takes for the class, how many were drawn for them, and p(y|z)."""
+    """Codes accepted as the class, how many were drawn for them, and their p(y|z)."""
 
-    z: np.ndarray
+    z: Float[np.ndarray, "n d"]
     drawn: int
-    probability: np.ndarray
+    probability: Float[np.ndarray, " n"]
 
     @property
     def rate(self) -> float:
+        """The share of the draws that was accepted."""
         return len(self.z) / self.drawn if self.drawn else 0.0
 
 
 def generate_codes_of_class(
-    model,
-    classifier,
+    model: Model,
+    classifier: Classifier,
     n: int,
     *,
     latent_steps: int = 100,
@@ -60,7 +64,7 @@ def generate_codes_of_class(
     clip: bool = False,
     most: int = 100,
 ) -> Accepted:
-    """Rejection: z from the latent model, refused where p(y|z) < 0.5, else taken with p(y|z).
+    """Rejection sampling: z from the latent model, none with p(y|z) < 0.5, others with p(y|z).
 
     classifier: {"kernel": [d], "bias": number} on normalised z. Gives up after `most` times n
     draws: then there are fewer than n codes, perhaps none.

@@ -1,8 +1,10 @@
-"""Probes: what a linear model reads out of z, or of any features (classification, regression)."""
+"""Linear probes of z, or of any features: classification and regression of attributes."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
@@ -27,11 +29,18 @@ class Probed(NamedTuple):
 
 
 def probe(
-    train, train_labels, test, test_labels, attributes, *, bootstrap: int = 200, seed: int = 0
+    train: Float[np.ndarray, "train d"],
+    train_labels: Float[np.ndarray, "train A"],
+    test: Float[np.ndarray, "test d"],
+    test_labels: Float[np.ndarray, "test A"],
+    attributes: Sequence[str],
+    *,
+    bootstrap: int = 200,
+    seed: int = 0,
 ) -> list[Probed]:
-    """A linear model of each attribute on train features [N, d], scored on test features.
+    """Fits a linear model of each attribute on train features and scores it on test features.
 
-    labels: [N, A], NaN where not known; 0 and 1 alone make a classification, other numbers a
+    labels: NaN where not known; 0 and 1 alone make a classification, other numbers a
     regression. Attributes with fewer than two classes (or ten values) on either side are left out.
     """
     found = []
@@ -62,7 +71,13 @@ def probe(
     return found
 
 
-def _interval(measure, y, predicted, bootstrap: int, seed: int) -> Score:
+def _interval(
+    measure: Callable[[np.ndarray, np.ndarray], float],
+    y: Float[np.ndarray, " test"],
+    predicted: Float[np.ndarray, " test"],
+    bootstrap: int,
+    seed: int,
+) -> Score:
     rng, values = np.random.default_rng(seed), []
     for _ in range(bootstrap):
         rows = rng.integers(0, len(y), len(y))

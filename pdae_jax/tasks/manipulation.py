@@ -1,19 +1,31 @@
 """Attribute manipulation: z along a direction, decoded from the picture's own x_T (Figure 11)."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from jaxtyping import Float
 
 from pdae_jax import latent
+from pdae_jax.arrays import Pictures
+from pdae_jax.latent import Direction
+from pdae_jax.model import Model
 from pdae_jax.runtime.progress import bar
 
 STRENGTHS = (-0.5, -0.3, -0.1, 0.0, 0.1, 0.3, 0.5)
 
 
 def manipulate(
-    model, images, direction, strengths=STRENGTHS, *, steps: int = 100, invert_steps: int = 100
-) -> np.ndarray:
-    """images [B, H, W, C] edited with each strength -> float [-1, 1], [B, strengths, H, W, C].
+    model: Model,
+    images: Pictures,
+    direction: Direction,
+    strengths: Sequence[float] = STRENGTHS,
+    *,
+    steps: int = 100,
+    invert_steps: int = 100,
+) -> Float[np.ndarray, "B strengths H W C"]:
+    """Edits images with each strength; the result is in [-1, 1].
 
-    direction: a unit vector [d] in normalised z, such as `latent.direction`'s of an attribute.
+    direction: a unit vector in normalised z, such as `latent.direction`'s of an attribute.
     """
     z = model.encode(images)
     x_T = model.invert(images, z, steps=invert_steps)

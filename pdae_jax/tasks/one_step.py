@@ -1,18 +1,22 @@
-"""What one step knows: the posterior-mean gap (Figure 4), one-step x_0 (Figures 1-3), G (13)."""
+"""One denoising step: the posterior-mean gap (Figure 4), one-step x_0 (Figures 1-3), G (13)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 
+from pdae_jax.arrays import Pictures
+from pdae_jax.model import Model
 from pdae_jax.runtime.progress import bar
 
 
 class Gap(NamedTuple):
-    """times [S]; the mean of |mu~ - mu_theta|^2 over pictures at each, without and with G: [S]."""
+    """Mean of |mu~ - mu_theta|^2 over pictures at each of S times, without and with G."""
 
-    times: np.ndarray
-    bare: np.ndarray
-    shifted: np.ndarray
+    times: Int[np.ndarray, " S"]
+    bare: Float[np.ndarray, " S"]
+    shifted: Float[np.ndarray, " S"]
 
     @property
     def closed(self) -> float:
@@ -20,8 +24,15 @@ class Gap(NamedTuple):
         return float(1 - self.shifted.sum() / self.bare.sum())
 
 
-def gap(model, images, times, *, seed: int = 0, uniform: bool = False) -> Gap:
-    """The posterior-mean gap of images [B, H, W, C] at each of the times.
+def gap(
+    model: Model,
+    images: Pictures,
+    times: Sequence[int] | Int[np.ndarray, " S"],
+    *,
+    seed: int = 0,
+    uniform: bool = False,
+) -> Gap:
+    """The posterior-mean gap of images at each of the times.
 
     uniform: see `Model.posterior_gap`; else Gaussian noise.
     """
@@ -35,16 +46,22 @@ def gap(model, images, times, *, seed: int = 0, uniform: bool = False) -> Gap:
 
 
 class Denoised(NamedTuple):
-    """Rows over times: x_t, the one-step x_0 without and with G, and G: [S, B, H, W, C] each."""
+    """Rows over S times: x_t, the one-step x_0 without and with G, and G."""
 
-    x_t: np.ndarray
-    bare: np.ndarray
-    shifted: np.ndarray
-    gradient: np.ndarray
+    x_t: Float[np.ndarray, "S B H W C"]
+    bare: Float[np.ndarray, "S B H W C"]
+    shifted: Float[np.ndarray, "S B H W C"]
+    gradient: Float[np.ndarray, "S B H W C"]
 
 
-def denoise(model, images, times, *, seed: int = 0) -> Denoised:
-    """images [B, H, W, C] noised to each of the times and denoised in one step."""
+def denoise(
+    model: Model,
+    images: Pictures,
+    times: Sequence[int] | Int[np.ndarray, " S"],
+    *,
+    seed: int = 0,
+) -> Denoised:
+    """Noises images to each of the times and denoises them in one step."""
     z = model.encode(images)
     steps = [model.denoise(images, int(t), z, rng=seed) for t in bar("denoise", times)]
     return Denoised(*(np.stack([np.asarray(step[k]) for step in steps]) for k in range(4)))
