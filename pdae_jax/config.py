@@ -56,7 +56,7 @@ def base(
     return config
 
 
-def few_pictures(config: ConfigDict) -> None:
+def few_pictures(config: Any) -> None:
     """Sets what is trained on codes for a data set of about a thousand pictures: half a minute."""
     for stage in (config.latent, config.classifier):
         stage.update(
@@ -82,7 +82,7 @@ def defaults(cls: type) -> dict[str, Any]:
     }
 
 
-def images(config: ConfigDict, *, dpm: int, pdae: int) -> ConfigDict:
+def images(config: Any, *, dpm: int, pdae: int) -> ConfigDict:
     """Sets how many images each objective sees, in millions, at its batch size."""
     config.dpm.steps = -(-dpm * 10**6 // config.dpm.batch_size)
     config.pdae.steps = -(-pdae * 10**6 // config.pdae.batch_size)

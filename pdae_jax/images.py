@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import einops
 import numpy as np
-from PIL import Image
+from etils import epy
+
+with epy.lazy_imports():  # conversion to float, all that training needs, takes NumPy alone
+    import einops
+    from PIL import Image
 
 
 def to_float(images: Any) -> Any:
@@ -22,7 +25,7 @@ def to_uint8(x: Any) -> np.ndarray:
     return np.floor(np.clip(np.asarray(x, np.float32) * 127.5 + 128.0, 0, 255)).astype(np.uint8)
 
 
-def to_pil(image: np.ndarray, zoom: int = 1) -> Image.Image:
+def to_pil(image: np.ndarray, zoom: int = 1) -> "Image.Image":
     """uint8 [H, W, 1 or 3] -> a PIL image, each pixel `zoom` wide and high."""
     image = image.repeat(zoom, 0).repeat(zoom, 1)
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags, logging
 from etils import epy
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from pdae_jax import commands
 from pdae_jax.commands import flags as option_flags
@@ -50,7 +50,7 @@ class CommandLine:
 
     command: str
     options: Options
-    config: ConfigDict | None  # of the commands that read one
+    config: Any  # a ConfigDict of the commands that read one, else None
     flags: flags.FlagValues  # those that all commands have
     line: str  # as typed
 

@@ -1,9 +1,9 @@
 """A forecast of what a step would cost on --topology, without running it."""
 
 import dataclasses
+from typing import Any
 
 from etils import epy
-from ml_collections import ConfigDict
 
 from pdae_jax.commands.options import Options as Base
 from pdae_jax.commands.options import option
@@ -20,8 +20,8 @@ class Options(Base):
     topology: str = option("cpu", "devices to compile for, such as v5e:4x8 or cpu")
 
 
-def run(config: ConfigDict, options: Options) -> None:
-    """Prints the forecast of the config's last stage on pictures."""
+def run(config: Any, options: Options) -> None:
+    """Prints the forecast of the last stage on pictures of a config, a ConfigDict."""
     stages = [stage for stage in config.stages if stage in OBJECTIVES]
     stages = [stage for stage in stages if OBJECTIVES[stage].sees_pictures]
     if not stages:

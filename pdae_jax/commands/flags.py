@@ -52,9 +52,9 @@ def read(options: type[Options], flag_values: flags.FlagValues) -> Options:
 
 def help_of(field: dataclasses.Field[Any]) -> str:
     """A noun phrase and the default."""
-    default = ",".join(map(str, field.default)) if field.default == () else field.default
-    if isinstance(field.default, tuple):
-        default = ",".join(map(str, field.default))
-    if isinstance(default, bool):
-        default = str(default).lower()
-    return field.metadata["help"] + (f" (default {default})" if default != "" else "")
+    value: Any = field.default
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
+    if isinstance(value, bool):
+        value = str(value).lower()
+    return field.metadata["help"] + (f" (default {value})" if value != "" else "")

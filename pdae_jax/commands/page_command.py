@@ -36,14 +36,14 @@ def run_page(
     data: the run's pictures, where not those that it was trained on. skip_current: leave a page
     that is up to date. Raises ValueError where the folder holds what this command did not write.
     """
-    command = module_of(nearest(name, PAGES, "mode"))
-    options = options or command.Options()
+    command: Any = module_of(nearest(name, PAGES, "mode"))
+    given: Options = command.Options() if options is None else options
     if not isinstance(workdir, workdir_lib.Workdir):
         workdir = workdir_lib.Workdir(workdir)
     workdir.architecture  # noqa: B018 - no folder is made where there is no model
     output = workdir.output(name, out)
     key = {
-        "options": dataclasses.asdict(options),
+        "options": dataclasses.asdict(given),
         "data": dataclasses.asdict(data) if data else None,
         "checkpoints": workdir.latest_steps,
     }
@@ -52,7 +52,7 @@ def run_page(
         say(f"{name}: {output.page} is up to date")
         return output
     output.claim()
-    context = Context(workdir, options, output, data, line=line)
+    context = Context(workdir, given, output, data, line=line)
     result = command.run(context)
     write_files(output, result, line=line, cache_key=key)
     if processes.writes():

@@ -1,10 +1,11 @@
 """The stages of a config, each resumed where it stopped (the default)."""
 
 import dataclasses
+import os
 import sys
+from typing import Any
 
 from etils import epy
-from ml_collections import ConfigDict
 
 from pdae_jax.commands import fewshot, page_command, report
 from pdae_jax.commands.options import Options as Base
@@ -27,8 +28,11 @@ class Options(Base):
     pass
 
 
-def run(config: ConfigDict, path: str, line: str) -> bool:
-    """Runs a config's stages in a workdir; False where a signal stopped it, with a save."""
+def run(config: Any, path: str | os.PathLike[str], line: str) -> bool:
+    """Runs the stages of a config, a ConfigDict, in a workdir.
+
+    line: the command line, for the report. False where a signal stopped it, with a save.
+    """
     for stage in config.stages:
         nearest(stage, STAGES, "stage")
     if config.pretrained and "dpm" in config.stages:

@@ -1,6 +1,6 @@
 """Batches of a table of codes, on which the latent model and the classifier are trained."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def code_batches(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
     """Yields shuffled batches without end, from batch `start_step` on.
 
     z: float32 [N, d]; labels: float32 [N, A]. batch_size: over all processes, each gets its share.

@@ -80,7 +80,7 @@ class Log:
                 result.block_until_ready()
                 idle_since.append(time.perf_counter())
 
-        if last is None or last.is_ready():
+        if last is None or last.is_ready():  # pyright: ignore[reportAttributeAccessIssue] - stubs
             idle_since.append(time.perf_counter())
         else:
             self._thread.submit(wait, last)

@@ -137,8 +137,9 @@ class Loop:
     ) -> None:
         metrics = jax.device_get(window)
         losses = np.array([m["loss"] for m in metrics])
+        none = np.zeros(TIME_RANGES)  # of an objective that draws no t
         sums, counts = (
-            sum(m.get(f"time_{name}", np.zeros(TIME_RANGES)) for m in metrics)
+            np.sum([m.get(f"time_{name}", none) for m in metrics], axis=0)
             for name in ("sums", "counts")
         )
         skipped = int(metrics[-1]["skipped"])

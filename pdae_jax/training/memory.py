@@ -27,7 +27,7 @@ def table(state: TrainState, frozen: Params) -> str:
     state, frozen: arrays, or `sharding.shapes`. Gradients live within a step, all else between
     steps too.
     """
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("group", "arrays", "parameters", "weights", "average", "moments", "gradients", "MB", "")
     ]
 

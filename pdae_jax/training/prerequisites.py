@@ -1,8 +1,8 @@
 """What an objective needs of its workdir before it may train: weights that are there and fit."""
 
+import os
 from collections.abc import Iterable
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,8 @@ from pdae_jax.runtime import processes
 from pdae_jax.training.objectives import OBJECTIVES, Objective
 from pdae_jax.workdir.workdir import Workdir
 
+Source = str | os.PathLike[str]  # of weights: a run's workdir or a converted checkpoint
+
 
 class Prerequisites(NamedTuple):
     """The averaged weights of an objective's prerequisites, and a line on where they are from."""
@@ -23,7 +25,7 @@ class Prerequisites(NamedTuple):
 
 
 def gather(
-    workdir: Workdir, row: Objective, net: Networks, pretrained: str | Path | None
+    workdir: Workdir, row: Objective, net: Networks, pretrained: Source | None
 ) -> Prerequisites:
     """Reads the prerequisites of an objective, each once.
 
@@ -61,7 +63,7 @@ def import_groups(
     groups: list[str],
     arch: Architecture,
     shapes: Params,
-    pretrained: str | Path | None,
+    pretrained: Source | None,
 ) -> Params:
     """Copies groups of another model into the workdir; returns their weights."""
     if not pretrained:
@@ -108,7 +110,9 @@ def check_not_a_prerequisite(workdir: Workdir, row: Objective) -> None:
             )
 
 
-def check_same_weights(workdir: Workdir, group: str, here: dict, pretrained: str | Path) -> None:
+def check_same_weights(
+    workdir: Workdir, group: str, here: dict[str, Any], pretrained: Source
+) -> None:
     """Raises ValueError where the workdir holds other weights than `pretrained` would bring.
 
     A folder that is gone does not matter once its weights are here.
@@ -158,7 +162,7 @@ def check_shapes(shapes: Params, weights: Params, where: Workdir) -> None:
                 )
 
 
-def _shapes_by_name(tree: dict) -> dict[str, tuple[int, ...]]:
+def _shapes_by_name(tree: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
         for path, leaf in jax.tree.leaves_with_path(tree)

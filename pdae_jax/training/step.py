@@ -118,8 +118,14 @@ def make_update(
             (state.params, state.ema, state.opt_state),
         )
         bad = (~finite).astype(jnp.int32)
+        params, ema, opt_state = changed
         state = TrainState(
-            state.step + 1, *changed, state.skipped + bad, (state.skipped_in_a_row + 1) * bad
+            step=state.step + 1,
+            params=params,
+            ema=ema,
+            opt_state=opt_state,
+            skipped=state.skipped + bad,
+            skipped_in_a_row=(state.skipped_in_a_row + 1) * bad,
         )
         metrics = {
             "loss": loss,

@@ -66,12 +66,13 @@ def train(
     step = prerequisites.check_can_train(workdir, row)
     weights, origin = prerequisites.gather(workdir, row, net, pretrained)
     workdir.write_architecture(arch)
-    codes = None
-    if not row.sees_pictures:
-        codes = training_codes(workdir, Model(arch, weights), data)
+    codes = None if row.sees_pictures else training_codes(workdir, Model(arch, weights), data)
+    if codes:
         weights |= workdir.weights(["statistics"])
-    if "label" in row.reads:
+    attributes = ()
+    if codes and "label" in row.reads:
         codes = binary_attributes(codes, data)
+        attributes = codes.attributes
     frozen = net.frozen({group: weights[group] for group in row.needs})
     if step >= settings.steps:
         return True
@@ -79,8 +80,7 @@ def train(
         prerequisites.check_not_a_prerequisite(workdir, row)
 
     records = workdir.records(objective)
-    labels = len(codes.attributes) if codes and "label" in row.reads else 0
-    order = {
+    order: dict[str, int] = {
         "batch_size": settings.batch_size,
         "seed": data.seed,
         "start_step": step,
@@ -91,13 +91,13 @@ def train(
         n, what = len(codes.z), f"codes of {codes.z.shape[1]} numbers"
     else:
         n, what = len(source), f"pictures of {' x '.join(map(str, arch.image_shape))}"
-    fresh = functools.partial(fresh_state, net, row, settings, seed, labels)
+    fresh = functools.partial(fresh_state, net, row, settings, seed, len(attributes))
     shapes = sharding.shapes(mesh, jax.eval_shape(fresh))
     with workdir.checkpoints(objective, settings.keep) as checkpoints:
         log = Log(records, objective, step, settings.steps, settings.batch_size)
         log.begin(data)
-        if labels:
-            workdir.write_attributes(codes.attributes)
+        if attributes:
+            workdir.write_attributes(attributes)
         log.say(
             f"{objective} in {records.folder}: {n:,} {what}, {mesh.size} "
             f"{jax.devices()[0].platform} device(s), {precision}{origin}\n"
@@ -111,12 +111,13 @@ def train(
         else:
             batches = train_batches(
                 source,
+                **order,
                 size=arch.image_shape[:2],
                 channels=arch.image_shape[2],
+                crop=None,
                 flip=data.flip,
                 workers=data.workers,
                 max_broken=data.max_broken,
-                **order,
             )
         loop = Loop(
             row,

@@ -63,7 +63,8 @@ class ChunkCache:
             advance(len(rows))
         else:
             with atomic.new_file(path) as partial, partial.open("wb") as file:
-                np.savez(file, **compute(rows, advance))
+                arrays: dict[str, Any] = compute(rows, advance)
+                np.savez(file, **arrays)
         return path
 
     def joined(self, n: int, compute: Compute, words: str) -> Arrays:

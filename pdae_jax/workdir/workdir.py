@@ -203,7 +203,7 @@ class Workdir:
             with self.checkpoints(folder, keep) as checkpoints:
                 checkpoints.save(step, trees)
 
-    def write_statistics(self, statistics: Params, cache_key: dict[str, Any]) -> None:
+    def write_statistics(self, statistics: dict[str, Any], cache_key: dict[str, Any]) -> None:
         """Saves mean and standard deviation of the codes that `cache_key` tells of, once."""
         step = max(cache_key["checkpoints"].values())
         if self.latest_steps.get("statistics") != step:
