@@ -190,9 +190,10 @@ def test_evaluate_gives_fid_where_the_weights_are(workdir, tmp_path, metric_weig
     "mode, files", [("generate", "samples.npz"), ("evaluate", "row.md"), ("encode", "codes.npz")]
 )
 def test_interrupted_work_resumes_with_the_same_result(workdir, tmp_path, monkeypatch, mode, files):
-    for module in (code_table, evaluation, generate):
-        monkeypatch.setattr(module, "CHUNK_ROWS", 6)
-    run(workdir, mode, tmp_path / "whole", n=20)
+    for module, rows in ((code_table, 600), (evaluation, 6), (generate, 6)):
+        monkeypatch.setattr(module, "CHUNK_ROWS", rows)
+    how = {} if mode == "encode" else {"n": 20}  # encode takes all 1,797
+    run(workdir, mode, tmp_path / "whole", **how)
     real, seen = np.savez, []
 
     def fail_at_third(file, **arrays):
@@ -203,7 +204,7 @@ def test_interrupted_work_resumes_with_the_same_result(workdir, tmp_path, monkey
 
     monkeypatch.setattr(chunk_cache.np, "savez", fail_at_third)
     with pytest.raises(KeyboardInterrupt):
-        run(workdir, mode, tmp_path / "cut", n=20)
+        run(workdir, mode, tmp_path / "cut", **how)
     assert len(list((tmp_path / "cut").glob("*/0*.npz"))) == 2
     before = len(seen)
     monkeypatch.setattr(
@@ -211,7 +212,7 @@ def test_interrupted_work_resumes_with_the_same_result(workdir, tmp_path, monkey
         "savez",
         lambda file, **arrays: (seen.append(file.name), real(file, **arrays)),
     )
-    run(workdir, mode, tmp_path / "cut", n=20)
+    run(workdir, mode, tmp_path / "cut", **how)
     assert not {Path(path).name for path in seen[:2]} & {Path(path).name for path in seen[before:]}
     if mode == "evaluate":
         first, second = (

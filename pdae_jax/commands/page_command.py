@@ -54,7 +54,7 @@ def run_page(
     output.claim()
     context = Context(workdir, given, output, data, line=line)
     result = command.run(context)
-    write_files(output, result, line=line, cache_key=key)
+    write_files(output, result, command=line, cache_key=key)
     if processes.writes():
         title = result.title or f"{name}: {workdir.name}"
         cards = result.headline or plain_numbers(result.numbers)

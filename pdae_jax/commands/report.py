@@ -79,7 +79,7 @@ def run(context: Context[Options]) -> Result:
                 output.remove()
             continue
         line = command_line(part, name)
-        write_files(output, result, line=line)
+        write_files(output, result, command=line)
         *first, last = result.sections
         sections += [*first, Section(last.title, [*last.parts, Text(command=line)])]
         headline |= result.headline

@@ -47,7 +47,7 @@ class Output:
         """Makes the folder; ValueError where it holds what this command did not write."""
         with processes.fail_together():
             if processes.writes():
-                writer = self._mark().get("command")
+                writer = self._mark().get("mode")
                 if writer not in (None, self.command):
                     raise ValueError(
                         f"{self.folder} holds what --mode={writer} wrote; choose another --out"
@@ -59,7 +59,7 @@ class Output:
                     )
                 self.folder.mkdir(parents=True, exist_ok=True)
                 if writer is None:
-                    self._numbers.write_text(json.dumps({"command": self.command}) + "\n")
+                    self._numbers.write_text(json.dumps({"mode": self.command}) + "\n")
 
     def remove(self) -> None:
         """Deletes the folder."""
@@ -90,7 +90,7 @@ class Output:
 
     def write_numbers(self, numbers: Mapping[str, Any], **record: Any) -> None:
         """Writes numbers as JSON, with a record of how they were made."""
-        value = {"command": self.command} | record | {"numbers": numbers}
+        value = {"mode": self.command} | record | {"numbers": numbers}
         with self._new("numbers.json") as path:
             path.write_text(json.dumps(value, indent=1) + "\n")
 
