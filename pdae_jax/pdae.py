@@ -42,11 +42,11 @@ class Denoiser(Protocol):
     """eps_theta and G as the algorithms see them: `networks.groups.Networks` is one."""
 
     def time(self, params: Params, t: Int[Array, " N"]) -> Any:
-        """What depends on t alone, for `predict`."""
+        """The part of `predict` that depends on t alone."""
         ...
 
     def code(self, params: Params, z: Codes) -> Any:
-        """What depends on z alone, for `predict`."""
+        """The part of `predict` that depends on z alone."""
         ...
 
     def predict(
