@@ -1,6 +1,8 @@
 """Set-up of every test, and the fixtures that test files share."""
 
+import fcntl
 import os
+import shutil
 
 # Tests that compare one device with several start processes of their own; here there is one.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -27,10 +29,12 @@ SETTINGS = {
     "jax_compilation_cache_dir": os.environ.get(
         "PDAE_JAX_TEST_CACHE", os.path.expanduser("~/.cache/pdae_jax/test")
     ),
+    # Small programs too: there are thousands, the same in many files and processes.
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
 }
 for name, value in SETTINGS.items():
     jax.config.update(name, value)
-    os.environ[name.upper()] = value
+    os.environ[name.upper()] = str(value)
 
 
 @pytest.fixture
@@ -48,14 +52,30 @@ def rng():
 
 @pytest.fixture(scope="session")
 def workdir(tmp_path_factory):
-    """A workdir with every objective trained for a few steps, on digits."""
+    """A workdir with every objective trained for a few steps, on digits: this process's copy.
+
+    Of several processes of pytest-xdist, which share a folder, the first to need it trains it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (shared / "digits.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "digits").exists():
+            train_digits(shared / "digits.partial")
+            (shared / "digits.partial").rename(shared / "digits")
+    path = tmp_path_factory.mktemp("copy") / "digits"
+    shutil.copytree(shared / "digits", path)
+    return path
+
+
+def train_digits(path):
     from helpers import DIGITS_ARCH
 
     from pdae_jax.data.dataset import Data
     from pdae_jax.training.settings import Settings
     from pdae_jax.training.trainer import train
 
-    path, data = tmp_path_factory.mktemp("digits"), Data("digits", flip=False)
+    data = Data("digits", flip=False)
     settings = Settings(steps=2, batch_size=16, pictures_every=0, health_every=0, ema=0.5)
     for objective in ("dpm", "pdae"):
         assert train(path, objective, arch=DIGITS_ARCH, data=data, settings=settings)
@@ -70,4 +90,3 @@ def workdir(tmp_path_factory):
     )
     for objective in ("latent", "classifier"):
         assert train(path, objective, arch=DIGITS_ARCH, data=data, settings=settings)
-    return path

@@ -11,6 +11,7 @@ from pdae_jax.networks.groups import Networks
 from pdae_jax.runtime import sharding
 from pdae_jax.schedule import SCHEDULES
 from pdae_jax.training import memory
+from pdae_jax.training.losses import Given
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.settings import Settings
 from pdae_jax.training.state import TrainState
@@ -20,7 +21,7 @@ ROW = OBJECTIVES["pdae"]
 
 def as_trained(net):
     """Parameters where nothing is zero, and what a step draws."""
-    params = net.init(jax.random.key(0), ("dpm", "encoder", "gradient"))
+    params = jax.jit(lambda: net.init(jax.random.key(0), ("dpm", "encoder", "gradient")))()
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     params = treedef.unflatten(
@@ -32,9 +33,8 @@ def as_trained(net):
 
 def loss_and_gradients(net, frozen, trained, drawn):
     def loss(trained):
-        return ROW.loss(
-            net, SCHEDULES["linear"](ARCH.T), {**frozen, **trained}, drawn, 0.1, None
-        ).mean()
+        given = Given(net, SCHEDULES["linear"](ARCH.T), {**frozen, **trained})
+        return ROW.loss(given, drawn).mean()
 
     return jax.jit(jax.value_and_grad(loss))(trained)
 
@@ -45,7 +45,7 @@ def kept_for_backward(net, frozen, trained, drawn) -> int:
     def backward(trained):
         return jax.vjp(
             lambda trained: ROW.loss(
-                net, SCHEDULES["linear"](ARCH.T), {**frozen, **trained}, drawn, 0.1, None
+                Given(net, SCHEDULES["linear"](ARCH.T), {**frozen, **trained}), drawn
             ).mean(),
             trained,
         )[1]

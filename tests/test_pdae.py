@@ -81,7 +81,7 @@ def test_ddpm_is_exact_on_point_mass_data():
 def test_without_G_pdae_is_the_bare_model_bit_for_bit(tiny):
     """G's head starts at zero: at step 0 PDAE decodes, and loses, as the diffusion model does."""
     net, params, x_0 = tiny
-    fresh = net.init(jax.random.key(3), ("gradient",))
+    fresh = jax.jit(lambda: net.init(jax.random.key(3), ("gradient",)))()
     params = {**params, **fresh}
     times = samplers.ddim_times(1000, 4)
     z = net.encode(params, x_0)

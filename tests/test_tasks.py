@@ -76,7 +76,7 @@ def test_rejection_is_bounded_and_honest(model):
 def test_the_gap_is_the_distance_of_the_true_posterior_mean():
     """Of a model that knows eps, without G, there is none; with G it is |Sigma G|^2."""
     schedule, net = linear(), Networks(ARCH)
-    params = net.init(jax.random.key(0))
+    params = jax.jit(lambda: net.init(jax.random.key(0)))()
     params["gradient"] = jax.tree.map(lambda p: p + 0.05, params["gradient"])
     x_0 = jax.random.uniform(jax.random.key(1), (3, 8, 8, 1), minval=-1, maxval=1)
     eps, t, z = (
@@ -85,7 +85,7 @@ def test_the_gap_is_the_distance_of_the_true_posterior_mean():
         jnp.ones((3, ARCH.z_size)),
     )
     exact = ExactNoise(net, eps)
-    bare, shifted = pdae.posterior_gap(exact, params, schedule, x_0, t, eps, z)
+    bare, shifted = jax.jit(lambda: pdae.posterior_gap(exact, params, schedule, x_0, t, eps, z))()
     x_t = schedule.x_t(x_0, t, eps)
     G = net.predict(params, x_t, net.time(params, t), net.code(params, z)).gradient
     sigma = schedule.posterior_variance[np.asarray(t)]
@@ -93,7 +93,9 @@ def test_the_gap_is_the_distance_of_the_true_posterior_mean():
     np.testing.assert_allclose(
         shifted, (sigma[:, None, None, None] * G).__pow__(2).sum((1, 2, 3)), rtol=1e-3
     )
-    plain, moved, gradient = pdae.one_step_x_0(exact, params, schedule, x_t, t, z)
+    plain, moved, gradient = jax.jit(
+        lambda: pdae.one_step_x_0(exact, params, schedule, x_t, t, z)
+    )()
     np.testing.assert_allclose(plain, x_0, atol=1e-3)
     np.testing.assert_allclose(gradient, G, rtol=1e-4, atol=1e-6)
     assert not np.allclose(plain, moved)
