@@ -24,6 +24,7 @@ from pdae_jax.convert import name_map
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import Networks
 from pdae_jax.schedule import constant, linear
+from pdae_jax.training.losses import Given
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.settings import Settings
 from pdae_jax.training.state import TrainState
@@ -277,7 +278,7 @@ def test_three_steps_of_algorithm_1():
         return {"x_0": nhwc(x_0), "t": jnp.asarray(data["t"][i]), "eps": nhwc(eps)}
 
     grads = jax.jit(
-        jax.grad(lambda p: row.loss(net, schedule, {**frozen, **p}, drawn(0), 0.1, None).mean())
+        jax.grad(lambda p: row.loss(Given(net, schedule, {**frozen, **p}), drawn(0)).mean())
     )(state.params)
     losses = []
     for i in range(3):

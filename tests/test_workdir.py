@@ -84,9 +84,9 @@ def test_folders_are_those_of_the_objectives():
 
 
 def test_a_new_objective_is_one_row_and_its_functions(workdir, tmp_path, monkeypatch):
-    def squared_loss(net, schedule, params, drawn, gamma, dropout):
-        z = latent.normalise(params["statistics"], drawn["z"])
-        wrong = latent.logits(params["classifier"], z) - drawn["label"]
+    def squared_loss(given, drawn):
+        z = latent.normalise(given.params["statistics"], drawn["z"])
+        wrong = latent.logits(given.params["classifier"], z) - drawn["label"]
         return jnp.square(wrong).mean(-1)
 
     shutil.copytree(workdir, tmp_path / "run", ignore=shutil.ignore_patterns("classifier"))

@@ -22,7 +22,6 @@ from pdae_jax.commands import (
     module_of,
     probe,
     reconstruct,
-    shift,
 )
 from pdae_jax.commands.context import Context, Result
 from pdae_jax.commands.options import option
@@ -50,7 +49,6 @@ class Options(
     interpolate.Options,
     gap.Options,
     denoise.Options,
-    shift.Options,
     probe.Options,
 ):
     scored: int = option(180, "held-out pictures that the scores are means over", at_least=1)

@@ -1,23 +1,15 @@
 """x_t, and G as a picture, over t: Figure 13."""
 
-import dataclasses
-
 import numpy as np
 from etils import epy
 
 from pdae_jax.commands.context import Context, Result, picture_rows
-from pdae_jax.commands.denoise import times_of
-from pdae_jax.commands.options import Count, Images, Precision, Seed, Times
+from pdae_jax.commands.denoise import Options, times_of
 from pdae_jax.images import to_uint8
 from pdae_jax.pages.page import Section
 
 with epy.lazy_imports():  # --help needs no JAX
     from pdae_jax.tasks import one_step
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Precision, Images, Seed, Count, Times):
-    pass
 
 
 def run(context: Context[Options]) -> Result:

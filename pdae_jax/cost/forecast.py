@@ -22,6 +22,7 @@ from pdae_jax.runtime import sharding
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.schedule import SCHEDULES
 from pdae_jax.training import memory
+from pdae_jax.training.losses import Given
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.settings import Settings
 from pdae_jax.training.state import TrainState
@@ -141,7 +142,7 @@ def training_flops(arch: Architecture, objective: str, batch: int = 8) -> float:
         drawn = row.draw(rng, {"image": images}, schedule.T)
 
         def loss(trained: Params) -> jax.Array:
-            return row.loss(net, schedule, {**frozen, **trained}, drawn, 0.1, None).sum()
+            return row.loss(Given(net, schedule, {**frozen, **trained}), drawn).sum()
 
         return jax.grad(loss)(trained)
 

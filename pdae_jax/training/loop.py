@@ -14,6 +14,7 @@ from pdae_jax.networks.groups import Networks, Params
 from pdae_jax.runtime import processes, sharding
 from pdae_jax.schedule import Schedule
 from pdae_jax.training.log import Log
+from pdae_jax.training.losses import Given
 from pdae_jax.training.objectives import Objective
 from pdae_jax.training.settings import Settings
 from pdae_jax.training.state import TrainState
@@ -55,7 +56,8 @@ class Loop:
             n = self.settings.accumulate  # as many examples as one gradient fits
             batch = jax.tree.map(lambda x: x[::n], batch)
             drawn = self.objective.draw(rng, batch, self.schedule.T)
-            return lines(self.net, self.schedule, {**frozen, **params}, drawn, self.settings.gamma)
+            gamma = self.settings.gamma
+            return lines(Given(self.net, self.schedule, {**frozen, **params}, gamma), drawn)
 
         return jax.jit(health, out_shardings=sharding.replicated(self.mesh))
 

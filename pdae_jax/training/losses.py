@@ -1,9 +1,10 @@
 """The functions of each objective, found by its name (see `objectives.Objective`).
 
-`drawn` is all that a step draws: x_0 (or z), t and eps, [B, ...] each.
+`drawn` is all that a step draws: x_0 (or z), t and eps, [B, ...] each. A loss is [B], each
+example's own.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,16 @@ from pdae_jax.networks.groups import Networks, Params
 from pdae_jax.schedule import Schedule
 
 Drawn = dict[str, Any]
+
+
+class Given(NamedTuple):
+    """All that a loss depends on beside its draws; gamma is of lambda_t, dropout a key or None."""
+
+    net: Networks
+    schedule: Schedule
+    params: Params
+    gamma: float = 0.1
+    dropout: jax.Array | None = None
 
 
 def dpm_draw(rng: jax.Array, batch: Drawn, T: int) -> Drawn:
@@ -40,32 +51,19 @@ def _noised(name: str, x_0: jax.Array, rng: jax.Array, T: int) -> Drawn:
     return {name: x_0, "t": t, "eps": jax.random.normal(rng_eps, x_0.shape)}
 
 
-def dpm_loss(
-    net: Networks,
-    schedule: Schedule,
-    params: Params,
-    drawn: Drawn,
-    gamma: float,
-    dropout: jax.Array | None,
-) -> jax.Array:
+def dpm_loss(given: Given, drawn: Drawn) -> jax.Array:
+    net, schedule, params, _, dropout = given
     return pdae.dpm_loss(net, params, schedule, **drawn, dropout=dropout)
 
 
-def pdae_loss(
-    net: Networks,
-    schedule: Schedule,
-    params: Params,
-    drawn: Drawn,
-    gamma: float,
-    dropout: jax.Array | None,
-) -> jax.Array:
+def pdae_loss(given: Given, drawn: Drawn) -> jax.Array:
+    net, schedule, params, gamma, dropout = given
     return pdae.training_loss(net, params, schedule, **drawn, gamma=gamma, dropout=dropout)
 
 
-def pdae_health(
-    net: Networks, schedule: Schedule, params: Params, drawn: Drawn, gamma: float
-) -> dict[str, jax.Array]:
+def pdae_health(given: Given, drawn: Drawn) -> dict[str, jax.Array]:
     """Is z used? The loss with the neighbour's z against its own, and |dL/dz| of an example."""
+    net, schedule, params, gamma, _ = given
     z = net.encode(params, drawn["x_0"])
 
     def loss(z: jax.Array) -> jax.Array:
@@ -84,25 +82,12 @@ def pdae_health(
 latent_schedule = latent.SCHEDULE
 
 
-def latent_loss(
-    net: Networks,
-    schedule: Schedule,
-    params: Params,
-    drawn: Drawn,
-    gamma: float,
-    dropout: jax.Array | None,
-) -> jax.Array:
+def latent_loss(given: Given, drawn: Drawn) -> jax.Array:
+    net, schedule, params, *_ = given
     z = latent.normalise(params["statistics"], drawn["z"])
     return latent.training_loss(net, params, schedule, z, drawn["t"], drawn["eps"])
 
 
-def classifier_loss(
-    net: Networks,
-    schedule: Schedule,
-    params: Params,
-    drawn: Drawn,
-    gamma: float,
-    dropout: jax.Array | None,
-) -> jax.Array:
-    z = latent.normalise(params["statistics"], drawn["z"])
-    return latent.classifier_loss(params["classifier"], z, drawn["label"])
+def classifier_loss(given: Given, drawn: Drawn) -> jax.Array:
+    z = latent.normalise(given.params["statistics"], drawn["z"])
+    return latent.classifier_loss(given.params["classifier"], z, drawn["label"])

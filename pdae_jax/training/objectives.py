@@ -38,7 +38,7 @@ class Objective:
 
     @property
     def loss(self) -> Callable[..., Any]:
-        """(net, schedule, params, drawn, gamma, dropout) -> [B], each example's loss."""
+        """(losses.Given, drawn) -> [B], each example's loss."""
         return getattr(losses, f"{self.name}_loss")
 
     @property
@@ -48,7 +48,7 @@ class Objective:
 
     @property
     def health(self) -> Callable[..., dict[str, Any]] | None:
-        """(net, schedule, params, drawn, gamma) -> scalars worth watching; None without any."""
+        """(losses.Given, drawn) -> scalars worth watching; None without any."""
         return getattr(losses, f"{self.name}_health", None)
 
     @property

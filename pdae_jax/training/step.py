@@ -10,6 +10,7 @@ import optax
 from pdae_jax.networks.groups import Networks, Params
 from pdae_jax.runtime import sharding
 from pdae_jax.schedule import Schedule
+from pdae_jax.training.losses import Given
 from pdae_jax.training.objectives import Objective
 from pdae_jax.training.settings import Settings
 from pdae_jax.training.state import TrainState
@@ -70,7 +71,9 @@ def make_update(
     def mean_loss(
         params: Params, frozen: Params, drawn: Drawn, dropout: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        losses = objective.loss(net, schedule, {**frozen, **params}, drawn, settings.gamma, dropout)
+        losses = objective.loss(
+            Given(net, schedule, {**frozen, **params}, settings.gamma, dropout), drawn
+        )
         return losses.mean(), losses
 
     def gradient(
