@@ -127,7 +127,7 @@ def test_the_loader_alone(tmp_path):
     assert all(rate > 0 for row in rows for rate in row["rates"])
 
 
-def test_jax_flax_and_optax_are_enough():
+def test_what_computes_is_enough():
     assert run_program("benchmark_alone", JAX_PLATFORMS="cpu").stdout.strip() == "True"
 
 

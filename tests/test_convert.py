@@ -934,6 +934,14 @@ def test_a_model_trained_here_goes_out_and_comes_back(tmp_path):
     )
 
 
+def test_a_patchified_model_is_not_exported(tmp_path):
+    settings = Settings(steps=1, batch_size=8, pictures_every=0, health_every=0)
+    arch = dataclasses.replace(TINY, image_shape=(8, 8, 1), patch=2, mult=(1,))
+    assert train(tmp_path, "dpm", arch=arch, data=Data("digits"), settings=settings)
+    with pytest.raises(ValueError, match="has patch = 2, which the original's networks do not"):
+        export(tmp_path, tmp_path / "run.pt")
+
+
 def test_pdae_starts_at_the_converted_diffusion_models_loss_and_leaves_it_alone(tmp_path):
     """G starts at zero; the diffusion model's parameters are what they were, after training."""
     save_lightning(

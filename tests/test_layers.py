@@ -74,6 +74,15 @@ def test_group_norm_is_flaxs():
     )
 
 
+def test_patches_are_neighbouring_pixels_and_go_back():
+    x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
+    patches = layers.to_patches(x, 2)
+    assert patches.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(patches[1, 1, 2].reshape(2, 2, 3), x[1, 2:4, 4:6])
+    np.testing.assert_array_equal(layers.from_patches(patches, 2), x)
+    np.testing.assert_array_equal(layers.to_patches(x, 1), x)
+
+
 def test_pooling_is_the_mean_of_four():
     x = normal(0, 2, 4, 6, 3)
     assert_close(layers.average_pool(x), np.asarray(x).reshape(2, 2, 2, 3, 2, 3).mean((2, 4)), 1e-6)

@@ -232,6 +232,60 @@ def test_size_not_divisible(shape, message):
         Architecture(image_shape=shape)
 
 
+@pytest.mark.parametrize("learned_variance", [False, True])
+def test_a_patchified_first_level(learned_variance):
+    """Patches change the first and last convolution alone, and where attention is; G learns."""
+    arch = dataclasses.replace(
+        TINY, patch=2, mult=(1,), attention=(8,), learned_variance=learned_variance
+    )
+    whole = dataclasses.replace(arch, patch=1, image_shape=(8, 8, 3))
+    net = Networks(arch)
+    params = jax.jit(lambda: net.init(jax.random.key(0)))()
+    others = jax.eval_shape(lambda: Networks(whole).init(jax.random.key(0)))
+    differs = {
+        name
+        for group in ("dpm", "gradient")
+        for (path, ours), (_, theirs) in zip(
+            jax.tree.leaves_with_path(params[group]), jax.tree.leaves_with_path(others[group])
+        )
+        for name in [jax.tree_util.keystr(path, simple=True, separator="/")]
+        if ours.shape != theirs.shape
+    }
+    assert differs == {"down/block_0/kernel", "up/out/kernel", "up/out/bias"}
+
+    x_0 = jax.random.uniform(jax.random.key(1), (2, 16, 16, 3), minval=-1)
+    t, eps = jnp.array([10, 500]), jax.random.normal(jax.random.key(2), x_0.shape)
+    z = net.encode(params, x_0)
+    out = net.predict(params, x_0, net.time(params, t), net.code(params, z))
+    assert out.eps.shape == out.gradient.shape == x_0.shape
+    assert (out.v is not None) == learned_variance
+    loss, grads = jax.jit(
+        jax.value_and_grad(
+            lambda gradient: pdae.training_loss(
+                net, {**params, "gradient": gradient}, SCHEDULE, x_0, t, eps
+            ).mean()
+        )
+    )(params["gradient"])
+    assert np.isfinite(loss) and np.abs(grads["up"]["out"]["kernel"]).max() > 0
+    decoded = pdae.decode(net, params, SCHEDULE, eps, z, samplers.ddim_times(1000, 2)[::-1])
+    assert decoded.shape == x_0.shape and np.isfinite(decoded).all()
+
+
+@pytest.mark.parametrize(
+    "patch, message",
+    [
+        (0, "patch must be a whole number of at least 1, got 0"),
+        (
+            3,
+            "height 16 is not divisible by 6.*over patch = 3 need; use 12 or 18",
+        ),
+    ],
+)
+def test_patch_does_not_fit(patch, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, patch=patch)
+
+
 def test_bfloat16_computes_with_float32_parameters_and_outputs(tiny):
     net, params, x_0 = tiny
     half = Networks(TINY, jnp.bfloat16)

@@ -336,6 +336,11 @@ def write(
 def state_dicts(workdir: Workdir) -> dict[str, StateDict]:
     """A model's parameters as state dicts in the original names, {network: state dict}."""
     arch, groups = workdir.architecture, workdir.weights()
+    if arch.patch > 1:
+        raise ValueError(
+            f"the model at {workdir} has patch = {arch.patch}, which the original's networks do "
+            f"not know: only one of patch = 1 can become a PyTorch file"
+        )
     wanted = ["decoder" if "gradient" in groups else "unet"]
     wanted += [name for name in ("encoder", "latent", "classifier", "statistics") if name in groups]
     return {name: name_map.to_torch(MODEL[name](arch), groups) for name in wanted}

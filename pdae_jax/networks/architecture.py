@@ -26,6 +26,7 @@ MOST_TIMES = 100_000  # tables of them are kept
 GROUP_FIELDS = {
     "dpm": (
         "image_shape",
+        "patch",
         "base",
         "mult",
         "blocks",
@@ -51,9 +52,11 @@ def _counts(value: object) -> bool:
 class Architecture:
     """Sizes of a diffusion model, its encoder and gradient estimator, and the latent model.
 
-    image_shape: (height, width, channels); height and width divisible by 2^(levels - 1).
+    image_shape: (height, width, channels); height and width divisible by patch 2^(levels - 1).
+    patch: pixels a side that the UNet takes as one: its first level works on maps of H / patch by
+    W / patch with patch^2 C channels, and so does G; the encoder sees the picture as it is.
     base, mult, blocks: channels of the first level, factor a level, residual blocks a level.
-    attention: feature-map sizes (of the shorter side) that have self-attention.
+    attention: sizes of the UNet's own maps (of the shorter side) that have self-attention.
     heads: attention heads; `head_channels`, if not 0, fixes the channels of a head instead.
     qkv_order: "legacy" [head][q,k,v][c], all models of the paper, or "new" [q,k,v][head][c].
     learned_variance: the diffusion model also predicts its variance (ADM, 2 C output channels).
@@ -64,6 +67,7 @@ class Architecture:
     """
 
     image_shape: tuple[int, int, int]
+    patch: int = 1
     base: int = 128
     mult: tuple[int, ...] = (1, 1, 2, 3, 4)
     blocks: int = 2
@@ -99,15 +103,18 @@ class Architecture:
             )
         if not self.mult:
             raise ValueError("mult is empty; it needs one factor a level, such as (1, 2, 4)")
-        factor = 2 ** (len(self.mult) - 1)
+        if not _counts(self.patch):
+            raise ValueError(f"patch must be a whole number of at least 1, got {self.patch!r}")
+        factor = self.patch * 2 ** (len(self.mult) - 1)
         for name, size in zip(("height", "width"), self.image_shape):
             if size % factor:
                 low, high = size // factor * factor, -(-size // factor) * factor
                 nearest = f"{low} or {high}" if low else f"{high}"
                 raise ValueError(
                     f"image {name} {size} is not divisible by {factor}, as the "
-                    f"{len(self.mult)} levels of mult = {self.mult} need; use {nearest} pixels, "
-                    f"or fewer levels"
+                    f"{len(self.mult)} levels of mult = {self.mult}"
+                    + (f" over patch = {self.patch}" if self.patch > 1 else "")
+                    + f" need; use {nearest} pixels, or fewer levels"
                 )
         for name in (
             "base",
@@ -189,7 +196,7 @@ class Architecture:
         return 8 < min(height, width) <= 16
 
     def _attends(self, level: int) -> bool:
-        return min(self.image_shape[:2]) // 2**level in self.attention
+        return min(self.image_shape[:2]) // self.patch // 2**level in self.attention
 
     def down_path(self) -> list[Block]:
         """The blocks of the way down, first to last."""

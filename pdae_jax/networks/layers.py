@@ -153,6 +153,16 @@ def average_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B H//2 W//2 C"]:
     return nn.avg_pool(x.astype(jnp.float32), (2, 2), (2, 2)).astype(x.dtype)
 
 
+def to_patches(x: Map, patch: int) -> AnyMap:
+    """Every patch x patch pixels as one of more channels: [B, H, W, C] -> [B, H/p, W/p, p p C]."""
+    return rearrange(x, "B (h p) (w q) C -> B h w (p q C)", p=patch, q=patch)
+
+
+def from_patches(x: Map, patch: int) -> AnyMap:
+    """The inverse of `to_patches`: [B, h, w, p p C] -> [B, h p, w p, C]."""
+    return rearrange(x, "B h w (p q C) -> B (h p) (w q) C", p=patch, q=patch)
+
+
 def repeat(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:
     """Every pixel twice along height and width (nearest)."""
     return x.repeat(2, axis=1).repeat(2, axis=2)

@@ -27,7 +27,9 @@ from pdae_jax.networks.layers import (
     Projection,
     RematBlock,
     ResBlock,
+    from_patches,
     split_conditions,
+    to_patches,
     zeros,
 )
 
@@ -53,7 +55,7 @@ class Down(nn.Module):
         arch, skips, following = self.arch, [], iter(conditions)
         block_type = RematBlock if self.remat else ResBlock
         dropout = 0.0 if deterministic else arch.dropout
-        h = jnp.asarray(x_t, self.dtype)
+        h = to_patches(jnp.asarray(x_t, self.dtype), arch.patch)
         for k, block in enumerate(arch.down_path()):
             if block.kind == "conv":
                 h = Conv3x3(block.channels, dtype=self.dtype, name=f"block_{k}")(h)
@@ -114,8 +116,9 @@ class Decoder(nn.Module):
             if block.upsample:
                 h = res(h, f"upsample_{k}", block.channels, "up")
         h = nn.silu(GroupNorm(self.dtype, name="norm")(h))
-        h = Conv3x3(self.out_channels, dtype=self.dtype, kernel_init=zeros, name="out")(h)
-        return h.astype(jnp.float32)
+        channels = arch.patch**2 * self.out_channels
+        h = Conv3x3(channels, dtype=self.dtype, kernel_init=zeros, name="out")(h)
+        return from_patches(h.astype(jnp.float32), arch.patch)
 
 
 class UNet(nn.Module):

@@ -1,9 +1,8 @@
-"""The benchmarked program with JAX, Flax and Optax alone: prepares and runs a decoding."""
+"""The benchmarked program with what computes alone: prepares and runs a decoding."""
 
 import sys
 
 for name in (
-    "einops",
     "clu",
     "ml_collections",
     "tqdm",
