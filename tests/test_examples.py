@@ -1,0 +1,57 @@
+"""The examples run from top to bottom, and print what is true."""
+
+import importlib.util
+import re
+
+import nbclient
+import nbformat
+import numpy as np
+import pytest
+from helpers import DIGITS_ARCH, ROOT, environment
+from PIL import Image
+
+import pdae_jax
+from pdae_jax.data import open_source
+
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.mark.slow
+def test_reconstruct_and_edit(tmp_path, capsys, monkeypatch):
+    """From nothing, with the smallest model and a few steps; the printed errors are the model's."""
+    path = EXAMPLES / "reconstruct_and_edit.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    monkeypatch.setattr(example, "SMALL", DIGITS_ARCH)
+    monkeypatch.setattr(example, "STEPS", {"dpm": 20, "pdae": 20, "classifier": 40})
+    example.main(str(tmp_path))
+    said = capsys.readouterr().out
+    assert len(path.read_text().splitlines()) < 100
+
+    source, model = open_source("digits", "test"), pdae_jax.load(tmp_path)
+    images = np.stack([source.image(i) for i in range(180)])
+    z = model.encode(images)
+    inferred = np.asarray(model.decode(z, model.invert(images, z))) / 2 + 0.5
+    x = images / 255
+    for decoded, words in ((inferred, "z and the inferred x_T"), (x.mean(0), "of no code")):
+        printed = float(re.search(rf"(\S+) (?:from )?{words}", said)[1])
+        np.testing.assert_allclose(printed, ((decoded - x) ** 2).mean(), rtol=0.06)  # two digits
+    before, after = map(float, re.search(r"p\(3\) (\S+) -> (\S+),", said).groups())
+    assert 0 <= before <= after <= 1
+    assert Image.open(tmp_path / "reconstruct_and_edit.png").size[0] > 12 * 8 * 6
+
+
+@pytest.mark.slow
+def test_walkthrough(workdir, monkeypatch):
+    """No cell fails, and each chapter shows its figure."""
+    notebook = nbformat.read(EXAMPLES / "walkthrough.ipynb", as_version=4)
+    (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", ())]
+    parameters.source = f"workdir = {str(workdir)!r}"
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute(cwd=EXAMPLES)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    figures = sum("image/png" in out.get("data", {}) for cell in code for out in cell.outputs)
+    assert figures == 6 and all(cell.execution_count for cell in code)
+    assert not any(out.output_type == "error" for cell in code for out in cell.outputs)
