@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from pdae_jax import pdae, samplers
+from pdae_jax.arrays import Codes, Images
 from pdae_jax.cost import hlo
 from pdae_jax.cost.chips import Chip, chip_of, devices_of
 from pdae_jax.networks.architecture import Architecture
@@ -117,7 +118,7 @@ def decode_loop(
     schedule = SCHEDULES[arch.schedule](arch.T)
     path = samplers.ddim_times(arch.T, min(steps, arch.T))[::-1]
 
-    def decode(params: Params, x: jax.Array, z: jax.Array) -> jax.Array:
+    def decode(params: Params, x: Images, z: Codes) -> Images:
         return pdae.decode(net, params, schedule, x, z, path)
 
     over_batch, everywhere = sharding.over_batch(mesh), sharding.replicated(mesh)
