@@ -43,6 +43,7 @@ SMALL = Architecture(
     z_size=32,
     encoder_widths=(32, 32),
 )
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 STEPS = {"dpm": 1000, "pdae": 1200, "classifier": 4000}
 
 
@@ -78,9 +79,7 @@ def main(workdir: str) -> None:
 
     eight = x[np.argmax(source.labels[:180, 8])][None]
     direction = latent.direction(model.params["classifier"], 3)
-    edited = manipulate(model, eight, direction, strengths=(0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5))[
-        0
-    ]
+    edited = manipulate(model, eight, direction, STRENGTHS)[0]
     codes = latent.normalise(model.params["statistics"], model.encode(edited))
     p = jax.nn.sigmoid(latent.logits(model.params["classifier"], codes))
     print(
