@@ -93,5 +93,7 @@ def main(workdir: str) -> None:
 
 
 if __name__ == "__main__":
+    if any(argument.startswith("-") for argument in sys.argv[1:]):
+        sys.exit(__doc__)
     trained = "runs/digits" if Path("runs/digits").exists() else "runs/small_digits"
     main(sys.argv[1] if len(sys.argv) > 1 else trained)
