@@ -237,6 +237,7 @@ def test_latent_sampling(clip, key):
     assert_close(samplers.ddim(eps, data["z_T"], times[::-1], schedule, clip=clip), data[key], LOOP)
 
 
+@pytest.mark.slow
 def test_three_steps_of_algorithm_1():
     """Losses, the gradient of every parameter, and the EMA, against PyTorch's."""
     data = golden("train_tiny")

@@ -60,6 +60,7 @@ def split(params):
     return {"dpm": params["dpm"]}, {name: params[name] for name in ROW.trains}
 
 
+@pytest.mark.slow
 def test_rematerialisation_keeps_less_and_changes_nothing():
     params, drawn = as_trained(Networks(ARCH))
     frozen, trained = split(params)
@@ -74,6 +75,7 @@ def test_rematerialisation_keeps_less_and_changes_nothing():
     ) < 0.6 * kept_for_backward(Networks(ARCH), frozen, trained, drawn)
 
 
+@pytest.mark.slow
 def test_frozen_kernels_in_bfloat16_change_no_number():
     net = Networks(ARCH, jnp.bfloat16)
     params, drawn = as_trained(net)
@@ -90,6 +92,7 @@ def test_float32_keeps_frozen_parameters_as_they_are():
     jax.tree.map(np.testing.assert_array_equal, Networks(ARCH).frozen(frozen), frozen)
 
 
+@pytest.mark.slow
 def test_the_bytes_told_are_the_bytes_there():
     done = run_program("bytes_per_device", devices=8)
     told, there, whole = map(int, done.stdout.split())

@@ -30,6 +30,7 @@ def folder(tmp_path):
     return pictures
 
 
+@pytest.mark.slow
 def test_a_folder_trains_without_tensorflow_clu_and_ml_collections(folder, tmp_path):
     run = run_program("train_folder", folder, tmp_path / "run")
     assert run.stdout.strip() == "(3, 4)"
@@ -89,6 +90,7 @@ def test_every_config_is_there_and_documented():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.slow
 def test_every_config_trains_two_steps(name, folder, tmp_path):
     """Heads, attention and channels as they are; its deepest level alone, few pixels, narrow."""
     config = load_config(str(ROOT / "configs" / f"{name}.py"))

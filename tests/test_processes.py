@@ -48,6 +48,7 @@ def one(tmp_path_factory):
     return losses(workdir)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_recover(one, tmp_path):
     """One is killed, the other ends too; the run resumes, at last on one process and 4 devices."""
     first = start_processes("train_together", 2, tmp_path, "dpm", 8, 2)
@@ -63,6 +64,7 @@ def test_two_processes_train_as_one_and_recover(one, tmp_path):
     assert len(list((tmp_path / "dpm" / "pictures").glob("*.png"))) == 2
 
 
+@pytest.mark.slow
 def test_all_stop_at_the_same_step_where_one_is_asked(tmp_path):
     """SIGTERM to the process that does not write: both save and end, and the run resumes."""
     both = start_processes("train_together", 2, tmp_path, "dpm", 3000, 1, devices=2)
@@ -114,6 +116,7 @@ def digits_folder(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_over_two_processes(workdir, digits_folder, tmp_path):
     """PDAE over a frozen diffusion model that is brought in, sharded, and the report of it.
 
@@ -156,6 +159,7 @@ def test_the_command_over_two_processes(workdir, digits_folder, tmp_path):
     assert "PDAE on 2" in page and page.count("<img") > 3
 
 
+@pytest.mark.slow
 def test_two_processes_encode_generate_and_evaluate_as_one(workdir, tmp_path):
     """And fit a few-shot classifier, which one of them records."""
     shots = []

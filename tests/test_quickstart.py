@@ -9,6 +9,8 @@ from helpers import DIGITS_ARCH
 from pdae_jax import main
 from pdae_jax.main import load_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory):

@@ -189,6 +189,7 @@ def test_accumulation_equals_the_whole_batch():
         np.testing.assert_allclose(results[0][name], results[1][name], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_float32_parameters():
     """Compute alone is bfloat16: gradients, moments, EMA, statistics and loss are float32."""
     row, _, schedule, params, frozen, drawn = _update_inputs()
@@ -207,6 +208,7 @@ def test_bfloat16_trains_float32_parameters():
     assert float(metrics["loss"]) != float(wanted["loss"])
 
 
+@pytest.mark.slow
 def test_health_lines_need_no_more_memory_than_a_micro_batch(monkeypatch, tmp_path):
     seen = []
     health = losses.pdae_health
@@ -292,6 +294,7 @@ def test_imported_weights_cannot_be_trained_on(trained, tmp_path):
         train(tmp_path, "dpm", arch=ARCH, data=DIGITS, settings=QUICK)
 
 
+@pytest.mark.slow
 def test_a_pre_trained_model_is_never_silently_unused(trained, tmp_path):
     """The workdir's own dpm, or another brought in before, is not what was asked for."""
     with pytest.raises(ValueError, match="has a dpm trained in it"):
@@ -391,6 +394,7 @@ def test_fsdp_puts_the_largest_divisible_dimension_on_its_axis():
     assert "fsdp" not in specs["odd"] and "fsdp" not in specs["bias"]
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one(trained, tmp_path):
     run_program("train_sharded", tmp_path, devices=8)
     for objective in ("dpm", "pdae"):
@@ -438,6 +442,7 @@ def _latest(workdir) -> int:
     return Workdir(workdir).latest_steps.get("dpm", 0)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_cleanly(tmp_path):
     process = _start(tmp_path, "--config.dpm.steps=100000", "--config.dpm.save_every=100000")
     for line in process.stderr:
@@ -450,6 +455,7 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path):
     assert _latest(tmp_path) >= 3
 
 
+@pytest.mark.slow
 def test_kill_in_the_midst_of_a_save(tmp_path):
     """kill -9 while a checkpoint is being written; the rerun ends where no kill would have."""
     steps = ["--config.dpm.steps=12", "--config.dpm.save_every=1"]
