@@ -1,6 +1,6 @@
 """The fields of a config and their defaults; what a file in `configs/` starts from.
 
-A ConfigDict is read in `main` and nowhere below: there it becomes plain arguments.
+A ConfigDict stops at the commands `train` and `compile`: there it becomes plain arguments.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pdae_jax.commands import fewshot, report
+from pdae_jax.commands.train import STAGES
 from pdae_jax.data.dataset import Data
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.runtime.choices import nearest
@@ -20,7 +21,7 @@ from pdae_jax.training.objectives import OBJECTIVES
 
 EVERYTHING = (*OBJECTIVES, "report")
 # A variant after the colon is one stage; none means the config's own stages.
-VARIANTS = ("", *OBJECTIVES, "fewshot", "report")
+VARIANTS = ("", *STAGES)
 
 
 def base(

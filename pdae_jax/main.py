@@ -22,6 +22,7 @@ from ml_collections import config_flags
 from pdae_jax import commands
 from pdae_jax.commands import flags as option_flags
 from pdae_jax.commands.options import Options
+from pdae_jax.commands.train import STAGES
 from pdae_jax.config import field_names, load_config, load_module
 from pdae_jax.runtime import cpu
 
@@ -56,6 +57,8 @@ class CommandLine:
 
     @property
     def workdir(self) -> str:
+        if self.command == "compile":
+            return ""
         if self.config is not None:
             return self.flags.workdir or os.path.join("runs", self.config.name)
         if not self.flags.workdir:
@@ -95,10 +98,10 @@ def main(argv: Sequence[str], before: Callable[[], None] = lambda: None) -> int:
 def run(parsed: CommandLine) -> int:
     """Runs a command; 0, or 1 where what it checks does not hold."""
     command, given = commands.module_of(parsed.command), parsed.flags
-    processes.start(
-        given.coordinator, given.processes, given.process, stoppable=parsed.command == "train"
-    )
-    if given.compilation_cache and parsed.command != "compile":  # which times the compiler
+    if "processes" in common_of(parsed.command):
+        several = given.coordinator, given.processes, given.process
+        processes.start(*several, stoppable=parsed.command == "train")
+    if "compilation_cache" in common_of(parsed.command) and given.compilation_cache:
         use_compilation_cache(given.compilation_cache)
     if parsed.command == "train":
         command.run(parsed.config, parsed.workdir, parsed.line)
@@ -121,7 +124,10 @@ def parse(argv: Sequence[str]) -> CommandLine:
     config = None
     if command in commands.OF_CONFIGS:
         if config_path is None:
-            raise ValueError("no --config given; for a first run: --config=configs/digits.py")
+            named = [f"; for a command: --mode={arg}" for arg in argv[1:] if arg in commands.NAMES]
+            raise ValueError(
+                f"no --config given; for a first run: --config=configs/digits.py{''.join(named)}"
+            )
         load_config(config_path)  # says what is wrong with the file or its variant
         config_flags.DEFINE_config_file(
             "config", None, COMMON["config"], flag_values=values, sys_argv=list(argv)
@@ -141,6 +147,8 @@ def parse(argv: Sequence[str]) -> CommandLine:
         raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value")
     if command in commands.OF_CONFIGS:
         config = values.config
+        fields = config_flags.get_override_values(values["config"])
+        check_sections(fields, config.stages, getattr(module, "SECTIONS", None))
     line = "python -m pdae_jax.main " + shlex.join(argv[1:])
     options = option_flags.read(module.Options, values)
     parsed = CommandLine(command, options, config, values, line)
@@ -162,33 +170,63 @@ def what_is_asked(argv: Sequence[str]) -> tuple[str, str | None]:
     return values.mode, values.config
 
 
-def define_common(command: str, values: flags.FlagValues) -> None:
-    """Defines the flags that all commands have, and --out of those that write a page."""
-    cache = os.path.expanduser("~/.cache/pdae_jax/xla")
-    for name, default in (("mode", "train"), ("workdir", None), ("coordinator", None)):
-        flags.DEFINE_string(name, default, COMMON[name], flag_values=values)
-    for name in ("processes", "process"):
-        flags.DEFINE_integer(name, None, COMMON[name], flag_values=values)
-    flags.DEFINE_string("compilation_cache", cache, COMMON["compilation_cache"], flag_values=values)
+def common_of(command: str) -> list[str]:
+    """The common flags that a command reads."""
+    names = ["mode"]
+    if command in commands.OF_CONFIGS:
+        names.append("config")
+    if command != "compile":  # which keeps nothing, and times the compiler
+        names += ["workdir", "compilation_cache"]
     if command in commands.PAGES:
-        flags.DEFINE_string("out", None, COMMON["out"], flag_values=values)
+        names.append("out")
+    if command in ("train", *commands.PAGES):
+        names += ["coordinator", "processes", "process"]
+    return names
+
+
+def define_common(command: str, values: flags.FlagValues) -> None:
+    """Defines the common flags that a command reads, but for --config."""
+    defaults = {
+        "mode": "train",
+        "compilation_cache": os.path.expanduser("~/.cache/pdae_jax/xla"),
+    }
+    for name in common_of(command):
+        if name in ("processes", "process"):
+            flags.DEFINE_integer(name, None, COMMON[name], flag_values=values)
+        elif name != "config":
+            flags.DEFINE_string(name, defaults.get(name), COMMON[name], flag_values=values)
+
+
+def check_sections(
+    fields: Iterable[str], stages: Sequence[str], read: Sequence[str] | None
+) -> None:
+    """Raises ValueError where a field is set that no stage reads.
+
+    read: the sections beside the stages' own that the command reads; None for all.
+    """
+    for field in fields:
+        section = field.partition(".")[0]
+        of_a_stage = section in STAGES
+        if section not in stages if of_a_stage else read is not None and section not in read:
+            raise ValueError(
+                f"--config.{field} would be ignored: "
+                + (f"the stages are {', '.join(stages)}" if of_a_stage else "nothing reads it here")
+            )
 
 
 def unrecognised(error: flags.UnrecognizedFlagError, command: str) -> str:
     """An unknown flag: whose option it is, or the nearest name."""
-    if error.flagname.partition(".")[0] == "config":
+    flag, name = error.flagname, error.flagname.removeprefix("no")
+    if flag.partition(".")[0] == "config":
         return f"--mode={command} reads no config, but a model: give --workdir=DIR alone"
-    name = error.flagname.removeprefix("no")
     whose = [
         other
         for other in commands.NAMES
-        if {error.flagname, name} & {f.name for f in dataclasses.fields(module_options(other))}
+        if {flag, name} & {field.name for field in dataclasses.fields(module_options(other))}
     ]
-    if whose:
-        return (
-            f"--{error.flagname} is no option of --mode={command}, which would ignore it; it is "
-            f"one of {', '.join(whose)}"
-        )
+    if flag in COMMON or whose:
+        words = f"; it is one of {', '.join(whose)}" if whose else ""
+        return f"--{flag} is no option of --mode={command}, which would ignore it{words}"
     return " ".join(str(error).split())
 
 
@@ -223,11 +261,7 @@ def usage(argv: Sequence[str]) -> str:
 def command_usage(command: str) -> str:
     """The help of one command."""
     fields = dataclasses.fields(module_options(command))
-    common = [name for name in COMMON if name not in ("mode", "config")]
-    if command in commands.OF_CONFIGS:
-        common.insert(0, "config")
-    if command not in commands.PAGES:
-        common.remove("out")
+    common = [name for name in common_of(command) if name != "mode"]
     return "\n".join(
         [
             f"--mode={command}",
@@ -237,7 +271,7 @@ def command_usage(command: str) -> str:
             "options:",
             *columns((f"--{field.name}", option_flags.help_of(field)) for field in fields),
             "",
-            "flags of every command:",
+            "common flags:",
             *columns((f"--{name}", COMMON[name]) for name in common),
         ]
     )

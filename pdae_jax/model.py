@@ -25,7 +25,7 @@ from pdae_jax.arrays import (
     Visited,
 )
 from pdae_jax.images import to_float
-from pdae_jax.networks.architecture import Architecture
+from pdae_jax.networks.architecture import GROUPS, Architecture
 from pdae_jax.networks.groups import DTYPES, Networks
 from pdae_jax.runtime import sharding
 from pdae_jax.runtime.choices import nearest
@@ -350,9 +350,8 @@ class Model:
     def need(self, group: str) -> None:
         """Raises ValueError, with what to do about it, where the model lacks a group."""
         if group not in self.params:
-            how = {
-                "latent": "train it with the config's :latent variant",
-                "statistics": "train with the config's :latent variant",
-                "classifier": "train it with the config's :classifier variant",
-            }.get(group, "it is a diffusion model; train PDAE on it first")
-            raise ValueError(f"this model has no {group!r}, only {sorted(self.params)}: {how}")
+            variant = "latent" if group == "statistics" else GROUPS[group].objective
+            raise ValueError(
+                f"this model has no {group!r}, only {sorted(self.params)}: train it with the "
+                f"config's :{variant} variant"
+            )

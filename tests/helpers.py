@@ -133,4 +133,5 @@ def run_command(*args) -> int:
     """Runs the command in this process, with the tests' cache; its exit status."""
     from pdae_jax.main import main
 
-    return main(["pdae_jax", *map(str, args), "--compilation_cache="])
+    cache = [] if "--mode=compile" in args else ["--compilation_cache="]
+    return main(["pdae_jax", *map(str, args), *cache])

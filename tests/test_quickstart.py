@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from helpers import DIGITS_ARCH
 
-from pdae_jax import main
-from pdae_jax.main import load_config
+from pdae_jax.commands import train
+from pdae_jax.config import load_config
 
 pytestmark = pytest.mark.slow
 
@@ -22,10 +22,10 @@ def numbers(tmp_path_factory):
         config[stage].update(batch_size=64, pictures_every=0, health_every=0)
     config.report.update(steps=10, invert_steps=10, latent_steps=20, scored=40, ddpm=False)
     workdir = tmp_path_factory.mktemp("quickstart")
-    assert main.run(config, workdir, "the command")
+    assert train.run(config, workdir, "the command")
     yield json.loads((workdir / "report" / "numbers.json").read_text())["numbers"]
     before = (workdir / "report" / "index.html").stat().st_mtime_ns
-    assert main.run(config, workdir, "the command")  # nothing that is done is done again
+    assert train.run(config, workdir, "the command")  # nothing that is done is done again
     assert (workdir / "report" / "index.html").stat().st_mtime_ns == before
 
 

@@ -1,12 +1,10 @@
 """Shapes in signatures: checked in tests, and in tests alone."""
 
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import run_program
 from jaxtyping import TypeCheckError
 
 from pdae_jax import latent, pdae, samplers
@@ -44,11 +42,4 @@ def test_what_is_right_of_both_libraries_passes():
 
 
 def test_outside_of_tests_nothing_is_checked():
-    program = """
-import sys
-from pdae_jax import model, schedule
-assert "beartype" not in sys.modules
-import numpy as np
-schedule.linear().x_t(np.zeros((1, 2)), 3, np.zeros((7, 1, 2)))  # broadcasts
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)
+    run_program("shapes_unchecked")

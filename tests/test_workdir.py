@@ -1,6 +1,7 @@
 """The one owner of the disk: where groups lie, what is read how often, what is whole."""
 
 import dataclasses
+import re
 import shutil
 
 import jax.numpy as jnp
@@ -11,15 +12,16 @@ from helpers import DIGITS_ARCH, run_command
 import pdae_jax
 from pdae_jax import latent
 from pdae_jax.commands import report
+from pdae_jax.commands.page_command import run_page
 from pdae_jax.data.dataset import Data
+from pdae_jax.networks.architecture import GROUPS
 from pdae_jax.runtime import atomic
 from pdae_jax.training import losses
 from pdae_jax.training.objectives import OBJECTIVES, Objective
 from pdae_jax.training.settings import Settings
 from pdae_jax.training.trainer import train
-from pdae_jax.workdir import workdir as workdir_lib
 from pdae_jax.workdir.checkpoints import Checkpoints
-from pdae_jax.workdir.workdir import FOLDERS, Workdir
+from pdae_jax.workdir.workdir import Workdir
 
 DIGITS = Data("digits", flip=False)
 QUICK = Settings(steps=2, batch_size=16, pictures_every=0, health_every=0, ema=0.5)
@@ -76,11 +78,15 @@ def test_a_checkpoint_of_anything_else_is_no_objective(workdir, tmp_path):
     assert Workdir(tmp_path / "run").latest_steps == Workdir(workdir).latest_steps
 
 
-def test_folders_are_those_of_the_objectives():
+def test_groups_and_functions_are_those_of_the_objectives():
     for row in OBJECTIVES.values():
-        assert {FOLDERS.get(group, group) for group in row.trains} == {row.name}
+        assert row.trains == tuple(g for g, group in GROUPS.items() if group.objective == row.name)
         assert set(row.needs) <= {*row.prerequisites, "statistics"}
         assert callable(row.loss) and callable(row.draw) and row.title
+    functions = re.compile(r"(\w+?)_(loss|draw|health|schedule)")
+    for name in vars(losses):  # none is of an objective that there is not
+        found = functions.fullmatch(name)
+        assert not found or found[1] in OBJECTIVES, name
 
 
 def test_a_new_objective_is_one_row_and_its_functions(workdir, tmp_path, monkeypatch):
@@ -125,15 +131,71 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert found == {"a.txt", "deep/folder/b.txt"}
 
 
-def test_statistics_are_saved_once_a_model(workdir, monkeypatch):
-    home, saves = Workdir(workdir), []
-    key = home.cache_key(DIGITS)
-    assert key["checkpoints"].keys() == {"dpm", "pdae"}  # no code depends on the others
-    monkeypatch.setattr(
-        workdir_lib.Workdir, "save_weights", lambda self, params, step: saves.append(step)
+def test_a_chain_of_stages_reads_each_checkpoint_once(tmp_path, monkeypatch):
+    """Training saves them; the stages after read them, and a re-run too, once each."""
+    reads = []
+    restore = Checkpoints.restore
+
+    def count(self, step, **items):
+        if items.keys() == {"ema"}:
+            reads.append(self._manager.directory.name)
+        return restore(self, step, **items)
+
+    monkeypatch.setattr(Checkpoints, "restore", count)
+    for expected in (["dpm", "pdae", "statistics"], ["dpm", "pdae"]):
+        home = Workdir.create(tmp_path)
+        for objective in ("dpm", "pdae", "latent", "classifier"):
+            assert quick(home, objective)
+        assert sorted(reads) == expected
+        reads.clear()
+
+
+def statistics_of(path):
+    """The stored statistics, and those of the codes as they are."""
+    model, source = pdae_jax.load(path), DIGITS.open("train")
+    z = np.asarray(model.encode(np.stack([source.image(i) for i in range(len(source))])))
+    return model.params["statistics"]["mean"], z.mean(0)
+
+
+def test_statistics_follow_the_codes(tmp_path):
+    """PDAE trained further after a page has normalised its codes: nothing rests on the old ones."""
+    for objective, steps in (("dpm", 4), ("pdae", 2)):
+        settings = dataclasses.replace(QUICK, steps=steps)
+        assert train(tmp_path, objective, arch=DIGITS_ARCH, data=DIGITS, settings=settings)
+    run_page("probe", tmp_path)
+    first, _ = statistics_of(tmp_path)
+    settings = dataclasses.replace(QUICK, steps=3, learning_rate=0.05)
+    assert train(tmp_path, "pdae", arch=DIGITS_ARCH, data=DIGITS, settings=settings)
+    assert not Workdir(tmp_path).statistics_are_current
+    assert quick(tmp_path, "latent")
+    stored, actual = statistics_of(tmp_path)
+    np.testing.assert_allclose(stored, actual, rtol=1e-3, atol=1e-4)
+    assert np.abs(stored - first).max() > 0.01
+    few = dataclasses.replace(DIGITS, name="folder:elsewhere")
+    with pytest.raises(ValueError, match="latent in .* rests on codes of other pictures"):
+        Workdir(tmp_path).write_statistics({"mean": stored, "std": stored}, few)
+
+
+def test_statistics_of_an_imported_model_stay(workdir, tmp_path):
+    there = Workdir(workdir)
+    arch, params = there.architecture, there.weights(["dpm", "encoder", "gradient", "statistics"])
+    home = Workdir.create(tmp_path)
+    home.write_architecture(arch)
+    home.save_weights(params)
+    assert home.statistics_are_current
+    home.write_statistics({"mean": np.zeros(8), "std": np.ones(8)}, DIGITS)
+    np.testing.assert_array_equal(
+        home.weights(["statistics"])["statistics"]["mean"], params["statistics"]["mean"]
     )
-    home.write_statistics({"mean": np.zeros(8), "std": np.ones(8)}, key)
-    assert not saves
-    key["checkpoints"]["pdae"] = 3
-    home.write_statistics({"mean": np.zeros(8), "std": np.ones(8)}, key)
-    assert saves == [3]
+
+
+def test_a_report_is_up_to_date_after_what_it_computed_itself(workdir, tmp_path, capsys):
+    """Statistics that a report's probe leaves behind do not make the report old."""
+    others = shutil.ignore_patterns("latent", "classifier", "statistics", "codes")
+    shutil.copytree(workdir, tmp_path / "run", ignore=others)
+    options = report.Options(n=2, scored=2, steps=2, invert_steps=2, latent_steps=2, ddpm=False)
+    page = run_page("report", tmp_path / "run", options, data=DIGITS).page
+    assert "statistics" in Workdir(tmp_path / "run").groups
+    written = page.stat().st_mtime_ns
+    run_page("report", tmp_path / "run", options, data=DIGITS, skip_current=True)
+    assert page.stat().st_mtime_ns == written and "up to date" in capsys.readouterr().out

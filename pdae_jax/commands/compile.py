@@ -14,6 +14,8 @@ from pdae_jax.training.settings import Settings
 with epy.lazy_imports():  # --help needs no JAX
     from pdae_jax.cost import forecast
 
+SECTIONS = ("stages", "model", "precision", "mesh")  # of a config that are read, beside the stage's
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(Base):

@@ -30,7 +30,8 @@ class Context(Generic[O]):
     """A command at work. The model is read at once, everything else when it is first asked for.
 
     workdir: the model's directory. output: where the command writes. data: the run's pictures,
-    where not those that it was trained on. line: the command line, for the page.
+    where not those that it was trained on. line: the command line, for the page. outer: the command
+    that this one is a part of, whose model it shares.
     """
 
     def __init__(
@@ -39,19 +40,24 @@ class Context(Generic[O]):
         options: O,
         output: "output.Output",
         data: Data | None = None,
-        model: "model_lib.Model | None" = None,
         line: str = "",
+        outer: "Context[Any] | None" = None,
     ):
         self.workdir, self.options, self.output, self.line = workdir, options, output, line
+        self.outer = outer
         self.run_data = data or next(reversed(workdir.trained_on), None)
         precision = getattr(options, "precision", "float32")
-        self.model = model or model_lib.load(workdir, precision=precision, batch_size=BATCH_SIZE)
+        self.model = (
+            outer.model
+            if outer
+            else model_lib.load(workdir, precision=precision, batch_size=BATCH_SIZE)
+        )
         options.check(self.model.arch.T)
 
     def within(self, command: str, options: Options) -> "Context[Any]":
         """The same model at another command's work, in a folder inside this one's."""
         folder = self.output.within(command)
-        return Context(self.workdir, options, folder, self.run_data, self.model)
+        return Context(self.workdir, options, folder, self.run_data, outer=self)
 
     def n(self, default: int) -> int:
         """The number of pictures asked for."""
@@ -111,6 +117,8 @@ class Context(Generic[O]):
     @functools.cached_property
     def precise(self) -> "model_lib.Model":
         """The model in full precision, whatever this command's is."""
+        if self.outer:
+            return self.outer.precise
         if getattr(self.options, "precision", "float32") == "float32":
             return self.model
         return model_lib.load(self.workdir, batch_size=BATCH_SIZE)
@@ -121,10 +129,10 @@ class Context(Generic[O]):
 
     def statistics(self) -> dict[str, Any]:
         """Mean and standard deviation of z over the training pictures, computed where missing."""
-        if "statistics" not in self.model.params and self.run_data:
-            codes = self.encode_split(self.run_data, "train")
-            key = self.workdir.cache_key(self.run_data)
-            self.workdir.write_statistics(encoding.statistics(codes), key)
+        trained_on = self.workdir.trained_on
+        if trained_on and not self.workdir.statistics_are_current:
+            codes = self.encode_split(trained_on[-1], "train")
+            self.workdir.write_statistics(encoding.statistics(codes), trained_on[-1])
             self.model.params |= self.workdir.weights(["statistics"])
         self.model.need("statistics")
         return self.model.params["statistics"]
@@ -144,12 +152,12 @@ class Context(Generic[O]):
     # Cache keys.
 
     def cache_key(self, data: Data | None = None, **more: Any) -> dict[str, Any]:
-        """What work on pictures depends on: the networks, `data` (None: the command's), more."""
+        """The key of work on pictures: the networks, `data` (None: the command's), and more."""
         key = self.workdir.cache_key(data or self.data())
         return key | {"precision": getattr(self.options, "precision", "float32")} | more
 
     def model_cache_key(self, **more: Any) -> dict[str, Any]:
-        """What work without pictures depends on: every checkpoint of the model, and more."""
+        """The key of work without pictures: every checkpoint of the model, and more."""
         key = {"checkpoints": self.workdir.latest_steps}
         return key | {"precision": getattr(self.options, "precision", "float32")} | more
 
@@ -169,7 +177,14 @@ class Result:
     lead: str = ""
 
 
-# Parts of pages that several commands show.
+def write_files(output: "output.Output", result: Result, **record: Any) -> None:
+    """Writes a result's pictures and numbers."""
+    for stem, rows in result.grids.items():
+        output.save_grid(stem, rows)
+    output.write_numbers(result.numbers, **record)
+
+
+# Figures that several commands show.
 
 
 def picture_rows(

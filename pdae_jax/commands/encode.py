@@ -37,8 +37,8 @@ def run(context: Context[Options]) -> Result:
         ["attributes", ", ".join(codes.attributes) or "none"],
     ]
     caption = (
-        "codes.npz has z, labels, attributes and where each picture is; codes.parquet the same as "
-        "columns."
+        "Two files beside this page: z, labels, attributes and where each picture is as npz, and "
+        "the same as columns of a parquet table."
     )
     numbers = {"pictures": len(codes.z), "broken": broken, "z": codes.z.shape[1]}
     return Result([Section("Codes", [Table(["", ""], rows, caption=caption)])], numbers)

@@ -35,6 +35,11 @@ class Options(Precision, Images, Seed, Count, Decoding, Inversion, Generation):
         "", "ADM's .npz for FID to compare with; else the run's training pictures"
     )
 
+    def ignored(self) -> str:
+        if self.reference and not self.metrics:
+            return "--reference without --metrics=DIR, which FID needs"
+        return ""
+
 
 def run(context: Context[Options]) -> Result:
     """Scores of reconstruction over held-out pictures, and FID where it can be had."""
@@ -45,7 +50,7 @@ def run(context: Context[Options]) -> Result:
         steps=options.steps,
         invert_steps=options.invert_steps,
         seed=options.seed,
-        metrics=sorted(metrics.params),
+        metrics=identity_of(metrics, options.metrics),
     )
     found = evaluation.reconstruction(
         model,
@@ -114,10 +119,16 @@ def metrics_of(folder: str) -> "measure.Metrics":
     return measure.Metrics(there.weights(groups))
 
 
+def identity_of(metrics: "measure.Metrics", folder: str) -> dict[str, Any]:
+    """What scores depend on of the metrics: which there are, and where their weights are from."""
+    return {"groups": sorted(metrics.params), "folder": str(Path(folder).resolve())}
+
+
 def fid_of(context: Context[Options], metrics: "measure.Metrics") -> tuple[float, str]:
     """FID of generated pictures, and words on what they are compared with."""
     options, output = context.options, context.output
     n, size = context.n(FID_PICTURES), evaluation.CHUNK_ROWS
+    weights = identity_of(metrics, options.metrics)
     if options.reference:
         against = Path(options.reference).name
         reference = reference_of(Path(options.reference).expanduser(), metrics)
@@ -125,13 +136,13 @@ def fid_of(context: Context[Options], metrics: "measure.Metrics") -> tuple[float
         data = context.data()
         source = data.open("all" if context.given else "train")
         against = f"{min(n, len(source)):,} training pictures of {source.name}"
-        chunks = output.chunks("reference", context.cache_key(), size)
+        chunks = output.chunks("reference", context.cache_key(metrics=weights), size)
         reference = evaluation.data_reference(context.model, data, source, metrics, chunks, n=n)
     drawn = {name: getattr(options, name) for name in ("steps", "latent_steps", "stop", "seed")}
     fid = evaluation.generation(
         context.model,
         metrics,
-        output.chunks("generation", context.model_cache_key(**drawn), size),
+        output.chunks("generation", context.model_cache_key(**drawn, metrics=weights), size),
         n=n,
         reference=reference,
         **drawn,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from pdae_jax.commands.options import (
     LatentNoise,
     Precision,
     Seed,
+    default_of,
     option,
 )
 from pdae_jax.images import to_uint8
@@ -49,7 +51,16 @@ class Labels(Labelled, Seed):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(Precision, Labels, Count, Decoding, Generation, LatentNoise):
-    pass
+    def ignored(self) -> str:
+        of_labels = ("images", "labels", "positives", "negatives", "unlabelled")
+        changed = [name for name in of_labels if getattr(self, name) != default_of(self, name)]
+        if changed and not self.attribute:
+            return f"--{changed[0]} without --attribute=NAME: the workdir's own classifier is used"
+        if self.images and not self.labels:
+            return "--images without --labels=FILE.csv"
+        if self.unlabelled and "negatives" in changed:
+            return "--negatives with --unlabelled, which takes their place"
+        return ""
 
 
 def run(context: Context[Options]) -> Result:
@@ -110,11 +121,17 @@ def run(context: Context[Options]) -> Result:
     return Result(sections, numbers, {"fewshot": rows}, headline)
 
 
-def fit_and_keep(home: "workdir.Workdir", labels: Labels) -> None:
-    """Fits the few-shot classifier that the labels describe, and keeps it in the workdir."""
+def labels_of(section: Mapping[str, Any]) -> Labels:
+    """The labels that a config's section describes; ValueError where it names no attribute."""
+    labels = Labels(**section)
     if not labels.attribute:
         raise ValueError("which attribute? give --config.fewshot.attribute=NAME")
-    params, record = fit(Context(home, labels, home.output("codes").within("fewshot")))
+    return labels
+
+
+def fit_and_keep(home: "workdir.Workdir", labels: Labels) -> None:
+    """Fits the few-shot classifier that the labels describe, and keeps it in the workdir."""
+    params, record = fit(Context(home, labels, home.few_shot_output()))
     home.write_few_shot({k: np.asarray(v, np.float32) for k, v in params.items()}, record)
     if processes.writes():
         print("fewshot: " + ", ".join(f"{k} {v}" for k, v in record.items()))

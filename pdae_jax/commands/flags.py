@@ -47,7 +47,10 @@ def define(options: type[Options], flag_values: flags.FlagValues) -> None:
 def read(options: type[Options], flag_values: flags.FlagValues) -> Options:
     """The options as the flags say; ValueError where one is not what it may be."""
     names = [field.name for field in dataclasses.fields(options)]
-    return options(**{n: flag_values[n].value for n in names if flag_values[n].present})
+    given = options(**{n: flag_values[n].value for n in names if flag_values[n].present})
+    if given.ignored():
+        raise ValueError(f"this would be ignored: {given.ignored()}")
+    return given
 
 
 def help_of(field: dataclasses.Field[Any]) -> str:

@@ -33,7 +33,7 @@ class Options(Precision, Seed, Count, Decoding, Generation, LatentNoise):
 
 
 def run(context: Context[Options]) -> Result:
-    """Any number of pictures, as samples.npz or a folder of PNGs."""
+    """Any number of pictures, as ADM's npz or a folder of PNGs."""
     options, n = context.options, context.n(SHOWN)
     context.model.need("latent")
     drawn = {

@@ -25,6 +25,16 @@ class Options(Precision, Images, Count, Decoding, Inversion):
         (-0.5, -0.3, -0.1, 0.0, 0.1, 0.3, 0.5), "strengths of the edits, about -0.5 to 0.5"
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.strengths:
+            raise ValueError("strengths are empty: give one or more, such as -0.5,0.5")
+
+    def ignored(self) -> str:
+        if self.direction and (self.attribute or self.keep):
+            return "--attribute and --keep with --direction=FILE.npy"
+        return ""
+
 
 def run(context: Context[Options]) -> Result:
     """z moved along an attribute's direction or a given one, from the picture's own x_T."""

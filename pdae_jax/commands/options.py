@@ -49,6 +49,10 @@ class Options:
             if not 0 <= t < T:
                 raise ValueError(f"times must be from 0 to {T - 1}, got {t}")
 
+    def ignored(self) -> str:
+        """Words on an option that the others make pointless; "" where there is none."""
+        return ""
+
     @classmethod
     def out_of(cls, other: "Options", **changes: Any) -> Self:
         """The options of another command as far as this one has them, with changes."""
@@ -64,6 +68,11 @@ class Options:
             if getattr(self, field.name) != field.default
         ]
         return shlex.join(f"--{name}={_text(value)}" for name, value in changed)
+
+
+def default_of(options: Options, name: str) -> Any:
+    """The default of an option."""
+    return options.__dataclass_fields__[name].default
 
 
 def _text(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from etils import epy
 
 from pdae_jax.commands import PAGES, module_of
-from pdae_jax.commands.context import Context, Result
+from pdae_jax.commands.context import Context, write_files
 from pdae_jax.commands.options import Options
 from pdae_jax.data.dataset import Data
 from pdae_jax.pages import page
@@ -42,34 +42,34 @@ def run_page(
         workdir = workdir_lib.Workdir(workdir)
     workdir.architecture  # noqa: B018 - no folder is made where there is no model
     output = workdir.output(name, out)
+    steps = {
+        folder: step for folder, step in workdir.latest_steps.items() if folder != "statistics"
+    }
     key = {
         "options": dataclasses.asdict(given),
         "data": dataclasses.asdict(data) if data else None,
-        "checkpoints": workdir.latest_steps,
+        "checkpoints": steps,  # statistics are computed on the way, where they are missing
     }
     key = json.loads(json.dumps(key))
     if skip_current and output.is_current(key):
         say(f"{name}: {output.page} is up to date")
         return output
-    output.claim()
     context = Context(workdir, given, output, data, line=line)
-    result = command.run(context)
-    write_files(output, result, command=line, cache_key=key)
+    output.claim()
+    try:
+        result = command.run(context)
+    except ValueError:
+        output.discard_if_empty()
+        raise
     if processes.writes():
         title = result.title or f"{name}: {workdir.name}"
         cards = result.headline or plain_numbers(result.numbers)
         page.write(output.page, title, cards, result.sections, lead=result.lead or line)
+    write_files(output, result, command=line, cache_key=key)  # after the page that it calls current
     processes.wait(f"{name} done")
     words = "".join(f"  {title} {value:.4g}" for title, value in result.headline.items())
     say(f"{name}: {output.page}{words}")
     return output
-
-
-def write_files(output: "output_lib.Output", result: Result, **record: Any) -> None:
-    """Writes a result's pictures and numbers."""
-    for stem, rows in result.grids.items():
-        output.save_grid(stem, rows)
-    output.write_numbers(result.numbers, **record)
 
 
 def plain_numbers(numbers: dict[str, Any]) -> dict[str, float]:

@@ -25,12 +25,13 @@ class Options(Seed):
 
 def run(context: Context[Options]) -> Result:
     """Probes fitted on the run's training pictures and scored on its held-out ones."""
-    train, test = context.codes("train"), context.codes("test")
-    if not train.attributes:
+    data = context.run_data
+    if data and not data.open("train").attributes:
         raise ValueError(
             "the data has no attributes to probe: give a table of them when training, "
             "--config.data.attributes=FILE.csv"
         )
+    train, test = context.codes("train"), context.codes("test")
     features = {"z": (train.z, test.z)}
     pixels = [pixels_of(context, split) for split in ("train", "test")]
     if pixels[0] is not None and pixels[1] is not None:

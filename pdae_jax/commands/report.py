@@ -11,7 +11,6 @@ import numpy as np
 from etils import epy
 
 from pdae_jax.commands import (
-    PAGES,
     denoise,
     evaluate,
     fewshot,
@@ -19,13 +18,12 @@ from pdae_jax.commands import (
     generate,
     interpolate,
     manipulate,
-    module_of,
     probe,
     reconstruct,
+    shift,
 )
-from pdae_jax.commands.context import Context, Result
+from pdae_jax.commands.context import Context, Result, write_files
 from pdae_jax.commands.options import option
-from pdae_jax.commands.page_command import write_files
 from pdae_jax.pages.page import Curves, Part, Section, Table, Text
 from pdae_jax.runtime.progress import bar
 from pdae_jax.training.objectives import OBJECTIVES
@@ -35,8 +33,19 @@ with epy.lazy_imports():  # --help needs no JAX
 
     from pdae_jax.workdir import records as records_lib
 
-COMMANDS = tuple(name for name in PAGES if name not in ("encode", "report"))
-WHOLE_DATA = ("gap", "generate", "fewshot")  # their own number of pictures, whatever --n
+COMMANDS: dict[str, Any] = {
+    "reconstruct": reconstruct,
+    "interpolate": interpolate,
+    "evaluate": evaluate,
+    "manipulate": manipulate,
+    "generate": generate,
+    "fewshot": fewshot,
+    "probe": probe,
+    "gap": gap,
+    "denoise": denoise,
+    "shift": shift,
+}
+OWN_NUMBER = ("gap", "generate", "fewshot")  # which show their own number of pictures
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +62,9 @@ class Options(
 ):
     scored: int = option(180, "held-out pictures that the scores are means over", at_least=1)
 
+    def ignored(self) -> str:
+        return ""  # of one command, perhaps, and not of another
+
 
 def run(context: Context[Options]) -> Result:
     """Each command's section in turn, its files in a folder of its own; what is skipped, and why.
@@ -66,15 +78,13 @@ def run(context: Context[Options]) -> Result:
     skipped = []
     for name in bar("report", COMMANDS):
         output = context.output.within(name)
-        was_there = output.exists()
         output.claim()
         try:
             part = part_of(context, name)
-            result = module_of(name).run(part)
+            result = COMMANDS[name].run(part)
         except ValueError as error:
             skipped.append([name, str(error)])
-            if not was_there:
-                output.remove()
+            output.discard_if_empty()
             continue
         line = command_line(part, name)
         write_files(output, result, command=line)
@@ -99,8 +109,8 @@ def run(context: Context[Options]) -> Result:
 
 def part_of(context: Context[Options], name: str) -> Context[Any]:
     """One of the report's commands, with the report's options as they suit it."""
-    options, own = context.options, module_of(name).Options
-    n = options.scored if name == "evaluate" else 0 if name in WHOLE_DATA else options.n
+    options, own = context.options, COMMANDS[name].Options
+    n = options.scored if name == "evaluate" else 0 if name in OWN_NUMBER else options.n
     changes: dict[str, Any] = {"n": n}
     if name in ("manipulate", "fewshot"):
         kept = name == "fewshot" and "fewshot" in context.workdir.groups

@@ -35,13 +35,16 @@ def run(config: Any, path: str | os.PathLike[str], line: str) -> bool:
     """
     for stage in config.stages:
         nearest(stage, STAGES, "stage")
-    if config.pretrained and "dpm" in config.stages:
+    rows = [OBJECTIVES[stage] for stage in config.stages if stage in OBJECTIVES]
+    trained = {group for row in rows for group in row.trains}
+    if config.pretrained and not {g for row in rows for g in row.prerequisites} - trained:
         raise ValueError(
             f"--config.pretrained={config.pretrained} would be unused: the stages "
-            f"{', '.join(config.stages)} train a dpm of their own; add :pdae to the config's name"
+            f"{', '.join(config.stages)} train all they rest on; add :pdae to the config's name"
         )
     arch, data = Architecture(**config.model), Data(**config.data)
     report_options = report.Options(**config.report)
+    labels = fewshot.labels_of(config.fewshot) if "fewshot" in config.stages else None
     settings = {stage: Settings(**config[stage]) for stage in config.stages if stage in OBJECTIVES}
     with processes.fail_together():
         if "report" in config.stages:  # before hours of training, not after
@@ -57,8 +60,8 @@ def run(config: Any, path: str | os.PathLike[str], line: str) -> bool:
                 page_command.run_page(
                     "report", workdir, report_options, line=line, data=data, skip_current=True
                 )
-            elif stage == "fewshot":
-                fewshot.fit_and_keep(workdir, fewshot.Labels(**config.fewshot))
+            elif labels and stage == "fewshot":
+                fewshot.fit_and_keep(workdir, labels)
             elif not trainer.train(
                 workdir,
                 stage,

@@ -33,6 +33,11 @@ class Data:
     data_dir: str = ""
     max_broken: float = 0.1
 
+    @property
+    def pictures(self) -> dict[str, Any]:
+        """The settings that decide which pictures there are, however they are read."""
+        return {name: getattr(self, name) for name in ("name", "seed", "test_fraction", "data_dir")}
+
     def open(self, split: str) -> Source:
         """Opens one split, "train", "test" or "all"; DataError where it cannot be read."""
         return open_source(

@@ -22,25 +22,29 @@ class Block(NamedTuple):
 PRECISIONS = ("float32", "bfloat16")  # of the networks' computation
 MOST_TIMES = 100_000  # tables of them are kept
 
-# The fields that each group of parameters was trained for.
-GROUP_FIELDS = {
-    "dpm": (
-        "image_shape",
-        "patch",
-        "base",
-        "mult",
-        "blocks",
-        "attention",
-        "heads",
-        "head_channels",
-        "qkv_order",
-        "learned_variance",
-        "schedule",
-        "T",
+
+class Group(NamedTuple):
+    """A group of parameters."""
+
+    objective: str  # that trains it, and in whose folder it is saved
+    fields: tuple[str, ...] = ()  # of `Architecture`, which its arrays were trained for
+    from_codes: bool = False  # computed from codes, so that no code depends on it
+
+
+DPM_FIELDS = (
+    "image_shape patch base mult blocks attention heads head_channels qkv_order learned_variance "
+    "schedule T"
+)
+GROUPS = {
+    "dpm": Group("dpm", tuple(DPM_FIELDS.split())),
+    "encoder": Group("pdae", ("z_size", "encoder_widths", "encoder_heads")),
+    "gradient": Group("pdae", ("z_size",)),
+    "latent": Group(
+        "latent", ("z_size", "latent_layers", "latent_hidden", "latent_time"), from_codes=True
     ),
-    "gradient": ("z_size",),
-    "encoder": ("z_size", "encoder_widths", "encoder_heads"),
-    "latent": ("z_size", "latent_layers", "latent_hidden", "latent_time"),
+    "classifier": Group("classifier", from_codes=True),
+    "statistics": Group("statistics", from_codes=True),  # of any codes that are normalised
+    "fewshot": Group("fewshot_classifier", from_codes=True),
 }
 
 

@@ -1,14 +1,14 @@
-"""What an objective needs of its workdir before it may train: weights that are there and fit."""
+"""The prerequisites of an objective: weights that are in its workdir, or imported, and fit."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from pdae_jax.data.dataset import Data
-from pdae_jax.networks.architecture import GROUP_FIELDS, Architecture
+from pdae_jax.networks.architecture import GROUPS, Architecture
 from pdae_jax.networks.groups import Networks, Params
 from pdae_jax.runtime import processes
 from pdae_jax.training.objectives import OBJECTIVES, Objective
@@ -39,8 +39,7 @@ def gather(
     weights = workdir.weights(there)
     check_shapes(shapes, weights, workdir)
     if pretrained:
-        for group in there:
-            check_same_weights(workdir, group, weights[group], pretrained)
+        check_pretrained(workdir, there, missing, weights, pretrained)
     origin = [origin_of(workdir, group) for group in there]
     processes.wait("workdir read")
     if missing:
@@ -53,8 +52,9 @@ def gather(
 
 
 def origin_of(workdir: Workdir, group: str) -> str:
-    save = workdir.save_of(group)
-    return f"the {group} of step {save.step}" if save and save.resumable else f"an imported {group}"
+    if not trained_here(workdir, group):
+        return f"an imported {group}"
+    return f"the {group} of step {workdir.latest_steps[workdir.folder_of(group)]}"
 
 
 def import_groups(
@@ -110,33 +110,44 @@ def check_not_a_prerequisite(workdir: Workdir, row: Objective) -> None:
             )
 
 
-def check_same_weights(
-    workdir: Workdir, group: str, here: dict[str, Any], pretrained: Source
+def check_pretrained(
+    workdir: Workdir,
+    there: Sequence[str],
+    missing: Sequence[str],
+    weights: Params,
+    pretrained: Source,
 ) -> None:
-    """Raises ValueError where the workdir holds other weights than `pretrained` would bring.
+    """Raises ValueError where the workdir would not use what `pretrained` brings.
 
-    A folder that is gone does not matter once its weights are here.
+    there, missing: groups of the prerequisites; weights: of those that are there. A folder that is
+    gone does not matter once its weights are here.
     """
-    save = workdir.save_of(group)
-    if save and save.resumable:
+    imported = [group for group in there if not trained_here(workdir, group)]
+    if there and not imported and not missing:
         raise ValueError(
-            f"the workdir has a {group} trained in it, so --config.pretrained={pretrained} would "
-            f"be unused; leave it out, or choose another --workdir"
+            f"the workdir has {' and '.join(there)} trained in it, so --config.pretrained="
+            f"{pretrained} would be unused; leave it out, or choose another --workdir"
         )
     other = Workdir(pretrained)
-    if other.path.is_dir():
-        there = other.weights([group])[group]
-        if not jax.tree.all(jax.tree.map(np.array_equal, here, there)):
+    for group in imported if other.path.is_dir() else ():
+        same = jax.tree.map(np.array_equal, weights[group], other.weights([group])[group])
+        if not jax.tree.all(same):
             raise ValueError(
                 f"the workdir was begun with another {group} than that of --config.pretrained="
                 f"{pretrained}; choose another --workdir"
             )
 
 
+def trained_here(workdir: Workdir, group: str) -> bool:
+    """Whether a group was trained in the workdir, not imported."""
+    save = workdir.save_of(group)
+    return save is not None and save.resumable
+
+
 def check_same_model(other: Workdir, arch: Architecture, groups: Iterable[str]) -> None:
     """Raises ValueError where groups of a pre-trained model are not the config's."""
     there = other.architecture
-    fields = dict.fromkeys(name for group in groups for name in GROUP_FIELDS[group])
+    fields = dict.fromkeys(name for group in groups for name in GROUPS[group].fields)
     differs = [
         f"{name} is {getattr(there, name)} there and {getattr(arch, name)} here"
         for name in fields

@@ -66,6 +66,8 @@ def train(
     step = prerequisites.check_can_train(workdir, row)
     weights, origin = prerequisites.gather(workdir, row, net, pretrained)
     workdir.write_architecture(arch)
+    if step >= settings.steps:
+        return True
     codes = None if row.sees_pictures else training_codes(workdir, Model(arch, weights), data)
     if codes:
         weights |= workdir.weights(["statistics"])
@@ -74,8 +76,6 @@ def train(
         codes = binary_attributes(codes, data)
         attributes = codes.attributes
     frozen = net.frozen({group: weights[group] for group in row.needs})
-    if step >= settings.steps:
-        return True
     if step:
         prerequisites.check_not_a_prerequisite(workdir, row)
 
@@ -180,9 +180,9 @@ def training_codes(workdir: Workdir, model: Model, data: Data) -> Codes:
 
     The model is float32 whatever the training's precision: all commands share these codes.
     """
-    cache_key = workdir.cache_key(data)
-    codes = encoding.encode(model, data, "train", workdir.code_table("train"), cache_key)
-    workdir.write_statistics(encoding.statistics(codes), cache_key)
+    table, key = workdir.code_table("train"), workdir.cache_key(data)
+    codes = encoding.encode(model, data, "train", table, key)
+    workdir.write_statistics(encoding.statistics(codes), data)
     return codes.without_broken()
 
 

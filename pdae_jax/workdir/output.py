@@ -19,10 +19,10 @@ from pdae_jax.workdir.code_table import Codes, CodeTable, write_parquet
 
 
 class Output:
-    """Where a command writes. Of several processes the first writes, and the others' calls do
-    nothing, so that all can make them; chunks of long work are shared.
+    """Where a command writes. All of several processes make the same calls, and the first's alone
+    write here; chunks of long work are shared.
 
-    numbers.json marks the folder as ours, and tells which command wrote it from what.
+    numbers.json marks the folder as this package's, and records the command and its cache key.
     """
 
     def __init__(self, folder: Path, command: str):
@@ -34,11 +34,8 @@ class Output:
         """The folder of another command inside this one."""
         return Output(self.folder / command, command)
 
-    def exists(self) -> bool:
-        return self.folder.exists()
-
     def is_current(self, cache_key: Mapping[str, Any]) -> bool:
-        """Whether the page is there, and was made from what `cache_key` says."""
+        """Whether the page is there, and has this cache key."""
         return processes.ask_first(
             lambda: self.page.exists() and self._mark().get("cache_key") == cache_key
         )
@@ -61,16 +58,16 @@ class Output:
                 if writer is None:
                     self._numbers.write_text(json.dumps({"mode": self.command}) + "\n")
 
-    def remove(self) -> None:
-        """Deletes the folder."""
-        if processes.writes():
+    def discard_if_empty(self) -> None:
+        """Deletes the folder where nothing but the claim has been written to it."""
+        if processes.writes() and list(self.folder.iterdir()) == [self._numbers]:
             shutil.rmtree(self.folder)
 
     def _is_empty_folder(self) -> bool:
         return self.folder.is_dir() and not any(self.folder.iterdir())
 
     def _mark(self) -> dict[str, Any]:
-        """What the folder says of itself; {} where it is not ours."""
+        """The folder's record; {} where this package did not write it."""
         try:
             return json.loads(self._numbers.read_text())
         except (OSError, ValueError):

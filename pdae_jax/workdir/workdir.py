@@ -19,19 +19,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pdae_jax.data.dataset import Data
-from pdae_jax.networks.architecture import GROUP_FIELDS, Architecture
+from pdae_jax.networks.architecture import GROUPS, Architecture, Group
 from pdae_jax.networks.groups import Params
 from pdae_jax.runtime import atomic, processes
 from pdae_jax.workdir.checkpoints import Checkpoints
 from pdae_jax.workdir.code_table import CodeTable
 from pdae_jax.workdir.output import Output
 from pdae_jax.workdir.records import Records
-
-# Trained or imported, a group of parameters is saved under the objective that trains it; those
-# that are not named here under their own name.
-FOLDERS = {"encoder": "pdae", "gradient": "pdae", "fewshot": "fewshot_classifier"}
-# Groups computed from codes, on which no code depends.
-FROM_CODES = ("statistics", "latent", "classifier", "fewshot")
 
 
 class Saved(NamedTuple):
@@ -43,14 +37,16 @@ class Saved(NamedTuple):
 
 
 class Workdir:
-    """What lies where in one model's directory. Opening it creates and reads nothing.
+    """One model's directory. Opening it creates and reads nothing.
 
-    The checkpoints are looked for once, and again after this object has saved some.
+    The checkpoints are looked for once, and again after this object has saved some; a checkpoint's
+    weights are read once.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path).expanduser().absolute()
         self._saved: dict[str, Saved] | None = None
+        self._weights: dict[tuple[str, int], Params] = {}  # by folder and step
 
     @property
     def name(self) -> str:
@@ -95,7 +91,7 @@ class Workdir:
         path = self.path / "model.json"
         if path.exists():
             there = self.architecture
-            fields = {name for group in self.groups for name in GROUP_FIELDS.get(group, ())}
+            fields = {name for group in self.groups for name in GROUPS.get(group, Group("")).fields}
             differs = [
                 f"{name} is {getattr(there, name)} there and {getattr(arch, name)} here"
                 for name in sorted(fields)
@@ -166,9 +162,9 @@ class Workdir:
         return {objective: save.step for objective, save in self.saved.items()}
 
     def folder_of(self, group: str) -> str:
-        """The folder that holds a group, or in which it belongs."""
+        """The folder that holds a group, or in which it belongs: the objective's that trains it."""
         there = (folder for folder, save in self.saved.items() if group in save.groups)
-        return next(there, FOLDERS.get(group, group))
+        return next(there, GROUPS[group].objective if group in GROUPS else group)
 
     def save_of(self, group: str) -> Saved | None:
         """The checkpoint that holds a group; None where there is none."""
@@ -189,10 +185,17 @@ class Workdir:
         params: Params = {}
         for folder, save in self.saved.items():
             if set(save.groups) & set(wanted):
-                with Checkpoints(self.path / folder) as checkpoints:
-                    shapes = checkpoints.shapes(save.step)
-                    params |= checkpoints.restore(save.step, ema=shapes)["ema"]
+                params |= self._read(folder, save.step)
         return {group: params[group] for group in wanted}
+
+    def _read(self, folder: str, step: int) -> Params:
+        """The averaged parameters in a checkpoint, read at the first call."""
+        if (folder, step) not in self._weights:
+            self._weights = {key: tree for key, tree in self._weights.items() if key[0] != folder}
+            with Checkpoints(self.path / folder) as checkpoints:
+                shapes = checkpoints.shapes(step)
+                self._weights[folder, step] = checkpoints.restore(step, ema=shapes)["ema"]
+        return self._weights[folder, step]
 
     def save_weights(self, params: Params, step: int = 0, keep: int | None = None) -> None:
         """Saves parameters that are not trained here, each group in the folder where it belongs."""
@@ -203,11 +206,42 @@ class Workdir:
             with self.checkpoints(folder, keep) as checkpoints:
                 checkpoints.save(step, trees)
 
-    def write_statistics(self, statistics: dict[str, Any], cache_key: dict[str, Any]) -> None:
-        """Saves mean and standard deviation of the codes that `cache_key` tells of, once."""
-        step = max(cache_key["checkpoints"].values())
-        if self.latest_steps.get("statistics") != step:
-            self.save_weights({"statistics": statistics}, step)
+    # Statistics of codes. They lie beside a record of what the codes were computed from; imported
+    # ones have none, and stay: what else was imported rests on them.
+
+    @property
+    def statistics_are_current(self) -> bool:
+        """Whether there are statistics, of codes of the networks as they are."""
+        if "statistics" not in self.groups:
+            return False
+        record, networks = self._statistics_record(), self._networks()
+        if record is None:  # imported, or of a version that recorded the largest step alone
+            encoder = self.save_of("encoder")
+            imported = encoder is not None and not encoder.resumable
+            return imported or self.latest_steps["statistics"] == max(networks.values())
+        return record["checkpoints"] == networks
+
+    def write_statistics(self, statistics: dict[str, Any], data: Data) -> None:
+        """Saves mean and standard deviation of the codes of `data`, unless they are there.
+
+        Raises ValueError where something was trained over codes of other pictures or networks.
+        """
+        key = {"checkpoints": self._networks(), "pictures": data.pictures}
+        before, record = self.save_of("statistics"), self._statistics_record()
+        if before and (record == key or record is None and self.statistics_are_current):
+            return
+        rest = [name for name in self.saved if self._is_from_codes(name) and name != "statistics"]
+        if before and rest:
+            raise ValueError(
+                f"{' and '.join(rest)} in {self} rests on codes of other pictures or networks than "
+                f"{data.name} has now: choose another --workdir"
+            )
+        self.save_weights({"statistics": statistics}, before.step + 1 if before else 1, keep=1)
+        self._write(self.path / "statistics" / "cache_key.json", key)
+
+    def _statistics_record(self) -> dict[str, Any] | None:
+        path = self.path / "statistics" / "cache_key.json"
+        return json.loads(path.read_text()) if path.exists() else None
 
     @contextlib.contextmanager
     def checkpoints(self, objective: str, keep: int | None = None) -> Iterator[Checkpoints]:
@@ -229,19 +263,21 @@ class Workdir:
 
     def few_shot(self) -> tuple[Params, dict[str, Any]]:
         """The few-shot classifier's parameters, and the record of the labels that it has seen."""
-        path = self._shots
-        if not path.exists():
+        save = self.save_of("fewshot")
+        record = json.loads(self._shots.read_text()) if save and self._shots.exists() else {}
+        if not save or record.pop("step", save.step) != save.step:  # killed between the two
             raise ValueError(
                 f"{self} has no few-shot classifier: give --attribute=NAME, or train one with the "
                 f"config's :fewshot variant"
             )
-        return self.weights(["fewshot"])["fewshot"], json.loads(path.read_text())
+        return self.weights(["fewshot"])["fewshot"], record
 
     def write_few_shot(self, params: Params, record: dict[str, Any]) -> None:
         """Keeps a few-shot classifier, in place of the one that was there."""
         before = self.save_of("fewshot")
-        self.save_weights({"fewshot": params}, step=before.step + 1 if before else 1, keep=1)
-        self._write(self._shots, record)
+        step = before.step + 1 if before else 1
+        self.save_weights({"fewshot": params}, step, keep=1)
+        self._write(self._shots, record | {"step": step})
 
     @property
     def _shots(self) -> Path:
@@ -261,16 +297,26 @@ class Workdir:
 
     def cache_key(self, data: Data) -> dict[str, Any]:
         """What codes of `data` depend on: the checkpoints of the networks, and the data."""
-        steps = {
+        return {"checkpoints": self._networks(), "data": dataclasses.asdict(data)}
+
+    def _networks(self) -> dict[str, int]:
+        """The steps of the checkpoints on which codes depend."""
+        return {
             folder: save.step
             for folder, save in self.saved.items()
-            if not set(save.groups) <= set(FROM_CODES)
+            if not self._is_from_codes(folder)
         }
-        return {"checkpoints": steps, "data": dataclasses.asdict(data)}
+
+    def _is_from_codes(self, folder: str) -> bool:
+        return all(GROUPS.get(group, Group("")).from_codes for group in self.saved[folder].groups)
 
     def code_table(self, split: str) -> CodeTable:
         """The codes of a split of the run's own data."""
         return CodeTable(self.path / "codes" / split)
+
+    def few_shot_output(self) -> Output:
+        """Where the pictures that a few-shot classifier is fitted on are encoded."""
+        return Output(self.path / "codes" / "fewshot", "fewshot")
 
     def output(self, command: str, folder: str | os.PathLike | None = None) -> Output:
         """Where a command's page and files go: `folder`, or a folder of its own here."""
