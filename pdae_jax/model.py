@@ -114,7 +114,7 @@ class Model:
 
         z: None for the bare diffusion model (then x_T gives B). x_T: the noise to start from;
         None draws it, so that the picture keeps what z says and makes up the rest; pass
-        `invert`'s for the exact picture. rng: a key or a seed of all that is drawn (None: 0), the
+        `invert`'s for the exact picture. rng: a key or a random seed (None: 0), the
         i-th example's by (rng, i) alone; or a key for each example, as of `samplers.keys`.
         steps: of DDIM; DDPM always takes all T. stop: the share of the last DDIM steps that go
         without z.

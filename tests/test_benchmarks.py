@@ -1,4 +1,4 @@
-"""The benchmarks run, end to end, at a tiny size. No number of theirs is judged."""
+"""The benchmarks run, end to end, at a tiny size. None of their numbers is judged."""
 
 import json
 import os

@@ -9,7 +9,7 @@ import sys
 import jax
 import pytest
 from helpers import DIGITS_ARCH as ARCH
-from helpers import ROOT
+from helpers import ROOT, run_command
 
 from pdae_jax.cost import chips, forecast
 from pdae_jax.networks.groups import Networks
@@ -92,14 +92,10 @@ def test_what_does_not_fit_is_told_what_to_set(monkeypatch):
         ),
     ],
 )
-def test_bad_forecasts_are_one_line(args, says):
-    done = subprocess.run(
-        [sys.executable, "-m", "pdae_jax.main", "--mode=compile", *args],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1
+def test_bad_forecasts_are_one_line(args, says, capsys):
+    assert run_command("--mode=compile", *args) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
 
 
 def test_the_pages_table_is_what_the_tool_prints():

@@ -118,7 +118,7 @@ def digits_folder(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_over_two_processes(workdir, digits_folder, tmp_path):
-    """PDAE over a frozen diffusion model that is brought in, sharded, and the report of it.
+    """PDAE over a frozen diffusion model that is imported, sharded, and the report of it.
 
     Each process reads its own pictures; what is broken is named by all, and counted together.
     """
@@ -235,7 +235,7 @@ def test_saves_do_not_make_a_stop_unheard(tmp_path):
 
 
 def test_what_one_process_cannot_do_all_are_told(tmp_path):
-    """The second's share has what cannot be made; both go on from there, with equal questions."""
+    """The second's share has what cannot be made; both continue from there, with equal questions."""
     said = finish(start_processes("fail_in_a_chunk", 2, tmp_path, devices=2))
     assert all("rows from 3 cannot be made 2" in words.splitlines() for words in said)
 

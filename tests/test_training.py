@@ -296,7 +296,7 @@ def test_imported_weights_cannot_be_trained_on(trained, tmp_path):
 
 @pytest.mark.slow
 def test_a_pre_trained_model_is_never_silently_unused(trained, tmp_path):
-    """The workdir's own dpm, or another brought in before, is not what was asked for."""
+    """The workdir's own dpm, or another imported before, is not what was asked for."""
     with pytest.raises(ValueError, match="has dpm trained in it"):
         train(trained, "pdae", arch=ARCH, data=DIGITS, settings=QUICK, pretrained=trained)
     other, workdir = tmp_path / "other", tmp_path / "run"

@@ -120,7 +120,7 @@ def metrics_of(folder: str) -> "measure.Metrics":
 
 
 def identity_of(metrics: "measure.Metrics", folder: str) -> dict[str, Any]:
-    """What scores depend on of the metrics: which there are, and where their weights are from."""
+    """The metrics' part of a cache key: which there are, and where their weights are from."""
     return {"groups": sorted(metrics.params), "folder": str(Path(folder).resolve())}
 
 

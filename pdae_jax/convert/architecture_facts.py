@@ -82,14 +82,14 @@ def architecture(
                         f"{field} is {value} by {first.source} and "
                         f"{other.values[field]} by {other.source}; leave one out"
                     )
-            whence = f"from {first.source}"
+            origin = f"from {first.source}"
         elif field in known:
-            value, whence = known[field], "as published models like it have"
+            value, origin = known[field], "as published models like it have"
         else:
-            value, whence = DEFAULTS.get(field), "assumed: nothing here tells"
+            value, origin = DEFAULTS.get(field), "assumed: nothing here tells"
         if value is None:
             raise ValueError(f"nothing tells the {field}: give it, as in --{field}=128")
-        lines.append(f"{field} = {value}, {whence}")
+        lines.append(f"{field} = {value}, {origin}")
         return value
 
     if any(facts.explicit and "heads" in facts.values for facts in sources):

@@ -42,7 +42,7 @@ def verify(
     *,
     say: Callable[[str], object] = print,
 ) -> bool:
-    """Compares a converted workdir with the files that it was made from; True when it passes.
+    """Compares a converted workdir with the files that it was converted from; True when it passes.
 
     paths: the files, None for those that its receipt names. Raises ValueError where they are not
     the ones converted. Needs PyTorch.
@@ -52,7 +52,9 @@ def verify(
     sources = receipt["sources"]
     files = [Path(path) for path in paths or [source["file"] for source in sources]]
     if len(files) != len(sources):
-        raise ValueError(f"{workdir} was made from {len(sources)} files, {len(files)} are given")
+        raise ValueError(
+            f"{workdir} was converted from {len(sources)} files, {len(files)} are given"
+        )
     converted = {source["sha256"] for source in sources}
     for path in files:
         if not path.is_file():

@@ -23,16 +23,15 @@ from pdae_jax.workdir.checkpoints import Checkpoints
 
 
 class TrainingError(ValueError):
-    """Training cannot go on; the message says what to try."""
+    """Training cannot continue; the message says what to try."""
 
 
 @dataclasses.dataclass
 class Loop:
-    """What a run is made of. `preview` maps all averaged parameters to grids for the eye.
+    """One run of the loop.
 
-    dropout: whether the trained networks have any. batches: an iterator of dicts with what the
-    objective reads, already at the state's step; the pictures it lists as `broken`, {path: reason},
-    are named once.
+    dropout: whether the trained networks have any. preview: maps all averaged parameters to grids
+    to look at, or None.
     """
 
     objective: Objective
@@ -70,6 +69,9 @@ class Loop:
         log: Log,
     ) -> tuple[TrainState, bool]:
         """Trains from state.step to settings.steps: the last state, and whether it got there.
+
+        batches: dicts with what the objective reads, already at the state's step; the pictures
+        that it lists as `broken`, {path: reason}, are named once.
 
         It stops early, after a save, when SIGTERM asks (any of several processes), or SIGINT (a
         single one). Raises TrainingError after `max_skipped` non-finite steps in a row.

@@ -1,4 +1,4 @@
-"""What can be trained: one table, from which the loop, configs and reports read.
+"""The objectives of training: one table, from which the loop, configs and reports read.
 
 An objective names the groups of parameters that it trains and those that it needs frozen;
 gradients, Adam's moments and the EMA exist for the trained groups alone.

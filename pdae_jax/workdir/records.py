@@ -12,7 +12,7 @@ from pdae_jax.runtime import atomic
 
 
 class Records:
-    """What a training leaves beside its checkpoints, in the same folder."""
+    """The records of a training, beside its checkpoints."""
 
     def __init__(self, folder: Path):
         self.folder = folder  # TensorBoard's event files go here too

@@ -2,10 +2,10 @@
 
 model.json                   the architecture
 config.json                  the config of the last command, for people
-receipt.json                 what an imported model was converted from
+receipt.json                 the record of an import
 OBJECTIVE/STEP/              checkpoints (`checkpoints`)
 OBJECTIVE/metrics.jsonl ...  records of training (`records`)
-classifier/attributes.json   what the classifier tells apart
+classifier/attributes.json   the names of the classifier's attributes
 codes/SPLIT/                 tables of codes (`code_table`)
 COMMAND/                     a page, its numbers and files (`output`)
 """
@@ -112,7 +112,7 @@ class Workdir:
 
     @property
     def receipt(self) -> dict[str, Any]:
-        """What an imported model was converted from; ValueError where it was not."""
+        """The record of an import; ValueError where the model was not converted."""
         path = self.path / "receipt.json"
         if not path.is_file():
             raise ValueError(f"{self} has no {path.name}: it was not converted from PyTorch files")
@@ -296,7 +296,7 @@ class Workdir:
         return [data for folder in folders for data in Records(folder).data()]
 
     def cache_key(self, data: Data) -> dict[str, Any]:
-        """What codes of `data` depend on: the checkpoints of the networks, and the data."""
+        """The key of codes of `data`: the checkpoints of the networks, and the data."""
         return {"checkpoints": self._networks(), "data": dataclasses.asdict(data)}
 
     def _networks(self) -> dict[str, int]:
