@@ -235,7 +235,7 @@ def test_saves_do_not_make_a_stop_unheard(tmp_path):
 
 
 def test_what_one_process_cannot_do_all_are_told(tmp_path):
-    """The second's share has what cannot be made; both continue from there, with equal questions."""
+    """The second's share has what cannot be made; both continue, with equal questions."""
     said = finish(start_processes("fail_in_a_chunk", 2, tmp_path, devices=2))
     assert all("rows from 3 cannot be made 2" in words.splitlines() for words in said)
 
