@@ -1,32 +1,22 @@
 """The model as a user holds it, and the picture metrics."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, golden, nhwc
+from helpers import DIGITS_ARCH, assert_close, golden, nhwc
 
 from pdae_jax import images as pictures
 from pdae_jax import pdae, samplers
 from pdae_jax.metrics import image
 from pdae_jax.model import Model
-from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import Networks
 from pdae_jax.tasks.interpolation import interpolate
 from pdae_jax.tasks.reconstruction import reconstruct, scores
 
-ARCH = Architecture(
-    image_shape=(8, 8, 1),
-    base=32,
-    mult=(1,),
-    blocks=1,
-    attention=(),
-    heads=1,
-    dropout=0.0,
-    z_size=6,
-    encoder_widths=(32,),
-    T=40,
-)
+ARCH = dataclasses.replace(DIGITS_ARCH, z_size=6, T=40)
 
 
 @pytest.fixture(scope="module")

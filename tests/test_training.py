@@ -16,11 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import ROOT, run_program
+from helpers import DIGITS_ARCH, ROOT, run_program
 from PIL import Image
 
 from pdae_jax.data.dataset import Data
-from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import Networks
 from pdae_jax.runtime import sharding
 from pdae_jax.schedule import linear
@@ -36,17 +35,7 @@ from pdae_jax.workdir.checkpoints import Checkpoints
 from pdae_jax.workdir.records import Records
 from pdae_jax.workdir.workdir import Workdir
 
-ARCH = Architecture(
-    image_shape=(8, 8, 1),
-    base=32,
-    mult=(1,),
-    blocks=1,
-    attention=(),
-    heads=1,
-    dropout=0.1,
-    z_size=8,
-    encoder_widths=(32,),
-)
+ARCH = dataclasses.replace(DIGITS_ARCH, dropout=0.1)
 DIGITS = Data("digits", flip=True)
 QUICK = Settings(
     steps=6,
