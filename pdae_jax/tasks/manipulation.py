@@ -11,14 +11,12 @@ from pdae_jax.latent import Direction
 from pdae_jax.model import Model
 from pdae_jax.runtime.progress import bar
 
-STRENGTHS = (-0.5, -0.3, -0.1, 0.0, 0.1, 0.3, 0.5)
-
 
 def manipulate(
     model: Model,
     images: Pictures,
     direction: Direction,
-    strengths: Sequence[float] = STRENGTHS,
+    strengths: Sequence[float] | Float[np.ndarray, "strengths"],
     *,
     steps: int = 100,
     invert_steps: int = 100,
