@@ -16,7 +16,7 @@ def manipulate(
     model: Model,
     images: Pictures,
     direction: Direction,
-    strengths: Sequence[float] | Float[np.ndarray, "strengths"],
+    strengths: Sequence[float] | Float[np.ndarray, " strengths"],
     *,
     steps: int = 100,
     invert_steps: int = 100,
