@@ -92,7 +92,8 @@ Network = TypeVar("Network", bound=torch.nn.Module)
 class Work:
     """Networks with nothing at zero and fixed inputs, in a memory format.
 
-    A subclass gives `compute`, which torch.compile may replace, and `run`.
+    A subclass gives `build`, all beside the UNet, `compute`, which torch.compile may replace, and
+    `run`.
     """
 
     compute: Callable[..., torch.Tensor]
@@ -105,11 +106,16 @@ class Work:
         steps: int,
         format: torch.memory_format,
     ):
-        self.arch, self.batch, self.precision, self.format = arch, batch, precision, format
+        self.arch, self.batch, self.precision = arch, batch, precision
+        self.steps, self.format = steps, format
         self.schedule = SCHEDULES[arch.schedule](arch.T)
         self.unet = self.place(torch_twin.UNet(arch, with_z=True))
         height, width, channels = arch.image_shape
         self.shape = batch, channels, height, width
+        self.build()
+
+    def build(self) -> None:
+        raise NotImplementedError
 
     def run(self, n: int) -> None:
         raise NotImplementedError
@@ -129,16 +135,8 @@ class Work:
 class Training(Work):
     """Algorithm 1 with Adam and the average of the weights."""
 
-    def __init__(
-        self,
-        arch: Architecture,
-        batch: int,
-        precision: str,
-        steps: int,
-        format: torch.memory_format,
-    ):
-        super().__init__(arch, batch, precision, steps, format)
-        self.encoder = self.place(torch_twin.Encoder(arch)).train()
+    def build(self) -> None:
+        self.encoder = self.place(torch_twin.Encoder(self.arch)).train()
         self.unet.requires_grad_(False)
         trained = [
             self.unet.label_emb,
@@ -152,7 +150,7 @@ class Training(Work):
             p for module in (self.encoder, *trained) for p in module.parameters()
         ]
         self.ema: list[torch.Tensor] = [p.detach().clone() for p in self.params]
-        self.adam = torch.optim.Adam(self.params, 1e-4, fused=precision != "plain")
+        self.adam = torch.optim.Adam(self.params, 1e-4, fused=self.precision != "plain")
         images = torch.randint(0, 256, self.shape, dtype=torch.uint8, device=DEVICE)
         self.images = images.contiguous(memory_format=self.format)
         schedule = self.schedule
@@ -192,20 +190,14 @@ class Training(Work):
 class Decoding(Work):
     """Algorithm 3 from z."""
 
-    def __init__(
-        self,
-        arch: Architecture,
-        batch: int,
-        precision: str,
-        steps: int,
-        format: torch.memory_format,
-    ):
-        super().__init__(arch, batch, precision, steps, format)
+    def build(self) -> None:
         self.unet.requires_grad_(False)
-        self.z = torch.randn(batch, arch.z_size, device=DEVICE)
-        times = samplers.ddim_times(arch.T, steps)[::-1]
+        self.z = torch.randn(self.batch, self.arch.z_size, device=DEVICE)
+        times = samplers.ddim_times(self.arch.T, self.steps)[::-1]
         self.t = (
-            torch.as_tensor(times.copy(), device=DEVICE)[:, None].expand(-1, batch).contiguous()
+            torch.as_tensor(times.copy(), device=DEVICE)[:, None]
+            .expand(-1, self.batch)
+            .contiguous()
         )
         alpha_bar = np.asarray(self.schedule.alpha_bar[times], np.float32)
         self.alpha_bar = torch.as_tensor(alpha_bar, device=DEVICE)
