@@ -25,7 +25,7 @@ from pdae_jax.arrays import (
     Visited,
 )
 from pdae_jax.images import to_float
-from pdae_jax.networks.architecture import GROUPS, Architecture
+from pdae_jax.networks.architecture import Architecture, group_of
 from pdae_jax.networks.groups import DTYPES, Networks
 from pdae_jax.runtime import sharding
 from pdae_jax.runtime.choices import nearest
@@ -350,7 +350,7 @@ class Model:
     def need(self, group: str) -> None:
         """Raises ValueError, with what to do about it, where the model lacks a group."""
         if group not in self.params:
-            variant = "latent" if group == "statistics" else GROUPS[group].objective
+            variant = "latent" if group == "statistics" else group_of(group).objective
             raise ValueError(
                 f"this model has no {group!r}, only {sorted(self.params)}: train it with the "
                 f"config's :{variant} variant"

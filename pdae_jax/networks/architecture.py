@@ -48,6 +48,11 @@ GROUPS = {
 }
 
 
+def group_of(name: str) -> Group:
+    """A group by its name; one that nothing here trains, such as a metric's, stands by itself."""
+    return GROUPS.get(name, Group(name))
+
+
 def _counts(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 

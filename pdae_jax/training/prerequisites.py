@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from pdae_jax.data.dataset import Data
-from pdae_jax.networks.architecture import GROUPS, Architecture
+from pdae_jax.networks.architecture import Architecture, group_of
 from pdae_jax.networks.groups import Networks, Params
 from pdae_jax.runtime import processes
 from pdae_jax.training.objectives import OBJECTIVES, Objective
@@ -147,7 +147,7 @@ def trained_here(workdir: Workdir, group: str) -> bool:
 def check_same_model(other: Workdir, arch: Architecture, groups: Iterable[str]) -> None:
     """Raises ValueError where groups of a pre-trained model are not the config's."""
     there = other.architecture
-    fields = dict.fromkeys(name for group in groups for name in GROUPS[group].fields)
+    fields = dict.fromkeys(name for group in groups for name in group_of(group).fields)
     differs = [
         f"{name} is {getattr(there, name)} there and {getattr(arch, name)} here"
         for name in fields

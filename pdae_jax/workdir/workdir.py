@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pdae_jax.data.dataset import Data
-from pdae_jax.networks.architecture import GROUPS, Architecture, Group
+from pdae_jax.networks.architecture import Architecture, group_of
 from pdae_jax.networks.groups import Params
 from pdae_jax.runtime import atomic, processes
 from pdae_jax.workdir.checkpoints import Checkpoints
@@ -91,7 +91,7 @@ class Workdir:
         path = self.path / "model.json"
         if path.exists():
             there = self.architecture
-            fields = {name for group in self.groups for name in GROUPS.get(group, Group("")).fields}
+            fields = {name for group in self.groups for name in group_of(group).fields}
             differs = [
                 f"{name} is {getattr(there, name)} there and {getattr(arch, name)} here"
                 for name in sorted(fields)
@@ -164,7 +164,7 @@ class Workdir:
     def folder_of(self, group: str) -> str:
         """The folder that holds a group, or in which it belongs: the objective's that trains it."""
         there = (folder for folder, save in self.saved.items() if group in save.groups)
-        return next(there, GROUPS[group].objective if group in GROUPS else group)
+        return next(there, group_of(group).objective)
 
     def save_of(self, group: str) -> Saved | None:
         """The checkpoint that holds a group; None where there is none."""
@@ -308,7 +308,7 @@ class Workdir:
         }
 
     def _is_from_codes(self, folder: str) -> bool:
-        return all(GROUPS.get(group, Group("")).from_codes for group in self.saved[folder].groups)
+        return all(group_of(group).from_codes for group in self.saved[folder].groups)
 
     def code_table(self, split: str) -> CodeTable:
         """The codes of a split of the run's own data."""
