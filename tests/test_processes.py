@@ -95,6 +95,8 @@ PDAE = [
     "--config.pdae.health_every=0",
     "--config.pdae.pictures_every=0",
     "--config.mesh.fsdp=2",
+]
+REPORT = [
     "--config.report.n=2",
     "--config.report.steps=2",
     "--config.report.invert_steps=2",
@@ -130,6 +132,7 @@ def test_the_command_over_two_processes(workdir, digits_folder, tmp_path):
                 "command_together",
                 n,
                 *PDAE,
+                *(REPORT if "report" in stages else ()),
                 f"--workdir={home}",
                 f"--config.stages={stages}",
                 f"--config.pretrained={workdir}",
