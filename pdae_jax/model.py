@@ -33,7 +33,8 @@ from pdae_jax.schedule import SCHEDULES
 from pdae_jax.workdir.workdir import Workdir
 
 METHODS = ("ddim", "ddpm")
-Seed = Rng | Rngs | int | np.integer | None  # one for all, or a key an example; None is 0
+LegacyKey = UInt32[jax.Array, "*B words"]  # of jax.random.PRNGKey
+Seed = Rng | Rngs | LegacyKey | int | np.integer | None  # one for all, or one each; None is 0
 
 JaxImages = Float[jax.Array, "B H W C"]  # returned; NumPy's are taken as well
 JaxCodes = Float[jax.Array, "B d"]
@@ -342,10 +343,12 @@ class Model:
         return codes
 
     def _rngs(self, rng: Seed, n: int) -> Rngs:
-        rng = 0 if rng is None else rng
-        if not isinstance(rng, int | np.integer) and rng.shape == (n,):
-            return rng
-        return samplers.keys(rng, range(n))
+        if rng is None or isinstance(rng, int | np.integer):
+            return samplers.keys(rng or 0, range(n))
+        key: Any = rng
+        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            key = jax.random.wrap_key_data(key)  # of jax.random.PRNGKey
+        return key if key.shape == (n,) else samplers.keys(key, range(n))
 
     def need(self, group: str) -> None:
         """Raises ValueError, with what to do about it, where the model lacks a group."""

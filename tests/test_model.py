@@ -129,3 +129,14 @@ def test_image_metrics_golden():
     np.testing.assert_allclose(image.ssim(a, b), data["ssim"], rtol=1e-5)
     np.testing.assert_allclose(image.mse(a, b), data["mse"], rtol=1e-5, atol=1e-12)
     np.testing.assert_allclose(image.psnr(np.array([1e-2, 1e-3])), [20, 30])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_legacy_key_is_the_typed_one(model, n):
+    """However many examples there are: two have as many as the key has words."""
+    z = jnp.ones((n, 6))
+    typed = model.decode(z, steps=2, rng=jax.random.key(5))
+    np.testing.assert_array_equal(model.decode(z, steps=2, rng=jax.random.PRNGKey(5)), typed)
+    each = samplers.keys(5, range(n))
+    np.testing.assert_array_equal(model.decode(z, steps=2, rng=each), typed)
+    np.testing.assert_array_equal(model.decode(z, steps=2, rng=jax.random.key_data(each)), typed)

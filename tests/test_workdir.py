@@ -1,6 +1,7 @@
 """The one owner of the disk: where groups lie, what is read how often, what is whole."""
 
 import dataclasses
+import json
 import re
 import shutil
 
@@ -199,3 +200,41 @@ def test_a_report_is_up_to_date_after_what_it_computed_itself(workdir, tmp_path,
     written = page.stat().st_mtime_ns
     run_page("report", tmp_path / "run", options, data=DIGITS, skip_current=True)
     assert page.stat().st_mtime_ns == written and "up to date" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["model.json", "pdae/data.json", "statistics/cache_key.json"])
+@pytest.mark.parametrize("text", ["", "{", "\xff\x00"])
+def test_a_broken_json_file_is_named(workdir, tmp_path, capsys, name, text):
+    shutil.copytree(workdir, tmp_path / "run")
+    file = tmp_path / "run" / name
+    file.write_bytes(text.encode("latin-1"))
+    command = ["--mode=fewshot", f"--workdir={tmp_path / 'run'}", "--attribute=3"]
+    assert run_command(*command, f"--out={tmp_path / 'out'}") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{file} is broken" in line and "restore it from a copy" in line
+
+
+@pytest.mark.parametrize("name", ["model.json", "pdae/data.json"])
+def test_fields_of_another_version_are_named(workdir, tmp_path, name):
+    shutil.copytree(workdir, tmp_path / "run")
+    file = tmp_path / "run" / name
+    value = json.loads(file.read_text())
+    (value if isinstance(value, dict) else value[0])["colour"] = "blue"
+    file.write_text(json.dumps(value))
+    with pytest.raises(ValueError, match=f"{name} has what this version does not know: colour"):
+        home = Workdir(tmp_path / "run")
+        assert home.architecture and home.trained_on
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path):
+    records = Workdir(tmp_path).records("dpm")
+    records.folder.mkdir()
+    for step in (1, 2, 3):
+        records.add_scalars(step, {"loss": 1 / step})
+    with (records.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert [line["step"] for line in records.scalars()] == [1, 2, 3]
+    records.forget_after(2)
+    assert (records.folder / "metrics.jsonl").read_text() == (
+        '{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5}\n'
+    )

@@ -9,6 +9,7 @@ import numpy as np
 from pdae_jax.data.dataset import Data
 from pdae_jax.images import to_pil
 from pdae_jax.runtime import atomic
+from pdae_jax.workdir import json_file
 
 
 class Records:
@@ -23,7 +24,7 @@ class Records:
         """All recorded lines, {"step": ..., name: value}; [] where there are none."""
         if not self._scalars.exists():
             return []
-        return [json.loads(line) for line in self._scalars.read_text().splitlines()]
+        return json_file.read_lines(self._scalars)
 
     def add_scalars(self, step: int, values: dict[str, float]) -> None:
         """Appends a line; values must be finite, as JSON has no NaN."""
@@ -33,15 +34,13 @@ class Records:
     def forget_after(self, step: int) -> None:
         """Removes the scalars of later steps, which a resumed run records again."""
         if self._scalars.exists():
-            lines = self._scalars.read_text().splitlines(keepends=True)
-            whole = (line for line in lines if line.endswith("\n"))
-            kept = [line for line in whole if json.loads(line)["step"] <= step]
-            atomic.write_text(self._scalars, "".join(kept))
+            kept = [line for line in json_file.read_lines(self._scalars) if line["step"] <= step]
+            atomic.write_text(self._scalars, "".join(json.dumps(line) + "\n" for line in kept))
 
     def seconds(self) -> float | None:
         """The time spent in training, over all starts; None where none is recorded."""
-        lines = self._time.read_text().splitlines() if self._time.exists() else []
-        return json.loads(lines[-1])["seconds"] if lines else None
+        lines = json_file.read_lines(self._time) if self._time.exists() else []
+        return lines[-1]["seconds"] if lines else None
 
     def add_seconds(self, step: int, seconds: float) -> None:
         """Adds a finished stretch, which ended at `step`."""
@@ -68,7 +67,8 @@ class Records:
         """The data sets that the objective was trained on, first to last."""
         if not self._data.exists():
             return []
-        return [Data(**record) for record in json.loads(self._data.read_text())]
+        records = json_file.read(self._data)
+        return [json_file.read_as(Data, self._data, record) for record in records]
 
     def add_data(self, data: Data) -> None:
         """Records that the objective is trained on `data`."""

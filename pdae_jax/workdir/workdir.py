@@ -22,6 +22,7 @@ from pdae_jax.data.dataset import Data
 from pdae_jax.networks.architecture import Architecture, group_of
 from pdae_jax.networks.groups import Params
 from pdae_jax.runtime import atomic, processes
+from pdae_jax.workdir import json_file
 from pdae_jax.workdir.checkpoints import Checkpoints
 from pdae_jax.workdir.code_table import CodeTable
 from pdae_jax.workdir.output import Output
@@ -75,16 +76,13 @@ class Workdir:
     @property
     def architecture(self) -> Architecture:
         """The architecture; ValueError where there is no model."""
-        return Architecture(**self._read_model())
-
-    def _read_model(self) -> dict[str, Any]:
         path = self.path / "model.json"
         if not path.exists():
             raise ValueError(
                 f"no model at {self}: it has no {path.name}; give the workdir of a training run or "
                 f"a converted checkpoint"
             )
-        return json.loads(path.read_text())
+        return json_file.read_as(Architecture, path, json_file.read(path))
 
     def write_architecture(self, arch: Architecture) -> None:
         """Records the architecture; ValueError where it would not fit the parameters saved here."""
@@ -116,7 +114,7 @@ class Workdir:
         path = self.path / "receipt.json"
         if not path.is_file():
             raise ValueError(f"{self} has no {path.name}: it was not converted from PyTorch files")
-        return json.loads(path.read_text())
+        return json_file.read(path)
 
     def write_receipt(self, receipt: dict[str, Any]) -> None:
         self._write(self.path / "receipt.json", receipt)
@@ -241,7 +239,7 @@ class Workdir:
 
     def _statistics_record(self) -> dict[str, Any] | None:
         path = self.path / "statistics" / "cache_key.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return json_file.read(path) if path.exists() else None
 
     @contextlib.contextmanager
     def checkpoints(self, objective: str, keep: int | None = None) -> Iterator[Checkpoints]:
@@ -256,7 +254,7 @@ class Workdir:
     def attributes(self) -> tuple[str, ...]:
         """The names of the classifier's attributes, in its order; () where there is none."""
         path = self.path / "classifier" / "attributes.json"
-        return tuple(json.loads(path.read_text())) if path.exists() else ()
+        return tuple(json_file.read(path)) if path.exists() else ()
 
     def write_attributes(self, names: Iterable[str]) -> None:
         self._write(self.path / "classifier" / "attributes.json", list(names))
@@ -264,7 +262,7 @@ class Workdir:
     def few_shot(self) -> tuple[Params, dict[str, Any]]:
         """The few-shot classifier's parameters, and the record of the labels that it has seen."""
         save = self.save_of("fewshot")
-        record = json.loads(self._shots.read_text()) if save and self._shots.exists() else {}
+        record = json_file.read(self._shots) if save and self._shots.exists() else {}
         if not save or record.pop("step", save.step) != save.step:  # killed between the two
             raise ValueError(
                 f"{self} has no few-shot classifier: give --attribute=NAME, or train one with the "
