@@ -24,7 +24,6 @@ from pdae_jax.commands.options import (
     LatentNoise,
     Precision,
     Seed,
-    default_of,
     option,
 )
 from pdae_jax.images import to_uint8
@@ -53,7 +52,7 @@ class Labels(Labelled, Seed):
 class Options(Precision, Labels, Count, Decoding, Generation, LatentNoise):
     def ignored(self) -> str:
         of_labels = ("images", "labels", "positives", "negatives", "unlabelled")
-        changed = [name for name in of_labels if getattr(self, name) != default_of(self, name)]
+        changed = [name for name in of_labels if name in self.changed()]
         if changed and not self.attribute:
             return f"--{changed[0]} without --attribute=NAME: the workdir's own classifier is used"
         if self.images and not self.labels:

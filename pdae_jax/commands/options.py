@@ -60,19 +60,15 @@ class Options:
         shared = {name: value for name, value in vars(other).items() if name in own}
         return cls(**shared | changes)
 
+    def changed(self) -> dict[str, Any]:
+        """The options that are not the default, {name: value}."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value != defaults[name]}
+
     def flags(self) -> str:
         """The command-line flags that set what is not the default."""
-        changed = [
-            (field.name, getattr(self, field.name))
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != field.default
-        ]
-        return shlex.join(f"--{name}={_text(value)}" for name, value in changed)
-
-
-def default_of(options: Options, name: str) -> Any:
-    """The default of an option."""
-    return options.__dataclass_fields__[name].default
+        return shlex.join(f"--{name}={_text(value)}" for name, value in self.changed().items())
 
 
 def _text(value: Any) -> str:

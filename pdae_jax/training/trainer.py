@@ -68,6 +68,8 @@ def train(
     workdir.write_architecture(arch)
     if step >= settings.steps:
         return True
+    if step:
+        prerequisites.check_not_a_prerequisite(workdir, row)
     codes = None if row.sees_pictures else training_codes(workdir, Model(arch, weights), data)
     if codes:
         weights |= workdir.weights(["statistics"])
@@ -76,8 +78,6 @@ def train(
         codes = binary_attributes(codes, data)
         attributes = codes.attributes
     frozen = net.frozen({group: weights[group] for group in row.needs})
-    if step:
-        prerequisites.check_not_a_prerequisite(workdir, row)
 
     records = workdir.records(objective)
     order: dict[str, int] = {

@@ -210,6 +210,9 @@ class Workdir:
     @property
     def statistics_are_current(self) -> bool:
         """Whether there are statistics, of codes of the networks as they are."""
+        return processes.ask_first(self._has_current_statistics)
+
+    def _has_current_statistics(self) -> bool:
         if "statistics" not in self.groups:
             return False
         record, networks = self._statistics_record(), self._networks()
@@ -225,8 +228,13 @@ class Workdir:
         Raises ValueError where something was trained over codes of other pictures or networks.
         """
         key = {"checkpoints": self._networks(), "pictures": data.pictures}
-        before, record = self.save_of("statistics"), self._statistics_record()
-        if before and (record == key or record is None and self.statistics_are_current):
+        before = self.save_of("statistics")
+
+        def are_there() -> bool:
+            record = self._statistics_record()
+            return record == key or record is None and self._has_current_statistics()
+
+        if before and processes.ask_first(are_there):
             return
         rest = [name for name in self.saved if self._is_from_codes(name) and name != "statistics"]
         if before and rest:
