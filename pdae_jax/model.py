@@ -2,6 +2,7 @@
 
 import functools
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,13 @@ def load(
     """
     if not isinstance(workdir, Workdir):
         workdir = Workdir(workdir)
+    if stale := sorted(workdir.stale):
+        warnings.warn(
+            f"{' and '.join(stale)} in {workdir} is stale, as the networks were trained further: "
+            f"it is not used; train it again with the config's "
+            f"{' and '.join(f':{name}' for name in stale)} variant",
+            stacklevel=2,
+        )
     return Model(
         workdir.architecture, workdir.weights(), precision=precision, batch_size=batch_size
     )

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -238,3 +239,69 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path):
     assert (records.folder / "metrics.jsonl").read_text() == (
         '{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5}\n'
     )
+
+
+def test_what_was_trained_over_older_codes_is_stale_and_made_again(tmp_path, capsys):
+    """PDAE is trained further: no classifier of before is used, and its stage makes it again."""
+    longer = dataclasses.replace(QUICK, steps=3)
+    home = Workdir.create(tmp_path)
+    for objective in ("dpm", "pdae", "latent", "classifier"):
+        assert quick(home, objective)
+    before = home.weights(["latent", "classifier", "statistics"])
+    assert home.stale == () and quick(home, "latent")
+    assert train(home, "pdae", arch=DIGITS_ARCH, data=DIGITS, settings=longer)
+    assert "classifier and latent will be stale" in capsys.readouterr().err
+    assert set(Workdir(tmp_path).stale) == {"latent", "classifier"}
+    with pytest.warns(UserWarning, match="classifier and latent .*stale.*:classifier and :latent"):
+        model = pdae_jax.load(tmp_path)
+    assert not {"latent", "classifier"} & model.params.keys()
+    with pytest.raises(ValueError, match="this model has no 'latent'.*:latent variant"):
+        model.generate_codes(1)
+
+    assert run_command("--mode=probe", f"--workdir={tmp_path}") == 0  # which renews the statistics
+    assert set(Workdir(tmp_path).stale) == {"latent", "classifier"}
+    for objective in ("latent", "classifier"):
+        assert quick(home, objective)
+    assert (
+        "latent was trained over the codes of before: it is made again" in capsys.readouterr().err
+    )
+    assert home.stale == () and home.latest_steps["latent"] == 2
+    after = home.weights(["latent", "classifier", "statistics"])
+    for group in after:
+        same = jax.tree.map(np.array_equal, before[group], after[group])
+        assert not jax.tree.all(same)
+
+
+def test_a_version_without_records_goes_by_the_statistics(tmp_path):
+    home = Workdir.create(tmp_path)
+    for objective in ("dpm", "pdae", "latent"):
+        assert quick(home, objective)
+    (tmp_path / "latent" / "cache_key.json").unlink()
+    assert Workdir(tmp_path).stale == ()
+    assert train(
+        home, "pdae", arch=DIGITS_ARCH, data=DIGITS, settings=dataclasses.replace(QUICK, steps=3)
+    )
+    assert Workdir(tmp_path).stale == ("latent",)
+    assert run_command("--mode=probe", f"--workdir={tmp_path}") == 0
+    assert Workdir(tmp_path).stale == ("latent",)
+
+
+def test_what_has_no_effect_on_a_finished_stage_is_said(tmp_path, capsys):
+    assert quick(tmp_path, "dpm") and quick(tmp_path, "dpm")
+    assert "no effect" not in capsys.readouterr().err
+    others = {
+        "learning_rate = 0.5": dict(settings=dataclasses.replace(QUICK, learning_rate=0.5)),
+        "data.flip = True": dict(data=Data("digits", flip=True)),
+        "seed = 7": dict(seed=7),
+        "dropout = 0.5": dict(arch=dataclasses.replace(DIGITS_ARCH, dropout=0.5)),
+        "precision = bfloat16": dict(precision="bfloat16"),
+    }
+    for words, changes in others.items():
+        given = dict(arch=DIGITS_ARCH, data=DIGITS, settings=QUICK) | changes
+        assert train(tmp_path, "dpm", **given)
+        said = capsys.readouterr().err
+        assert f"dpm is done; this has no effect on it: {words} (it was " in said, said
+        assert said.count("\n") == 1 and "raise --config.dpm.steps" in said
+    quiet = dataclasses.replace(QUICK, save_every=7, log_every=3)
+    assert train(tmp_path, "dpm", arch=DIGITS_ARCH, data=DIGITS, settings=quiet)
+    assert "no effect" not in capsys.readouterr().err

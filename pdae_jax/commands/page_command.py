@@ -55,18 +55,14 @@ def run_page(
         say(f"{name}: {output.page} is up to date")
         return output
     context = Context(workdir, given, output, data, line=line)
-    output.claim()
-    try:
+    with output.claimed():
         result = command.run(context)
-    except ValueError:
-        output.discard_if_empty()
-        raise
-    if processes.writes():
-        title = result.title or f"{name}: {workdir.name}"
-        cards = result.headline or plain_numbers(result.numbers)
-        page.write(output.page, title, cards, result.sections, lead=result.lead or line)
-    write_files(output, result, command=line, cache_key=key)  # after the page that it calls current
-    processes.wait(f"{name} done")
+        if processes.writes():
+            title = result.title or f"{name}: {workdir.name}"
+            cards = result.headline or plain_numbers(result.numbers)
+            page.write(output.page, title, cards, result.sections, lead=result.lead or line)
+        write_files(output, result, command=line, cache_key=key)  # after the page it calls current
+        processes.wait(f"{name} done")
     words = "".join(f"  {title} {value:.4g}" for title, value in result.headline.items())
     say(f"{name}: {output.page}{words}")
     return output

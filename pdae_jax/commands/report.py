@@ -78,16 +78,15 @@ def run(context: Context[Options]) -> Result:
     skipped = []
     for name in bar("report", COMMANDS):
         output = context.output.within(name)
-        output.claim()
         try:
-            part = part_of(context, name)
-            result = COMMANDS[name].run(part)
+            with output.claimed():
+                part = part_of(context, name)
+                result = COMMANDS[name].run(part)
+                line = command_line(part, name)
+                write_files(output, result, command=line)
         except ValueError as error:
             skipped.append([name, str(error)])
-            output.discard_if_empty()
             continue
-        line = command_line(part, name)
-        write_files(output, result, command=line)
         *first, last = result.sections
         sections += [*first, Section(last.title, [*last.parts, Text(command=line)])]
         headline |= result.headline

@@ -51,29 +51,30 @@ def run(config: Any, path: str | os.PathLike[str], line: str) -> bool:
             report_options.check(arch.T)
             data.open("test")  # raises where nothing is held out
         workdir = workdir_lib.Workdir.create(path)
-        workdir.write_config(config.to_json_best_effort(indent=1))
     stage = ""
     try:
-        for stage in config.stages:
-            processes.raise_if_stopped()
-            if stage == "report":
-                page_command.run_page(
-                    "report", workdir, report_options, line=line, data=data, skip_current=True
-                )
-            elif labels and stage == "fewshot":
-                fewshot.fit_and_keep(workdir, labels)
-            elif not trainer.train(
-                workdir,
-                stage,
-                arch=arch,
-                data=data,
-                settings=settings[stage],
-                pretrained=config.pretrained or None,
-                precision=config.precision,
-                fsdp=config.mesh.fsdp,
-                seed=config.seed,
-            ):
-                return False
+        with workdir.lock():
+            workdir.write_config(config.to_json_best_effort(indent=1))
+            for stage in config.stages:
+                processes.raise_if_stopped()
+                if stage == "report":
+                    page_command.run_page(
+                        "report", workdir, report_options, line=line, data=data, skip_current=True
+                    )
+                elif labels and stage == "fewshot":
+                    fewshot.fit_and_keep(workdir, labels)
+                elif not trainer.train(
+                    workdir,
+                    stage,
+                    arch=arch,
+                    data=data,
+                    settings=settings[stage],
+                    pretrained=config.pretrained or None,
+                    precision=config.precision,
+                    fsdp=config.mesh.fsdp,
+                    seed=config.seed,
+                ):
+                    return False
     except processes.Stopped:
         if processes.writes():
             print(f"stopped at {stage}; re-run the command to resume", file=sys.stderr)

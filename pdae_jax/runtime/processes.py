@@ -117,6 +117,13 @@ def ask_first(question: Callable[[], bool]) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(writes() and question()))
 
 
+def sums(numbers: np.ndarray) -> np.ndarray:
+    """The sums over all processes of unsigned 32-bit numbers, each modulo 2^32."""
+    if jax.process_count() == 1:
+        return numbers
+    return multihost_utils.process_allgather(numbers).sum(0, dtype=np.uint32)
+
+
 def distinct(texts: Collection[str]) -> int:
     """How many different texts all processes have together."""
     if jax.process_count() == 1:

@@ -30,6 +30,19 @@ def encode(
     """
     if table.is_current(cache_key):
         return table.read()
+    with table.lock():
+        return _compute(model, data, split, table, cache_key, batch_size)
+
+
+def _compute(
+    model: Model,
+    data: Data,
+    split: str,
+    table: CodeTable,
+    cache_key: dict[str, Any],
+    batch_size: int,
+) -> Codes:
+    """The table, computed and written."""
     source = data.open(split)
     chunks = table.chunks(cache_key)
 

@@ -45,11 +45,12 @@ class Log:
         self._tick_step = start
         self._thread = ThreadPoolExecutor(1)  # in which the device is waited for
 
-    def begin(self, data: Data) -> None:
-        """Records the data set, and removes the scalars of steps that a resumed run repeats."""
+    def begin(self, data: Data, settings: dict[str, Any]) -> None:
+        """Records data and settings, and removes the scalars of steps that are repeated."""
         if self.main:
             self.records.forget_after(self.step)
             self.records.add_data(data)
+            self.records.add_settings(self.step, settings)
 
     @contextlib.contextmanager
     def untimed(self, step: int, state: Any) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """The prerequisites of an objective: weights that are in its workdir, or imported, and fit."""
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -98,16 +99,39 @@ def check_can_train(workdir: Workdir, row: Objective) -> int:
     return workdir.latest_steps.get(row.name, 0)
 
 
-def check_not_a_prerequisite(workdir: Workdir, row: Objective) -> None:
-    """Raises ValueError where something here was trained over what the objective would change."""
+def discard_stale(workdir: Workdir, row: Objective) -> None:
+    """Deletes what was trained over codes that the networks no longer give, to make it again."""
+    if processes.ask_first(lambda: row.name in workdir.stale):
+        say(f"{row.name} was trained over the codes of before: it is made again")
+        workdir.discard(row.name)
+
+
+def say_what_becomes_stale(workdir: Workdir, row: Objective) -> None:
+    """Says what was made from codes of what the objective changes, and is made again by its stage.
+
+    Raises ValueError where something else was trained over it, which nobody would want to lose.
+    """
+    stale = []
     for name in workdir.latest_steps:
         other = OBJECTIVES.get(name)
         if other and set(other.prerequisites) & set(row.trains):
-            raise ValueError(
-                f"{name} in {workdir} was trained over {' and '.join(row.trains)} as it is at step "
-                f"{workdir.latest_steps[row.name]}, and would not fit it after more steps; train "
-                f"it further in a copy of the workdir without {name}/"
-            )
+            if other.sees_pictures:
+                raise ValueError(
+                    f"{name} in {workdir} was trained over {' and '.join(row.trains)} as it is at "
+                    f"step {workdir.latest_steps[row.name]}, and would not fit it after more "
+                    f"steps; train it further in a copy of the workdir without {name}/"
+                )
+            stale.append(name)
+    if stale:
+        say(
+            f"{' and '.join(stale)} will be stale, as the codes change: the config's stages of "
+            f"that name make it again"
+        )
+
+
+def say(line: str) -> None:
+    if processes.writes():
+        print(line, file=sys.stderr)
 
 
 def check_pretrained(

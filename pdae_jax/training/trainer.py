@@ -1,9 +1,12 @@
 """Training one objective in a workdir, from plain arguments: for the command and for notebooks."""
 
+import dataclasses
 import functools
 import os
+import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +17,7 @@ from pdae_jax.data.pipeline import first_pictures, train_batches
 from pdae_jax.model import Model
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import DTYPES, Networks
-from pdae_jax.runtime import sharding
+from pdae_jax.runtime import processes, sharding
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.schedule import SCHEDULES
 from pdae_jax.tasks import encoding
@@ -27,8 +30,13 @@ from pdae_jax.training.settings import Settings
 from pdae_jax.training.state import TrainState
 from pdae_jax.workdir.checkpoints import Checkpoints
 from pdae_jax.workdir.code_table import Codes
+from pdae_jax.workdir.records import Records
 from pdae_jax.workdir.workdir import Workdir
 
+# Settings that do not decide what is trained, but how far, and what is shown and kept of it.
+WITHOUT_EFFECT = {"steps", "accumulate", "remat", "max_skipped", "keep"} | {
+    f"{what}_every" for what in ("log", "health", "pictures", "save")
+}
 TOO_UNTRAINED = 0.05  # share of the untrained weights in an average that makes its samples noise
 
 
@@ -53,23 +61,45 @@ def train(
     several processes encode the pictures.
     """
     row = OBJECTIVES[nearest(objective, OBJECTIVES, "objective")]
-    settings = settings or row.settings
-    dtype = DTYPES[nearest(precision, DTYPES, "precision")]
-    schedule = SCHEDULES[nearest(arch.schedule, SCHEDULES, "schedule")](arch.T)
-    net, mesh = Networks(arch, dtype, settings.remat), sharding.make_mesh(fsdp)
+    settings, mesh = settings or row.settings, sharding.make_mesh(fsdp)
+    nearest(precision, DTYPES, "precision")
+    nearest(arch.schedule, SCHEDULES, "schedule")
     check_arguments(row, arch, settings, mesh)
     if not isinstance(workdir, Workdir):
         workdir = Workdir.create(workdir)
+    with workdir.lock():
+        return _train(workdir, row, arch, data, settings, pretrained, precision, mesh, seed)
+
+
+def _train(
+    workdir: Workdir,
+    row: Objective,
+    arch: Architecture,
+    data: Data,
+    settings: Settings,
+    pretrained: str | os.PathLike[str] | None,
+    precision: str,
+    mesh: jax.sharding.Mesh,
+    seed: int,
+) -> bool:
+    """`train` in a workdir that is this run's alone."""
+    objective, schedule = row.name, SCHEDULES[arch.schedule](arch.T)
+    net = Networks(arch, DTYPES[precision], settings.remat)
     source = data.open("train")
     first_pictures(source, arch.image_shape, 1, data.max_broken)  # refuses wrong channels at once
     prerequisites.check_same_split(workdir, data)
+    prerequisites.discard_stale(workdir, row)
     step = prerequisites.check_can_train(workdir, row)
     weights, origin = prerequisites.gather(workdir, row, net, pretrained)
     workdir.write_architecture(arch)
+    records = workdir.records(objective)
+    how = dataclasses.asdict(settings) | {"seed": seed, "precision": precision}
+    how["dropout"] = arch.dropout
     if step >= settings.steps:
+        say_what_has_no_effect(records, row, how, data)
         return True
     if step:
-        prerequisites.check_not_a_prerequisite(workdir, row)
+        prerequisites.say_what_becomes_stale(workdir, row)
     codes = None if row.sees_pictures else training_codes(workdir, Model(arch, weights), data)
     if codes:
         weights |= workdir.weights(["statistics"])
@@ -79,7 +109,6 @@ def train(
         attributes = codes.attributes
     frozen = net.frozen({group: weights[group] for group in row.needs})
 
-    records = workdir.records(objective)
     order: dict[str, int] = {
         "batch_size": settings.batch_size,
         "seed": data.seed,
@@ -95,7 +124,9 @@ def train(
     shapes = sharding.shapes(mesh, jax.eval_shape(fresh))
     with workdir.checkpoints(objective, settings.keep) as checkpoints:
         log = Log(records, objective, step, settings.steps, settings.batch_size)
-        log.begin(data)
+        log.begin(data, how)
+        if codes:
+            workdir.write_origin(objective)
         if attributes:
             workdir.write_attributes(attributes)
         log.say(
@@ -161,6 +192,33 @@ def check_arguments(
         raise ValueError(
             "learned_variance = True is for imported diffusion models, whose variance was trained: "
             "the loss here trains eps alone; set it False"
+        )
+
+
+def say_what_has_no_effect(
+    records: Records, row: Objective, how: dict[str, Any], data: Data
+) -> None:
+    """Says which settings and data a finished objective was not trained with."""
+    before = records.settings()
+    differs = [
+        f"{name} = {how[name]} (it was {before[name]})"
+        for name in sorted(before.keys() & how.keys() - WITHOUT_EFFECT)
+        if before[name] != how[name]
+    ]
+    trained_on = records.data()
+    if trained_on and data not in trained_on:
+        there, here = dataclasses.asdict(trained_on[-1]), dataclasses.asdict(data)
+        differs += [
+            f"data.{name} = {here[name]!r} (it was {there[name]!r})"
+            for name in here
+            if here[name] != there[name] and name not in ("workers", "max_broken")
+        ]
+    if differs and processes.writes():
+        print(
+            f"{row.name} is done; this has no effect on it: {', '.join(differs)}. To train it "
+            f"further with that, raise --config.{row.name}.steps; to train it anew, choose another "
+            f"--workdir",
+            file=sys.stderr,
         )
 
 

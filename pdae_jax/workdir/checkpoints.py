@@ -1,22 +1,34 @@
 """The checkpoints of one objective; one format for all.
 
-    FOLDER/STEP/ema     averaged parameters, {group: parameters}: what every use of the model reads
-    FOLDER/STEP/train   what training needs to resume; absent from imported weights
+    FOLDER/STEP/ema        averaged parameters, {group: parameters}: what every use of the model
+                           reads
+    FOLDER/STEP/train      what training needs to resume; absent from imported weights
+    FOLDER/STEP/checksums  a checksum of every array, compared when it is read
 
 A save appears whole or not at all (Orbax renames a finished folder), so a run killed in the midst
 of one finds the save before it.
 """
 
 import os
+import re
+import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from pdae_jax.networks.groups import Params
+from pdae_jax.runtime import processes
+from pdae_jax.runtime.choices import listed
+from pdae_jax.workdir.checksums import checksums, differing
+from pdae_jax.workdir.hush import hush_orbax
+
+LATE_WRITES = 10  # tenths of a second in which threads of a failed save may still write
 
 
 class _Manager(ocp.CheckpointManager):
@@ -29,12 +41,21 @@ class _Manager(ocp.CheckpointManager):
 
 
 class Checkpoints:
-    """The checkpoints in one folder, saved in the background, the last `keep` of them kept."""
+    """The checkpoints in one folder, saved in the background, the last `keep` of them kept.
+
+    ValueError names a checkpoint that is damaged, and OSError one that cannot be written.
+    """
 
     def __init__(self, folder: str | os.PathLike, keep: int | None = None):
+        self._folder = Path(folder).absolute()
+        self._failed = False
+        hush_orbax()
+        handlers: dict[str, Any] = {
+            name: ocp.StandardCheckpointHandler() for name in ("ema", "train")
+        }
         self._manager = _Manager(
-            Path(folder).absolute(),
-            item_handlers={name: ocp.StandardCheckpointHandler() for name in ("ema", "train")},
+            self._folder,
+            item_handlers=handlers | {"checksums": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(max_to_keep=keep),
         )
 
@@ -44,16 +65,17 @@ class Checkpoints:
 
     def save(self, step: int, ema: Params, train: Any = None) -> None:
         """Starts a save of the averaged parameters and, for a run, of what it resumes from."""
-        items = {"ema": ocp.args.StandardSave(ema)}
-        if train is not None:
-            items["train"] = ocp.args.StandardSave(train)
-        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        items = {"ema": ema} if train is None else {"ema": ema, "train": train}
+        args: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        args["checksums"] = ocp.args.JsonSave({n: checksums(tree) for n, tree in items.items()})
+        self._written(lambda: self._manager.save(step, args=ocp.args.Composite(**args), force=True))
 
     def restore(self, step: int, **items: Any) -> dict[str, Any]:
         """Reads the named items; each is given as a tree of arrays or shapes, which it fills."""
-        args = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
-        return {name: restored[name] for name in items}
+        try:
+            return self._whole(step, items)
+        except _Damaged as damaged:
+            self._refuse(step, damaged, items)
 
     def resumable(self, step: int) -> bool:
         """Whether there is more than weights: imported ones have nothing to resume from."""
@@ -61,16 +83,100 @@ class Checkpoints:
 
     def shapes(self, step: int) -> Params:
         """The tree of "ema" as empty NumPy arrays: what is there, without reading it."""
-        metadata = self._manager.item_metadata(step)["ema"].tree
-        return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
+        try:
+            return self._shapes(step)
+        except _Damaged as damaged:
+            self._refuse(step, damaged)
+
+    def _shapes(self, step: int) -> Params:
+        try:
+            metadata = self._manager.item_metadata(step)["ema"].tree
+            return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
+        except Exception as error:  # noqa: BLE001 - a damaged file makes Orbax raise anything
+            raise _Damaged("its metadata cannot be read") from error
+
+    def _whole(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
+        """Reads items and compares their checksums; `_Damaged` where something is not as saved."""
+        self._check_shapes(step, items.get("ema", {}))
+        args: dict[str, Any] = {
+            name: ocp.args.StandardRestore(tree) for name, tree in items.items()
+        }
+        try:
+            if "checksums" in self._manager.item_metadata(step).keys():  # older versions had none
+                args["checksums"] = ocp.args.JsonRestore()
+            read = self._manager.restore(step, args=ocp.args.Composite(**args))
+            saved = read["checksums"] if "checksums" in args else {}
+        except Exception as error:  # noqa: BLE001 - a damaged file makes Orbax raise anything
+            raise _Damaged(_reason(error)) from error
+        for name in items if saved else ():
+            if wrong := differing(saved[name], checksums(read[name])):
+                raise _Damaged(f"{listed(wrong, 3)} of {name!r} is not what was saved")
+        return {name: read[name] for name in items}
+
+    def _check_shapes(self, step: int, ema: Params) -> None:
+        """Raises ValueError where a tree is to be filled that is not the one saved."""
+        there, here = (
+            {
+                jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+                for path, leaf in jax.tree.leaves_with_path(tree)
+            }
+            for tree in (self._shapes(step), ema)
+        )
+        for name in sorted(there | here) if ema else ():
+            if there.get(name) != here.get(name):
+                raise ValueError(
+                    f"the checkpoint {self._folder / str(step)} is of other networks or data: "
+                    f"{name} is {there.get(name, 'missing')} there, {here.get(name, 'missing')} "
+                    f"here; choose another --workdir"
+                )
+
+    def _refuse(
+        self, step: int, damaged: "_Damaged", items: dict[str, Any] | None = None
+    ) -> NoReturn:
+        """Raises ValueError, with the newest checkpoint before `step` that is whole."""
+        remedy = "no older one there is whole: restore it from a copy, or train or convert anew"
+        for older in sorted((s for s in self._manager.all_steps() if s < step), reverse=True):
+            try:
+                self._whole(older, items or {"ema": self._shapes(older)})
+            except _Damaged:
+                continue
+            remedy = f"{self._folder / str(older)} is whole: move the damaged one away to use it"
+            break
+        raise ValueError(
+            f"the checkpoint {self._folder / str(step)} is damaged ({damaged}); {remedy}"
+        ) from damaged
+
+    def _written(self, write: Callable[[], Any]) -> None:
+        """Writes, or waits for what is being written; OSError where that cannot be done."""
+        try:
+            write()
+        except Exception as error:  # noqa: BLE001 - as Orbax passes on whatever the disk says
+            self._failed = True
+            latest = self.latest()
+            kept = "none was saved before" if latest is None else f"that of step {latest} is whole"
+            raise OSError(
+                f"a checkpoint could not be written in {self._folder} ({_reason(error)}); {kept}: "
+                f"make room and re-run the command to go on from there"
+            ) from error
+
+    def remove_partial(self) -> None:
+        """Removes what a save that failed, or was killed, has left."""
+        if processes.writes():
+            for partial in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(partial, ignore_errors=True)
 
     def wait(self) -> None:
         """Returns when no save is under way."""
-        self._manager.wait_until_finished()
+        self._written(self._manager.wait_until_finished)
 
     def close(self) -> None:
-        self.wait()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+            for _ in range(LATE_WRITES if self._failed else 0):
+                self.remove_partial()
+                time.sleep(0.1)
 
     def __enter__(self) -> Self:
         return self
@@ -82,3 +188,15 @@ class Checkpoints:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _Damaged(Exception):
+    """A checkpoint cannot be read, or is not what was saved; the words say how."""
+
+
+def _reason(error: Exception) -> str:
+    """The end of Orbax's and TensorStore's long messages, which says what happened."""
+    text = (str(error).splitlines() or [""])[0]
+    text = re.sub(r" \[\w+='.*", "", text)  # where in TensorStore's source
+    text = text.rpartition('": ')[2] or text
+    return text[:100] or type(error).__name__

@@ -9,6 +9,7 @@ import numpy as np
 
 from pdae_jax.runtime import atomic, processes
 from pdae_jax.workdir.chunk_cache import ChunkCache
+from pdae_jax.workdir.lock import Lock
 
 CHUNK_ROWS = 4096
 
@@ -54,6 +55,10 @@ class CodeTable:
         with np.load(self._table) as table:
             attributes = tuple(map(str, table["attributes"]))
             return Codes(table["z"], table["labels"], attributes, table["where"])
+
+    def lock(self) -> Lock:
+        """Held by what computes the table."""
+        return Lock(self._folder)
 
     def chunks(self, cache_key: dict[str, Any]) -> ChunkCache:
         """Where the table is kept while it is being computed."""

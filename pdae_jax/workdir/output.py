@@ -13,9 +13,10 @@ from PIL import Image
 
 from pdae_jax.images import grid, to_pil, visible
 from pdae_jax.runtime import atomic, processes
-from pdae_jax.workdir import samples_npz
+from pdae_jax.workdir import lock, samples_npz
 from pdae_jax.workdir.chunk_cache import ChunkCache
 from pdae_jax.workdir.code_table import Codes, CodeTable, write_parquet
+from pdae_jax.workdir.lock import Lock
 
 
 class Output:
@@ -40,31 +41,41 @@ class Output:
             lambda: self.page.exists() and self._mark().get("cache_key") == cache_key
         )
 
-    def claim(self) -> None:
-        """Makes the folder; ValueError where it holds what this command did not write."""
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Makes the folder, in which this command alone writes while the block runs.
+
+        ValueError where it holds what this command did not write, or where another process is
+        writing. A block that raises ValueError before it has written anything leaves no folder.
+        """
         with processes.fail_together():
             if processes.writes():
-                writer = self._mark().get("mode")
-                if writer not in (None, self.command):
-                    raise ValueError(
-                        f"{self.folder} holds what --mode={writer} wrote; choose another --out"
-                    )
-                there = self.folder.exists()
-                if writer is None and there and not self._is_empty_folder():
-                    raise ValueError(
-                        f"{self.folder} holds what this command did not write; choose another --out"
-                    )
-                self.folder.mkdir(parents=True, exist_ok=True)
-                if writer is None:
-                    self._numbers.write_text(json.dumps({"mode": self.command}) + "\n")
+                self._check()
+        with Lock(self.folder):
+            if processes.writes() and not self._numbers.exists():
+                self._numbers.write_text(json.dumps({"mode": self.command}) + "\n")
+            try:
+                yield
+            except ValueError:
+                if processes.writes() and self._files() == {self._numbers.name}:
+                    shutil.rmtree(self.folder)
+                raise
 
-    def discard_if_empty(self) -> None:
-        """Deletes the folder where nothing but the claim has been written to it."""
-        if processes.writes() and list(self.folder.iterdir()) == [self._numbers]:
-            shutil.rmtree(self.folder)
+    def _check(self) -> None:
+        writer = self._mark().get("mode")
+        if writer not in (None, self.command):
+            raise ValueError(
+                f"{self.folder} holds what --mode={writer} wrote; choose another --out"
+            )
+        if writer is None and self.folder.exists() and self._files():
+            raise ValueError(
+                f"{self.folder} holds what this command did not write; choose another --out"
+            )
 
-    def _is_empty_folder(self) -> bool:
-        return self.folder.is_dir() and not any(self.folder.iterdir())
+    def _files(self) -> set[str]:
+        """The names in the folder, but for its lock; its own where it is no folder."""
+        there = self.folder.iterdir() if self.folder.is_dir() else [self.folder]
+        return {path.name for path in there} - {lock.NAME}
 
     def _mark(self) -> dict[str, Any]:
         """The folder's record; {} where this package did not write it."""

@@ -1,8 +1,9 @@
-"""The records of one objective's training: scalars, time, picture grids, and its data sets."""
+"""The records of one objective's training: scalars, time, picture grids, settings and data."""
 
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ class Records:
     def __init__(self, folder: Path):
         self.folder = folder  # TensorBoard's event files go here too
         self._scalars, self._time = folder / "metrics.jsonl", folder / "time.jsonl"
-        self._data = folder / "data.json"
+        self._data, self._settings = folder / "data.json", folder / "settings.jsonl"
 
     def scalars(self) -> list[dict[str, float]]:
         """All recorded lines, {"step": ..., name: value}; [] where there are none."""
@@ -69,6 +70,16 @@ class Records:
             return []
         records = json_file.read(self._data)
         return [json_file.read_as(Data, self._data, record) for record in records]
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of the last start that trained; {} where none are recorded."""
+        lines = json_file.read_lines(self._settings) if self._settings.exists() else []
+        return lines[-1] if lines else {}
+
+    def add_settings(self, step: int, settings: dict[str, Any]) -> None:
+        """Records the settings of a start at `step`."""
+        with self._settings.open("a") as file:
+            file.write(json.dumps({"step": step, **settings}) + "\n")
 
     def add_data(self, data: Data) -> None:
         """Records that the objective is trained on `data`."""

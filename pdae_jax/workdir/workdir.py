@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from pdae_jax.runtime import atomic, processes
 from pdae_jax.workdir import json_file
 from pdae_jax.workdir.checkpoints import Checkpoints
 from pdae_jax.workdir.code_table import CodeTable
+from pdae_jax.workdir.lock import Lock
 from pdae_jax.workdir.output import Output
 from pdae_jax.workdir.records import Records
 
@@ -70,6 +72,10 @@ class Workdir:
                 f"workdir {workdir} cannot be written: {error.strerror}; choose another --workdir"
             ) from error
         return workdir
+
+    def lock(self) -> Lock:
+        """Held by what trains here; ValueError names the other process that holds it."""
+        return Lock(self.path)
 
     # The model.
 
@@ -171,9 +177,14 @@ class Workdir:
     def weights(self, groups: Iterable[str] | None = None) -> Params:
         """The latest averaged parameters, {group: nested dict of NumPy arrays}.
 
-        groups: those wanted, None for all there are; ValueError names one that is not there.
+        groups: those wanted, None for all that are there and not stale; ValueError names one that
+        is not there.
         """
-        wanted = self.groups if groups is None else tuple(groups)
+        wanted = tuple(
+            (g for g in self.groups if self.folder_of(g) not in self.stale)
+            if groups is None
+            else groups
+        )
         for group in wanted:
             if group not in self.groups:
                 raise ValueError(
@@ -204,8 +215,48 @@ class Workdir:
             with self.checkpoints(folder, keep) as checkpoints:
                 checkpoints.save(step, trees)
 
-    # Statistics of codes. They lie beside a record of what the codes were computed from; imported
-    # ones have none, and stay: what else was imported rests on them.
+    # What was made from codes lies beside a record of the networks' steps. Once those are trained
+    # further it is stale, and is not used until it is made again.
+
+    @property
+    def stale(self) -> tuple[str, ...]:
+        """The folders of what was trained over codes that the networks no longer give."""
+        return tuple(
+            folder
+            for folder in self.saved
+            if folder != "statistics"
+            and self._is_from_codes(folder)
+            and not self._is_of_now(folder)
+        )
+
+    def _is_of_now(self, folder: str) -> bool:
+        record = self._origin(folder)
+        if record is None:  # imported, or of a version without records
+            return "statistics" not in self.groups or self._has_current_statistics()
+        return record["checkpoints"] == self._networks()
+
+    def write_origin(self, folder: str, **more: Any) -> None:
+        """Records the networks over whose codes something is made from now on."""
+        self._write(self._origin_file(folder), {"checkpoints": self._networks()} | more)
+
+    def _origin(self, folder: str) -> dict[str, Any] | None:
+        path = self._origin_file(folder)
+        return json_file.read(path) if path.exists() else None
+
+    def _origin_file(self, folder: str) -> Path:
+        return self.path / folder / "cache_key.json"
+
+    def discard(self, folder: str) -> None:
+        """Deletes the checkpoints and records in a folder, such as of what is stale."""
+        processes.wait(f"{folder} seen")
+        if processes.writes():
+            shutil.rmtree(self.path / folder)
+        processes.wait(f"{folder} deleted")
+        self._saved = None
+        self._weights = {key: tree for key, tree in self._weights.items() if key[0] != folder}
+
+    # Statistics of codes; imported ones have no record, and stay: what else was imported rests on
+    # them.
 
     @property
     def statistics_are_current(self) -> bool:
@@ -215,7 +266,7 @@ class Workdir:
     def _has_current_statistics(self) -> bool:
         if "statistics" not in self.groups:
             return False
-        record, networks = self._statistics_record(), self._networks()
+        record, networks = self._origin("statistics"), self._networks()
         if record is None:  # imported, or of a version that recorded the largest step alone
             encoder = self.save_of("encoder")
             imported = encoder is not None and not encoder.resumable
@@ -231,29 +282,34 @@ class Workdir:
         before = self.save_of("statistics")
 
         def are_there() -> bool:
-            record = self._statistics_record()
+            record = self._origin("statistics")
             return record == key or record is None and self._has_current_statistics()
 
         if before and processes.ask_first(are_there):
             return
-        rest = [name for name in self.saved if self._is_from_codes(name) and name != "statistics"]
+        stale = self.stale
+        rest = [
+            name
+            for name in self.saved
+            if name != "statistics" and self._is_from_codes(name) and name not in stale
+        ]
         if before and rest:
             raise ValueError(
-                f"{' and '.join(rest)} in {self} rests on codes of other pictures or networks than "
+                f"{' and '.join(rest)} in {self} rests on codes of other pictures than "
                 f"{data.name} has now: choose another --workdir"
             )
+        for name in stale:  # that has no record is known to be stale by these statistics alone
+            if self._origin(name) is None:
+                self._write(self._origin_file(name), {"checkpoints": None})
         self.save_weights({"statistics": statistics}, before.step + 1 if before else 1, keep=1)
-        self._write(self.path / "statistics" / "cache_key.json", key)
-
-    def _statistics_record(self) -> dict[str, Any] | None:
-        path = self.path / "statistics" / "cache_key.json"
-        return json_file.read(path) if path.exists() else None
+        self._write(self._origin_file("statistics"), key)
 
     @contextlib.contextmanager
     def checkpoints(self, objective: str, keep: int | None = None) -> Iterator[Checkpoints]:
         """The checkpoints of one objective, the last `keep` of which stay."""
         try:
             with Checkpoints(self.path / objective, keep) as checkpoints:
+                checkpoints.remove_partial()  # of a save in whose midst a run was killed
                 yield checkpoints
         finally:
             self._saved = None
@@ -271,6 +327,11 @@ class Workdir:
         """The few-shot classifier's parameters, and the record of the labels that it has seen."""
         save = self.save_of("fewshot")
         record = json_file.read(self._shots) if save and self._shots.exists() else {}
+        if save and self.folder_of("fewshot") in self.stale:
+            raise ValueError(
+                f"the few-shot classifier in {self} is stale: the networks were trained further; "
+                f"fit it again with the config's :fewshot variant"
+            )
         if not save or record.pop("step", save.step) != save.step:  # killed between the two
             raise ValueError(
                 f"{self} has no few-shot classifier: give --attribute=NAME, or train one with the "
@@ -284,6 +345,7 @@ class Workdir:
         step = before.step + 1 if before else 1
         self.save_weights({"fewshot": params}, step, keep=1)
         self._write(self._shots, record | {"step": step})
+        self.write_origin(self.folder_of("fewshot"))
 
     @property
     def _shots(self) -> Path:
