@@ -1,7 +1,12 @@
-"""Pictures and arrays: to float and back, several in one grid, as PIL images. Knows no JAX."""
+"""Pictures and arrays: from files and to them, to float and back, several in one grid.
 
-from collections.abc import Sequence
-from typing import Any
+Knows no JAX.
+"""
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from etils import epy
@@ -9,6 +14,126 @@ from etils import epy
 with epy.lazy_imports():  # conversion to float, all that training needs, takes NumPy alone
     import einops
     from PIL import Image
+
+    from pdae_jax.data import sources, transforms
+
+if TYPE_CHECKING:
+    from pdae_jax.model import Model
+
+ValueRange = tuple[float | int, float | int]  # of black and white
+SHAPE_REMEDY = "pdae_jax.images.load(images, model) makes them so"
+
+
+def load(images: Any, model: "Model") -> np.ndarray:
+    """Pictures of any size and kind as a model takes them: uint8 [B, H, W, C].
+
+    images: a path, a folder or a glob; a PIL image; an array [h, w] or [h, w, c], uint8 or as
+    `transforms.to_uint8` scales it; or a sequence of any of these. Each is cut and resized as in
+    training; grey and RGB become each other. Raises ValueError, with its name or number, for one
+    that cannot be read or has other channels.
+    """
+    height, width, channels = model.arch.image_shape
+    prepared = []
+    for name, read in _each(images):
+        try:
+            prepared.append(transforms.prepare(read(), (height, width), channels))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{name}: {error}") from error
+    if not prepared:
+        return np.zeros((0, height, width, channels), np.uint8)
+    return np.stack(prepared)
+
+
+def _each(images: Any) -> Iterable[tuple[str, Any]]:
+    """A name for each picture, and the function that reads it."""
+    if isinstance(images, str | os.PathLike):
+        source = sources.Folder(images, "all")
+        return [(source.where(i), lambda i=i: source.image(i)) for i in range(len(source))]
+    if isinstance(images, Image.Image):
+        return [("the picture", lambda: transforms.of_pil(images))]
+    if hasattr(images, "shape") and hasattr(images, "dtype") and np.ndim(images) <= 3:
+        return [("the array", lambda: transforms.to_uint8(images))]
+    found: list[tuple[str, Any]] = []
+    for k, one in enumerate(images):
+        named = isinstance(one, str | os.PathLike)
+        found += [(name if named else f"picture {k}", read) for name, read in _each(one)]
+    return found
+
+
+class Scaled:
+    """Pictures of another range of values, which become [-1, 1] slice by slice."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, images: np.ndarray, value_range: ValueRange):
+        self._images, (self._low, self._high) = images, value_range
+        self.shape = images.shape
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, some: slice) -> np.ndarray:
+        x = np.asarray(self._images[some], np.float32)
+        return (x - self._low) / (self._high - self._low) * 2 - 1
+
+
+def checked(images: Any, value_range: ValueRange | None = None) -> Any:
+    """Pictures [B, H, W, C] as slices that a model takes: uint8, or float32 in [-1, 1].
+
+    value_range: the values that stand for black and white; None: 0 and 255 of uint8, -1 and 1 of
+    floats. Raises ValueError, with the remedy, for NaN and values out of the range or of another
+    type; warns of floats that are never negative, which are rarely meant for [-1, 1].
+    """
+    if value_range is not None:
+        low, high = value_range
+        if not low < high:
+            raise ValueError(
+                f"value_range must be (black, white), such as (0, 1), got {(low, high)}"
+            )
+    elif images.dtype == np.uint8:
+        return images
+    kind = np.dtype(images.dtype).kind
+    if kind not in "fiub" and images.dtype.name != "bfloat16":
+        raise ValueError(
+            f"images must be numbers, got {images.dtype}: pdae_jax.images.load reads files"
+        )
+    if value_range is None and kind in "iub":
+        white = 1 if kind == "b" else np.iinfo(images.dtype).max
+        raise ValueError(
+            f"images of {images.dtype} do not tell which values are black and white: pass "
+            f"value_range, such as (0, {white}) or the range of your instrument"
+        )
+    lowest, highest = _range(images)
+    low, high = value_range or (-1.0, 1.0)
+    room = 0.005 * (high - low)  # what resizing and rounding go beyond
+    if lowest < low - room or highest > high + room:
+        remedy = "pass value_range=(black, white)" + (
+            ": (0, 255) for such values" if lowest >= 0 and high < 2 and highest <= 255 else ""
+        )
+        raise ValueError(
+            f"images must be uint8 or float in [{low:g}, {high:g}], got {lowest:.3g} to "
+            f"{highest:.3g}; {remedy}"
+        )
+    if value_range is None and 0 <= lowest < highest:
+        warnings.warn(
+            f"images are floats from {lowest:.3g} to {highest:.3g} and taken for [-1, 1]: where "
+            f"black is 0, pass value_range=(0, 1); where it is -1, value_range=(-1, 1) says so",
+            stacklevel=4,
+        )
+    return Scaled(images, (low, high))
+
+
+def _range(images: Any, at_a_time: int = 256) -> tuple[float, float]:
+    """The smallest and the largest value; ValueError names the pictures that are not finite."""
+    lowest, highest = np.inf, -np.inf
+    for start in range(0, len(images), at_a_time):
+        some = np.asarray(images[start : start + at_a_time], np.float32)
+        finite = np.isfinite(some).reshape(len(some), -1).all(1)
+        if not finite.all():
+            bad = start + int(np.argmin(finite))
+            raise ValueError(f"images[{bad}] has values that are NaN or infinite")
+        lowest, highest = min(lowest, float(some.min())), max(highest, float(some.max()))
+    return lowest, highest
 
 
 def to_float(images: Any) -> Any:

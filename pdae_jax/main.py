@@ -27,10 +27,8 @@ from pdae_jax.config import field_names, load_config, load_module
 from pdae_jax.runtime import cpu
 
 with epy.lazy_imports():  # a mistyped flag and --help need no JAX
-    import jax
-
     from pdae_jax.commands import page_command
-    from pdae_jax.runtime import processes
+    from pdae_jax.runtime import processes, programs
 
 HELP = ("help", "h", "helpshort", "helpfull")
 COMMON = {
@@ -102,7 +100,7 @@ def run(parsed: CommandLine) -> int:
         several = given.coordinator, given.processes, given.process
         processes.start(*several, stoppable=parsed.command == "train")
     if "compilation_cache" in common_of(parsed.command) and given.compilation_cache:
-        use_compilation_cache(given.compilation_cache)
+        programs.keep_on_disk(given.compilation_cache)
     if parsed.command == "train":
         command.run(parsed.config, parsed.workdir, parsed.line)
     elif parsed.command == "compile":
@@ -299,13 +297,6 @@ def columns(rows: Iterable[tuple[str, str]]) -> list[str]:
 def document(command: str) -> list[str]:
     """The lines of a command's docstring."""
     return (commands.module_of(command).__doc__ or "").strip().splitlines()
-
-
-def use_compilation_cache(folder: str) -> None:
-    """Keeps compiled programs in `folder`, so that a second start does not compile again."""
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", folder)
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The model as a user holds it: load, encode, invert, decode, predict."""
+"""The model as a user holds it: encode, invert, decode, edit, classify, generate."""
 
 import functools
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,20 +25,21 @@ from pdae_jax.arrays import (
     Times,
     Visited,
 )
-from pdae_jax.images import to_float
+from pdae_jax.images import SHAPE_REMEDY, ValueRange, checked, to_float
 from pdae_jax.networks.architecture import Architecture, group_of
 from pdae_jax.networks.groups import DTYPES, Networks
-from pdae_jax.runtime import sharding
+from pdae_jax.runtime import programs, sharding
 from pdae_jax.runtime.choices import nearest
+from pdae_jax.runtime.programs import Program
 from pdae_jax.schedule import SCHEDULES
 from pdae_jax.workdir.workdir import Workdir
 
 METHODS = ("ddim", "ddpm")
-LegacyKey = UInt32[jax.Array, "*B words"]  # of jax.random.PRNGKey
+LegacyKey = UInt32[jax.Array, "*key words"]  # of jax.random.PRNGKey
 Seed = Rng | Rngs | LegacyKey | int | np.integer | None  # one for all, or one each; None is 0
 
-JaxImages = Float[jax.Array, "B H W C"]  # returned; NumPy's are taken as well
-JaxCodes = Float[jax.Array, "B d"]
+OutImages = Float[np.ndarray, "*B H W C"]  # of one example, or of many
+OutCodes = Float[np.ndarray, "*B d"]
 KeyData = UInt32[jax.Array, "B words"]  # keys as numbers, which can be split and joined
 
 
@@ -50,10 +51,12 @@ def load(
 ) -> "Model":
     """The model in `workdir`: a training run's, or a converted checkpoint.
 
-    Averaged (EMA) parameters of the latest checkpoint of each group. precision: "float32" or
-    "bfloat16" compute; batch_size: examples computed at a time. Raises ValueError where there is
-    no model.
+    Averaged (EMA) parameters of the latest checkpoint of each group, without what is stale, of
+    which it warns. precision: "float32" or "bfloat16" compute; batch_size: examples on the device
+    at a time. Compiled programs are kept between starts (`programs.keep_on_disk`). Raises
+    ValueError where there is no model.
     """
+    programs.keep_on_disk()
     if not isinstance(workdir, Workdir):
         workdir = Workdir(workdir)
     if stale := sorted(workdir.stale):
@@ -64,7 +67,11 @@ def load(
             stacklevel=2,
         )
     return Model(
-        workdir.architecture, workdir.weights(), precision=precision, batch_size=batch_size
+        workdir.architecture,
+        workdir.weights(),
+        attributes=workdir.attributes,
+        precision=precision,
+        batch_size=batch_size,
     )
 
 
@@ -76,6 +83,11 @@ class Model:
     an x_T (another for another rng) and returns *a* picture with this z: similar, not the same.
     `invert` infers the one x_T from which `decode(z, x_T)` returns *the* picture, nearly to the
     pixel. An x_T belongs to its image and z; to edit a picture, keep its x_T and change its z.
+
+    **What it takes and returns.** NumPy arrays, or what becomes one: pictures [B, H, W, C], uint8
+    or float in [-1, 1] (`value_range` tells another range; `pdae_jax.images.load` makes pictures
+    fit), codes [B, d]; or one example, without B, for which one is returned. Any B, also 0: the
+    device holds `batch_size` examples at a time. Pictures come back as float32 in [-1, 1].
     """
 
     def __init__(
@@ -83,42 +95,56 @@ class Model:
         arch: Architecture,
         params: Params,
         *,
+        attributes: Sequence[str] = (),
         precision: str = "float32",
         batch_size: int = 32,
     ) -> None:
-        """params: {"dpm", "encoder", "gradient"} (or "dpm" alone: then z must be None)."""
-        self.arch = arch
+        """params: {"dpm", "encoder", "gradient"} (or "dpm" alone: then z must be None).
+
+        attributes: the names of the classifier's outputs, in order.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.arch, self.attributes = arch, tuple(attributes)
         self.mesh = sharding.make_mesh(devices=jax.local_devices())
         self.net = Networks(arch, DTYPES[nearest(precision, DTYPES, "precision")])
         self.params = jax.device_put(self.net.frozen(params), sharding.replicated(self.mesh))
         self.schedule = SCHEDULES[nearest(arch.schedule, SCHEDULES, "schedule")](arch.T)
         self.batch_size = batch_size
 
-    def encode(self, images: Pictures) -> JaxCodes:
-        """z = E(x_0). images: uint8, or float in [-1, 1]."""
-        self.need("encoder")
-        return self._batched(self._encode, self._images(images), words="encode")
+    # From pictures, and back.
 
-    def invert(self, images: Pictures, z: Codes | None = None, steps: int = 100) -> JaxImages:
+    def encode(self, images: ArrayLike, value_range: ValueRange | None = None) -> OutCodes:
+        """z = E(x_0)."""
+        self.need("encoder")
+        x_0, one = self._images(images, value_range)
+        return self._batched(self._encode, x_0, one=one)
+
+    def invert(
+        self,
+        images: ArrayLike,
+        z: ArrayLike | None = None,
+        steps: int = 100,
+        value_range: ValueRange | None = None,
+    ) -> OutImages:
         """x_T of images: DDIM run backwards, from the picture to the noise it decodes from.
 
-        images: as for `encode`; z: their codes, None to encode them; steps: more is closer (the
-        paper infers with 1000). x_T is about N(0, I).
+        z: their codes, None to encode them; steps: more is closer (the paper infers with 1000).
+        x_T is about N(0, I).
         """
-        x_0 = self._images(images)
-        times = samplers.ddim_times(self.arch.T, steps)
-        z = self.encode(x_0) if z is None else self._codes(z, len(x_0))
-        return self._batched(self._ddim, x_0, z, words="infer x_T", path=tuple(times.tolist()))
+        x_0, one = self._images(images, value_range)
+        x_T = self._x_T_of(x_0, self._z_of(x_0, z), steps)
+        return x_T[0] if one else x_T
 
     def decode(
         self,
-        z: Codes | None,
-        x_T: Images | None = None,
+        z: ArrayLike | None,
+        x_T: ArrayLike | None = None,
         steps: int = 100,
         rng: Seed = None,
         method: str = "ddim",
         stop: float = 0.0,
-    ) -> JaxImages:
+    ) -> OutImages:
         """Pictures in [-1, 1] with codes z: Algorithm 3 ("ddim"), or Algorithm 2 ("ddpm").
 
         z: None for the bare diffusion model (then x_T gives B). x_T: the noise to start from;
@@ -129,76 +155,147 @@ class Model:
         without z.
         """
         nearest(method, METHODS, "method")
-        given = x_T if z is None else z
+        codes, one = (None, False) if z is None else self._codes(z)
+        start = None
+        if x_T is not None:
+            start, one = self._like_images(x_T, "x_T", None if codes is None else len(codes))
+        given = start if codes is None else codes
         if given is None:
             raise ValueError(
                 "decode needs z or x_T; for n pictures of the bare diffusion model "
                 "pass x_T = normal noise [n, H, W, C]"
             )
-        n = len(given)
-        rngs = self._rngs(rng, n)
-        x_T = self._noise(rngs) if x_T is None else self._like_images(x_T, "x_T", n)
-        z = None if z is None else self._codes(z, n)
+        rngs = self._rngs(rng, len(given))
+        start = self._noise(rngs) if start is None else start
         if method == "ddpm":
-            out = self._batched(self._ddpm, x_T, z, jax.random.key_data(rngs), words="decode")
+            out = self._batched(self._ddpm, start, codes, jax.random.key_data(rngs), one=one)
         else:
-            path = samplers.ddim_times(self.arch.T, steps)[::-1]
-            out = self._batched(
-                self._ddim, x_T, z, words="decode", path=tuple(path.tolist()), stop=stop
+            path = tuple(samplers.ddim_times(self.arch.T, steps)[::-1].tolist())
+            out = self._batched(self._ddim, start, codes, one=one, path=path, stop=float(stop))
+        return np.clip(out, -1.0, 1.0)
+
+    def reconstruct(
+        self,
+        images: ArrayLike,
+        steps: int = 100,
+        invert_steps: int = 100,
+        value_range: ValueRange | None = None,
+    ) -> OutImages:
+        """Pictures through z and their inferred x_T and back: nearly the same, in [-1, 1]."""
+        x_0, one = self._images(images, value_range)
+        z = self._z_of(x_0, None)
+        out = self.decode(z, self._x_T_of(x_0, z, invert_steps), steps)
+        return out[0] if one else out
+
+    # What z means.
+
+    def direction(self, attribute: str, keep: Sequence[str] = ()) -> Float[np.ndarray, " d"]:
+        """The unit vector in normalised z along which an attribute grows fastest.
+
+        keep: other attributes, which it must not move.
+        """
+        self.need("classifier")
+        names = self.attributes
+        k, *fixed = (names.index(nearest(one, names, "attribute")) for one in (attribute, *keep))
+        if k in fixed:
+            raise ValueError(f"{attribute!r} is to change, and cannot be held still: not in keep")
+        found = np.asarray(latent.direction(self.params["classifier"], k, fixed))
+        if not np.isfinite(found).all():
+            raise ValueError(
+                f"nothing of {attribute!r} is left to change where {', '.join(keep)} are held "
+                f"still: their directions span its own"
             )
-        return jnp.clip(out, -1.0, 1.0)
+        return found
+
+    def edit(
+        self,
+        images_or_z: ArrayLike,
+        attribute: str | ArrayLike,
+        strength: float,
+        *,
+        keep: Sequence[str] = (),
+        steps: int = 100,
+        invert_steps: int = 100,
+        value_range: ValueRange | None = None,
+    ) -> OutImages | OutCodes:
+        """Pictures, or codes, with more of an attribute (with less, where strength is negative).
+
+        Of codes z the codes moved by strength sqrt(d) along the direction in normalised z; of
+        pictures those decoded from their own x_T and the moved z. attribute: its name, or a
+        direction [d], as `direction` returns. strength: about -0.5 to 0.5. keep: attributes that
+        must not move. steps, invert_steps: of DDIM, and of inferring x_T.
+        """
+        self.need("statistics")
+        if isinstance(attribute, str):
+            along = self.direction(attribute, keep)
+        elif len(keep):
+            raise ValueError("keep holds still what a named attribute would move: give its name")
+        else:
+            along = np.asarray(attribute, np.float32)
+            if along.shape != (self.arch.z_size,):
+                raise ValueError(
+                    f"a direction must be [{self.arch.z_size}], got {list(along.shape)}"
+                )
+        if np.ndim(images_or_z) in (1, 2):
+            codes, one = self._codes(images_or_z)
+            moved = np.asarray(latent.edit(self.params["statistics"], codes, along, strength))
+            return moved[0] if one else moved
+        x_0, one = self._images(images_or_z, value_range)
+        z = self._z_of(x_0, None)
+        x_T = self._x_T_of(x_0, z, invert_steps)
+        out = self.decode(self.edit(z, along, strength), x_T, steps)
+        return out[0] if one else out
+
+    def classify(self, z: ArrayLike) -> Float[np.ndarray, "*B A"]:
+        """p(y | z), from 0 to 1, of each of `attributes`."""
+        return np.asarray(jax.nn.sigmoid(self.logits(z)))
+
+    def logits(self, z: ArrayLike) -> Float[np.ndarray, "*B A"]:
+        """The logit of each of `attributes`."""
+        self.need("classifier")
+        self.need("statistics")
+        codes, one = self._codes(z)
+        normalised = latent.normalise(self.params["statistics"], codes)
+        found = np.asarray(latent.logits(self.params["classifier"], normalised))
+        return found[0] if one else found
 
     def interpolate(
-        self, z_1: Codes, z_2: Codes, x_T: Images, weight: ArrayLike, steps: int = 100
-    ) -> JaxImages:
+        self, z_1: ArrayLike, z_2: ArrayLike, x_T: ArrayLike, weight: ArrayLike, steps: int = 100
+    ) -> OutImages:
         """Decodes with G = lerp(G(z_1), G(z_2), weight) at every step: the paper's second kind.
 
         The first kind is `decode(lerp(z_1, z_2, weight), x_T)`. x_T: usually slerp of the two
         pictures' (`samplers.slerp`). weight: a number from 0 (z_1) to 1 (z_2).
         """
-        z_1, z_2 = self._codes(z_1, len(z_1)), self._codes(z_2, len(z_1))
-        x_T = self._like_images(x_T, "x_T", len(z_1))
+        codes, one = self._codes(z_1)
+        others, _ = self._codes(z_2, len(codes), "z_2")
+        start, _ = self._like_images(x_T, "x_T", len(codes))
         path = tuple(samplers.ddim_times(self.arch.T, steps)[::-1].tolist())
-        weight = jnp.full((len(z_1), 1, 1, 1), weight, jnp.float32)
-        return jnp.clip(self._batched(self._trajectory, x_T, z_1, z_2, weight, path=path), -1, 1)
+        weights = np.full((len(codes), 1, 1, 1), weight, np.float32)
+        out = self._batched(self._trajectory, start, codes, others, weights, one=one, path=path)
+        return np.clip(out, -1, 1)
 
-    def predict(
-        self, x_t: Images, t: int | Int[Array, "#B"], z: Codes
-    ) -> tuple[JaxImages, JaxImages]:
-        """eps_theta(x_t, t) and G(x_t, z, t), by one pass down and two up; t is 0 to T - 1."""
-        self.need("gradient")
-        x_t = self._like_images(x_t, "x_t")
-        return self._batched(self._predict, x_t, self._times(t, len(x_t)), self._codes(z, len(x_t)))
+    # From nothing.
 
-    def posterior_gap(
+    def generate(
         self,
-        images: Pictures,
-        t: int,
-        z: Codes | None = None,
+        n: int,
+        steps: int = 100,
+        latent_steps: int = 100,
         rng: Seed = None,
-        uniform: bool = False,
-    ) -> tuple[Float[jax.Array, " B"], Float[jax.Array, " B"]]:
-        """|mu~ - mu_theta|^2 of images noised to time t, without and with the shift.
+        stop: float = 0.3,
+        clamp: bool = True,
+        clip: bool = False,
+    ) -> OutImages:
+        """n pictures: z from the latent diffusion model, x_T at random, DDIM.
 
-        uniform: noises from [0, 1), as the original's measure did by mistake.
+        rng: as for `decode`; the i-th picture depends on it and i alone. stop: the last share of
+        the steps, which go without z (the original: 0.3). latent_steps, clamp, clip: as for
+        `generate_codes`.
         """
-        x_0 = self._images(images)
-        z = self.encode(x_0) if z is None else self._codes(z, len(x_0))
-        eps = self._noise(self._rngs(rng, len(x_0)))
-        eps = jax.scipy.stats.norm.cdf(eps) if uniform else eps
-        return self._batched(self._gap, x_0, self._times(t, len(x_0)), eps, z)
-
-    def denoise(
-        self, images: Pictures, t: int, z: Codes | None = None, rng: Seed = None
-    ) -> tuple[JaxImages, JaxImages, JaxImages, JaxImages]:
-        """Noises images to time t and denoises them in one step.
-
-        -> (x_t, x_0 without G, x_0 with G, G), the x_0 in [-1, 1].
-        """
-        x_0 = self._images(images)
-        z = self.encode(x_0) if z is None else self._codes(z, len(x_0))
-        eps = self._noise(self._rngs(rng, len(x_0)))
-        return self._batched(self._denoise, x_0, self._times(t, len(x_0)), eps, z)
+        rngs = self._rngs(rng, n)
+        z = self.generate_codes(n, latent_steps, rngs, clamp, clip)
+        return self.decode(z, steps=steps, rng=rngs, stop=stop)
 
     def generate_codes(
         self,
@@ -207,7 +304,7 @@ class Model:
         rng: Seed = None,
         clamp: bool = True,
         clip: bool = False,
-    ) -> JaxCodes:
+    ) -> OutCodes:
         """n codes from the latent diffusion model; the i-th depends on rng and i alone.
 
         rng: as for `decode`. steps: of latent DDIM. clamp: cuts the first noise to [-1, 1], as the
@@ -216,33 +313,90 @@ class Model:
         self.need("latent")
         self.need("statistics")
         rngs = jax.random.key_data(self._rngs(rng, n))
-        return self._batched(self._latent, rngs, words="codes", steps=steps, clamp=clamp, clip=clip)
+        return self._batched(self._latent, rngs, steps=steps, clamp=clamp, clip=clip)
+
+    # At one time t.
+
+    def predict(
+        self, x_t: ArrayLike, t: int | Int[Array, "#B"], z: ArrayLike
+    ) -> tuple[OutImages, OutImages]:
+        """eps_theta(x_t, t) and G(x_t, z, t), by one pass down and two up; t is 0 to T - 1."""
+        self.need("gradient")
+        x, one = self._like_images(x_t, "x_t")
+        codes, _ = self._codes(z, len(x))
+        return self._batched(self._predict, x, self._times(t, len(x)), codes, one=one)
+
+    def posterior_gap(
+        self,
+        images: ArrayLike,
+        t: int,
+        z: ArrayLike | None = None,
+        rng: Seed = None,
+        uniform: bool = False,
+        value_range: ValueRange | None = None,
+    ) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, " B"]]:
+        """|mu~ - mu_theta|^2 of images noised to time t, without and with the shift.
+
+        uniform: noises from [0, 1), as the original's measure did by mistake.
+        """
+        x_0, one = self._images(images, value_range)
+        eps = self._noise(self._rngs(rng, len(x_0)))
+        eps = jax.scipy.stats.norm.cdf(eps) if uniform else eps
+        z, times = self._z_of(x_0, z), self._times(t, len(x_0))
+        return self._batched(self._gap, x_0, times, eps, z, one=one)
+
+    def denoise(
+        self,
+        images: ArrayLike,
+        t: int,
+        z: ArrayLike | None = None,
+        rng: Seed = None,
+        value_range: ValueRange | None = None,
+    ) -> tuple[OutImages, OutImages, OutImages, OutImages]:
+        """Noises images to time t and denoises them in one step.
+
+        -> (x_t, x_0 without G, x_0 with G, G), the x_0 in [-1, 1].
+        """
+        x_0, one = self._images(images, value_range)
+        eps = self._noise(self._rngs(rng, len(x_0)))
+        z, times = self._z_of(x_0, z), self._times(t, len(x_0))
+        return self._batched(self._denoise, x_0, times, eps, z, one=one)
 
     # The programs of the device: pure functions of (params, arrays), compiled once per setting.
 
     @functools.cached_property
-    def _encode(self) -> Callable[..., Any]:
-        return jax.jit(self.net.encode)
+    def _encode(self) -> Program:
+        def encode(params: Params, x_0: Pictures) -> Codes:
+            return self.net.encode(params, to_float(x_0))
+
+        return Program(encode, "encode")
 
     @functools.cached_property
-    def _predict(self) -> Callable[..., Any]:
+    def _predict(self) -> Program:
         def predict(params: Params, x_t: Images, t: Times, z: Codes) -> tuple[Images, Images]:
             out = self.net.predict(params, x_t, self.net.time(params, t), self.net.code(params, z))
             return out.eps, out.gradient
 
-        return jax.jit(predict)
+        return Program(predict, "predict")
+
+    def _run_ddim(
+        self, params: Params, x: Images, z: Codes | None, path: Visited, stop: float = 0.0
+    ) -> Images:
+        return pdae.decode(self.net, params, self.schedule, x, z, path, stop=stop)
 
     @functools.cached_property
-    def _ddim(self) -> Callable[..., Any]:
-        def run(
-            params: Params, x: Images, z: Codes | None, path: Visited, stop: float = 0.0
-        ) -> Images:
-            return pdae.decode(self.net, params, self.schedule, x, z, path, stop=stop)
-
-        return jax.jit(run, static_argnames=("path", "stop"))
+    def _ddim(self) -> Program:
+        return Program(self._run_ddim, "decode")
 
     @functools.cached_property
-    def _trajectory(self) -> Callable[..., Any]:
+    def _invert(self) -> Program:
+        def invert(params: Params, x_0: Pictures, z: Codes | None, path: Visited) -> Images:
+            return self._run_ddim(params, to_float(x_0), z, path)
+
+        return Program(invert, "infer x_T")
+
+    @functools.cached_property
+    def _trajectory(self) -> Program:
         def run(
             params: Params,
             x: Images,
@@ -254,39 +408,40 @@ class Model:
             eps = pdae.trajectory_noise_fn(self.net, params, self.schedule, z_1, z_2, weight, path)
             return samplers.ddim(eps, x, path, self.schedule)
 
-        return jax.jit(run, static_argnames="path")
+        return Program(run, "interpolate")
 
     @functools.cached_property
-    def _ddpm(self) -> Callable[..., Any]:
+    def _ddpm(self) -> Program:
         def run(params: Params, x: Images, z: Codes | None, rngs: KeyData) -> Images:
             path = np.arange(self.arch.T)[::-1]
             posterior = pdae.ddpm_posterior(self.net, params, self.schedule, z, path)
             draw = samplers.draws(jax.random.wrap_key_data(rngs), self.arch.image_shape)
             return samplers.ddpm(posterior, x, path, draw)
 
-        return jax.jit(run)
+        return Program(run, "decode by DDPM")
 
     @functools.cached_property
-    def _gap(self) -> Callable[..., Any]:
+    def _gap(self) -> Program:
         def run(
-            params: Params, x_0: Images, t: Times, eps: Images, z: Codes
+            params: Params, x_0: Pictures, t: Times, eps: Images, z: Codes
         ) -> tuple[PerExample, PerExample]:
+            x_0 = to_float(x_0)
             return pdae.posterior_gap(self.net, params, self.schedule, x_0, t, eps, z)
 
-        return jax.jit(run)
+        return Program(run, "posterior gap")
 
     @functools.cached_property
-    def _denoise(self) -> Callable[..., Any]:
+    def _denoise(self) -> Program:
         def run(
-            params: Params, x_0: Images, t: Times, eps: Images, z: Codes
+            params: Params, x_0: Pictures, t: Times, eps: Images, z: Codes
         ) -> tuple[Images, Images, Images, Images]:
-            x_t = self.schedule.x_t(x_0, t, eps)
+            x_t = self.schedule.x_t(to_float(x_0), t, eps)
             return x_t, *pdae.one_step_x_0(self.net, params, self.schedule, x_t, t, z)
 
-        return jax.jit(run)
+        return Program(run, "denoise")
 
     @functools.cached_property
-    def _latent(self) -> Callable[..., Any]:
+    def _latent(self) -> Program:
         def run(params: Params, rngs: KeyData, steps: int, clamp: bool, clip: bool) -> Codes:
             return latent.sample(
                 self.net,
@@ -298,59 +453,85 @@ class Model:
                 clip=clip,
             )
 
-        return jax.jit(run, static_argnames=("steps", "clamp", "clip"))
+        return Program(run, "codes")
 
     @functools.cached_property
-    def _noise(self) -> Callable[..., Any]:
+    def _noise(self) -> Callable[[Rngs], jax.Array]:
         return jax.jit(lambda rngs: samplers.draws(rngs, self.arch.image_shape)(self.arch.T))
 
-    def _batched(self, function: Callable[..., Any], *arrays: Array | None, **static: Any) -> Any:
-        return sharding.in_batches(
-            function, self.params, *arrays, mesh=self.mesh, batch_size=self.batch_size, **static
-        )
+    # A user's arguments, checked.
 
-    # Checks of a user's arguments.
-
-    def _images(self, images: ArrayLike) -> JaxImages:
-        x_0 = jnp.asarray(images)
-        self._shape(x_0, "images", None)
-        x_0 = to_float(x_0)
-        if x_0.size and float(jnp.abs(x_0).max()) > 1.01:
-            raise ValueError(
-                f"images must be uint8 or float in [-1, 1], got floats up to "
-                f"{float(jnp.abs(x_0).max()):.3g}; divide by 127.5, subtract 1"
+    def _batched(self, program: Program, *arrays: Any, one: bool = False, **static: Any) -> Any:
+        """The program over all examples; without their axis where there is `one`."""
+        n = next(len(a) for a in arrays if a is not None)
+        if n:
+            out = sharding.in_batches(
+                program,
+                self.params,
+                *arrays,
+                mesh=self.mesh,
+                batch_size=self.batch_size,
+                words=program.words,
+                **static,
             )
-        return x_0
+        else:
+            empty = [
+                a if a is None else jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype) for a in arrays
+            ]
+            shapes = program.shapes(self.params, *empty, **static)
+            out = jax.tree.map(lambda a: np.zeros((0, *a.shape[1:]), a.dtype), shapes)
+        return jax.tree.map(lambda a: a[0], out) if one else out
 
-    def _like_images(self, images: ArrayLike, name: str, n: int | None = None) -> JaxImages:
-        x = jnp.asarray(images, jnp.float32)
-        self._shape(x, name, n)
-        return x
+    def _images(self, images: Any, value_range: ValueRange | None) -> tuple[Any, bool]:
+        """Pictures [B, H, W, C] as `images.checked` has them, and whether it is one alone."""
+        x = images if hasattr(images, "dtype") and hasattr(images, "shape") else np.asarray(images)
+        x, one = self._many(x, "images", self.arch.image_shape)
+        return checked(x, value_range), one
 
-    def _shape(self, x: jax.Array, name: str, n: int | None) -> None:
-        if x.ndim != 4 or x.shape[1:] != self.arch.image_shape or n not in (None, len(x)):
+    def _z_of(self, x_0: Any, z: ArrayLike | None) -> Any:
+        """The codes given for pictures, or theirs."""
+        if z is not None:
+            return self._codes(z, len(x_0))[0]
+        self.need("encoder")
+        return self._batched(self._encode, x_0)
+
+    def _x_T_of(self, x_0: Any, z: Any, steps: int) -> Any:
+        path = tuple(samplers.ddim_times(self.arch.T, steps).tolist())
+        return self._batched(self._invert, x_0, z, path=path)
+
+    def _like_images(self, images: ArrayLike, name: str, n: int | None = None) -> tuple[Any, bool]:
+        x = np.asarray(images, np.float32)
+        return self._many(x, name, self.arch.image_shape, n)
+
+    def _codes(self, z: ArrayLike, n: int | None = None, name: str = "z") -> tuple[Any, bool]:
+        self.need("gradient")
+        return self._many(np.asarray(z, np.float32), name, (self.arch.z_size,), n)
+
+    def _many(
+        self, x: Any, name: str, shape: tuple[int, ...], n: int | None = None
+    ) -> tuple[Any, bool]:
+        """[B, *shape], and whether it was [*shape]; ValueError where it was neither."""
+        one = x.shape == shape
+        x = x[None] if one else x
+        if x.shape[1:] != shape or x.ndim != 1 + len(shape) or n not in (None, len(x)):
+            wanted = ", ".join(map(str, shape))
             raise ValueError(
-                f"{name} must be [{'B' if n is None else n}, "
-                f"{', '.join(map(str, self.arch.image_shape))}], got "
-                f"{list(x.shape)}"
+                f"{name} must be [{'B' if n is None else n}, {wanted}], got {list(x.shape)}"
+                + (f"; {SHAPE_REMEDY}" if name == "images" else "")
             )
+        return x, one
 
-    def _times(self, t: int | Int[Array, "..."], n: int) -> Int[jax.Array, " {n}"]:
+    def _times(self, t: int | Int[Array, "..."], n: int) -> Int[np.ndarray, " {n}"]:
         times = np.broadcast_to(np.asarray(t, np.int32), (n,))
         if n and not (0 <= times.min() and times.max() < self.arch.T):
             raise ValueError(
                 f"t must be from 0 to {self.arch.T - 1}, got {times.min()}..{times.max()}"
             )
-        return jnp.asarray(times)
-
-    def _codes(self, z: ArrayLike, n: int) -> Float[jax.Array, "{n} {self.arch.z_size}"]:
-        self.need("gradient")
-        codes = jnp.asarray(z, jnp.float32)
-        if codes.shape != (n, self.arch.z_size):
-            raise ValueError(f"z must be [{n}, {self.arch.z_size}], got {list(codes.shape)}")
-        return codes
+        return times
 
     def _rngs(self, rng: Seed, n: int) -> Rngs:
+        if n < 0:
+            raise ValueError(f"n must not be negative, got {n}")
         if rng is None or isinstance(rng, int | np.integer):
             return samplers.keys(rng or 0, range(n))
         key: Any = rng

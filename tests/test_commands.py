@@ -22,7 +22,7 @@ from pdae_jax.data import open_source
 from pdae_jax.images import to_uint8
 from pdae_jax.metrics import inception, lpips
 from pdae_jax.metrics.frechet import Moments, frechet_distance
-from pdae_jax.tasks import evaluation, generation
+from pdae_jax.tasks import evaluation
 from pdae_jax.workdir import chunk_cache, code_table, samples_npz
 from pdae_jax.workdir.chunk_cache import ChunkCache
 from pdae_jax.workdir.code_table import CodeTable
@@ -160,8 +160,8 @@ def test_evaluate_gives_fid_where_the_weights_are(workdir, tmp_path, metric_weig
         assert numbers["missing"].keys() == {"LPIPS"}  # 8 x 8 is too small for AlexNet
     assert fid[""] > 0
     np.testing.assert_allclose(list(fid.values()), fid[""], rtol=1e-5)
-    made = generation.generate(pdae_jax.load(workdir), range(4), steps=2, latent_steps=2)
-    seen = Moments.of(metrics.features(to_uint8(made.images)))
+    made = pdae_jax.load(workdir).generate(4, steps=2, latent_steps=2)
+    seen = Moments.of(metrics.features(to_uint8(made)))
     np.testing.assert_allclose(
         fid[""],
         frechet_distance(seen.mean, seen.covariance, moments.mean, moments.covariance),

@@ -1,18 +1,24 @@
 """The model as a user holds it, and the picture metrics."""
 
 import dataclasses
+import time
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DIGITS_ARCH, assert_close, golden, nhwc
+from helpers import DIGITS_ARCH, assert_close, golden, nhwc, run_program
+from PIL import Image
 
+import pdae_jax
 from pdae_jax import images as pictures
-from pdae_jax import pdae, samplers
+from pdae_jax import latent, pdae, samplers
+from pdae_jax.data.dataset import Data
 from pdae_jax.metrics import image
 from pdae_jax.model import Model
 from pdae_jax.networks.groups import Networks
+from pdae_jax.runtime import programs, sharding
 from pdae_jax.tasks.interpolation import interpolate
 from pdae_jax.tasks.reconstruction import reconstruct, scores
 
@@ -47,7 +53,7 @@ def test_shapes_ranges_and_batches_of_any_size(model, images):
 
 def test_uint8_and_floats_are_the_same_picture(model, images):
     np.testing.assert_allclose(model.encode(images), model.encode(images / 127.5 - 1), atol=1e-5)
-    with pytest.raises(ValueError, match=r"float in \[-1, 1\], got floats up to 25"):
+    with pytest.raises(ValueError, match=r"float in \[-1, 1\], got 0 to 25.*: \(0, 255\) for such"):
         model.encode(images.astype(np.float32))
 
 
@@ -78,8 +84,12 @@ def test_ddpm_draws_by_example(model, images):
 def test_bad_arguments_are_one_line(model, images, shapes_unchecked):
     z = model.encode(images)
     for call, message in [
-        (lambda: model.encode(images[0]), r"images must be \[B, 8, 8, 1\], got \[8, 8, 1\]"),
-        (lambda: model.decode(z[:, :3]), r"z must be \[6, 6\], got \[6, 3\]"),
+        (lambda: model.encode(images[0, :4]), r"images must be \[B, 8, 8, 1\], got \[4, 8, 1\]; "),
+        (lambda: model.decode(z[:, :3]), r"z must be \[B, 6\], got \[6, 3\]"),
+        (lambda: model.invert(images, z[:3]), r"z must be \[6, 6\], got \[3, 6\]"),
+        (lambda: model.decode(z, images[:2] / 255), r"x_T must be \[6, 8, 8, 1\], got \[2, 8"),
+        (lambda: model.generate(-1), "n must not be negative, got -1"),
+        (lambda: Model(ARCH, model.params, batch_size=0), "batch_size must be at least 1, got 0"),
         (lambda: model.decode(z, steps=0), "steps must be from 1 to T = 40, got 0"),
         (lambda: model.decode(z, method="ddmp"), "did you mean 'ddpm'"),
         (lambda: model.predict(images, 40, z), "t must be from 0 to 39"),
@@ -107,7 +117,8 @@ def test_in_bfloat16_kernels_are_kept_so_and_no_number_changes(model, images):
     for leaf in jax.tree.leaves(low.params):
         assert leaf.dtype == (jnp.bfloat16 if leaf.ndim > 1 else jnp.float32)
     z = low.encode(images)
-    np.testing.assert_array_equal(z, jax.jit(low.net.encode)(model.params, low._images(images)))
+    x_0 = images.astype(np.float32) / 127.5 - 1
+    np.testing.assert_array_equal(z, jax.jit(low.net.encode)(model.params, x_0))
     with_means = Model(
         ARCH, model.params | {"classifier": {"kernel": jnp.zeros((6, 2))}}, precision="bfloat16"
     )
@@ -140,3 +151,207 @@ def test_a_legacy_key_is_the_typed_one(model, n):
     each = samplers.keys(5, range(n))
     np.testing.assert_array_equal(model.decode(z, steps=2, rng=each), typed)
     np.testing.assert_array_equal(model.decode(z, steps=2, rng=jax.random.key_data(each)), typed)
+
+
+# One or many, of any range.
+
+
+def test_one_example_gives_one_and_none_give_none(model, images):
+    z = model.encode(images)
+    one = model.encode(images[0])
+    assert one.shape == (6,)
+    np.testing.assert_allclose(one, z[0], atol=1e-5)
+    assert model.decode(one, steps=2).shape == (8, 8, 1)
+    assert model.invert(images[0], steps=2).shape == (8, 8, 1)
+    assert model.reconstruct(images[0], 2, 2).shape == (8, 8, 1)
+    assert model.predict(model.decode(one, steps=2), 3, one)[1].shape == (8, 8, 1)
+    x_T = model.invert(images[0], steps=2)
+    np.testing.assert_allclose(
+        model.decode(one, x_T, steps=2), model.decode(one[None], x_T[None], steps=2)[0], atol=1e-5
+    )
+    none = model.encode(images[:0])
+    assert none.shape == (0, 6) and none.dtype == np.float32
+    assert model.decode(none, steps=2).shape == (0, 8, 8, 1)
+    assert model.invert(images[:0], steps=2).shape == (0, 8, 8, 1)
+    assert [a.shape for a in model.denoise(images[:0], 3)] == [(0, 8, 8, 1)] * 4
+
+
+def test_a_range_is_taken_or_asked_for(model, images):
+    """Floats that are never negative are warned of, other types refused, a range settles both."""
+    z = model.encode(images)
+    with pytest.warns(UserWarning, match=r"taken for \[-1, 1\].*\(0, 1\).*\(-1, 1\)"):
+        wrong = model.encode(images / 255.0)
+    assert np.abs(wrong - z).max() > 1e-2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_allclose(model.encode(images / 255.0, (0, 1)), z, atol=1e-5)
+        np.testing.assert_allclose(model.encode(images / 255.0, (-1, 1)), wrong, atol=1e-5)
+        wide = images.astype(np.uint16) * 257
+        np.testing.assert_allclose(model.encode(wide, (0, 65535)), z, atol=1e-5)
+        np.testing.assert_allclose(
+            model.reconstruct(wide, 2, 2, (0, 65535)), model.reconstruct(images, 2, 2), atol=1e-3
+        )
+    for given, message in [
+        (images.astype(np.uint16), r"images of uint16 .* pass value_range, such as \(0, 65535\)"),
+        (images.astype(np.int64), "images of int64 do not tell"),
+        (images.astype(str), "images must be numbers, got .*images.load reads files"),
+        (images / 100.0 - 1, r"got -1 to 1\.5\d; pass value_range=\(black, white\)$"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.encode(given)
+    with pytest.raises(ValueError, match=r"value_range must be \(black, white\)"):
+        model.encode(images, (1, 1))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused_by_its_number(model, images, value):
+    broken = np.zeros((300, 8, 8, 1), np.float32) - 0.5
+    broken[270, 3, 3, 0] = value
+    for call in (model.encode, model.invert, model.reconstruct):
+        with pytest.raises(ValueError, match=r"images\[270\] has values that are NaN or infinite"):
+            call(broken)
+
+
+def test_the_device_holds_batch_size_examples(model, monkeypatch):
+    """A million pictures are given: what goes to the device is a few at a time."""
+    placed, put = [], jax.device_put
+    monkeypatch.setattr(
+        jax, "device_put", lambda x, *more: (placed.append(jax.tree.leaves(x)), put(x, *more))[1]
+    )
+    many = np.broadcast_to(np.zeros((1, 8, 8, 1), np.uint8), (10**6, 8, 8, 1))  # 64 bytes
+
+    class Enough(Exception):
+        pass
+
+    class Three(programs.Program):
+        def __call__(self, *arrays, **static):
+            if len(placed) > 3:
+                raise Enough
+            return super().__call__(*arrays, **static)
+
+    few = Three(model._encode.function, "encode")
+    monkeypatch.setitem(model.__dict__, "_encode", few)
+    with pytest.raises(Enough):
+        model.encode(many)
+    assert {leaf.shape for leaves in placed for leaf in leaves} == {(4, 8, 8, 1)}
+    assert {leaf.dtype for leaves in placed for leaf in leaves} == {np.dtype("uint8")}
+
+
+def test_few_sizes_are_compiled(images):
+    params = jax.jit(lambda: Networks(ARCH).init(jax.random.key(0)))()
+    model, compiled = Model(ARCH, params, batch_size=32), []
+    for n in range(1, 70):
+        model.encode(np.zeros((n, 8, 8, 1), np.uint8))
+    compiled = [key[1][-1][0][0] for key in model._encode._compiled]
+    assert sorted(compiled) == [1, 8, 32]
+    for n in range(1, 200):
+        size = sharding.chunk_size(n, 32)
+        computed = -(-n // size) * size
+        assert n <= computed < n + size and (computed < 2 * n or n < 5)
+    assert sharding.chunk_size(3, 32, devices=16) == 16 and sharding.chunk_size(9, 5) == 5
+
+
+def test_what_compiles_long_is_said(monkeypatch, capfd):
+    monkeypatch.setattr(programs, "PATIENCE", 0.01)
+
+    def slow(x, k):
+        time.sleep(0.1)  # while it is traced, as a compilation takes its time
+        return x * k
+
+    program = programs.Program(slow, "a slow one")
+    assert program(jnp.ones(2), k=3).tolist() == [3, 3] and program(jnp.ones(2), k=3).sum() == 6
+    said = capfd.readouterr().err.splitlines()
+    assert said == ["compiling a slow one ...", "compiled a slow one in 0 s"]
+
+
+def test_programs_are_kept_on_disk_by_default(workdir):
+    done = run_program("cached_load", workdir, JAX_COMPILATION_CACHE_DIR="", HOME=str(workdir))
+    assert done.stdout.strip() == str(workdir / ".cache/pdae_jax/xla")
+
+
+# The handle, over a trained model.
+
+
+@pytest.fixture(scope="module")
+def trained(workdir):
+    return pdae_jax.load(workdir)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    source = Data("digits").open("test")
+    return np.stack([source.image(i) for i in range(3)])
+
+
+def test_an_edit_is_the_papers_from_the_pictures_own_x_T(trained, digits):
+    z, statistics = trained.encode(digits), trained.params["statistics"]
+    direction = trained.direction("3")
+    np.testing.assert_allclose(direction, latent.direction(trained.params["classifier"], 3))
+    moved = trained.edit(z, "3", 0.4)
+    np.testing.assert_allclose(moved, latent.edit(statistics, z, direction, 0.4), atol=1e-6)
+    np.testing.assert_allclose(trained.edit(z, direction, 0.4), moved)
+    np.testing.assert_allclose(trained.edit(z[0], "3", 0.4), moved[0], atol=1e-6)
+    assert (trained.logits(moved)[:, 3] > trained.logits(z)[:, 3]).all()
+    x_T = trained.invert(digits, z, steps=4)
+    edited = trained.edit(digits, "3", 0.4, steps=4, invert_steps=4)
+    np.testing.assert_allclose(edited, trained.decode(moved, x_T, steps=4), atol=1e-5)
+    np.testing.assert_allclose(
+        trained.edit(digits, "3", 0.0, steps=4, invert_steps=4),
+        trained.reconstruct(digits, 4, 4),
+        atol=1e-5,
+    )
+    still = trained.edit(z, "3", 0.4, keep=["5", "8"])
+    change = trained.logits(still) - trained.logits(z)
+    assert np.abs(change[:, [5, 8]]).max() < 1e-4 < np.abs(change[:, 3]).min()
+
+
+def test_classes_are_named_probabilities(trained, digits):
+    assert trained.attributes == tuple("0123456789")
+    assert trained.generate(0, steps=2, latent_steps=2).shape == (0, 8, 8, 1)
+    p = trained.classify(trained.encode(digits))
+    assert p.shape == (3, 10) and 0 < p.min() and p.max() < 1
+    np.testing.assert_allclose(p[0], trained.classify(trained.encode(digits[0])), atol=1e-6)
+    logits = trained.logits(trained.encode(digits))
+    np.testing.assert_allclose(np.log(p / (1 - p)), logits, atol=1e-4)
+
+
+def test_names_and_what_is_held_still_are_checked(trained, digits):
+    for call, message in [
+        (lambda: trained.edit(digits, np.ones(3), 0.1), r"a direction must be \[8\], got \[3\]"),
+        (lambda: trained.direction("three"), r"no attribute 'three'; there is 0, 1, 2"),
+        (lambda: trained.direction("3", ["3"]), "'3' is to change, and cannot be held still"),
+        (lambda: trained.edit(digits, "3", 1.0, keep=["30"]), "no attribute '30'; did you mean"),
+        (
+            lambda: trained.edit(digits, np.ones(8), 1.0, keep=["3"]),
+            "keep holds still what a",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_pictures_of_any_kind_become_the_networks(trained, tmp_path):
+    rng = np.random.default_rng(0)
+    big = rng.integers(0, 256, (40, 30, 3), np.uint8)
+    files = [tmp_path / name for name in ("a.png", "b.jpg")]
+    for file in files:
+        Image.fromarray(big).save(file)
+    same = pictures.load(Image.fromarray(big), trained)
+    assert same.shape == (1, 8, 8, 1) and same.dtype == np.uint8
+    for given, n in [
+        (files[0], 1), (str(files[0]), 1), (tmp_path, 2), (str(tmp_path / "*.png"), 1),
+        (files, 2), (big, 1), ([big, Image.fromarray(big), files[0]], 3), ([], 0),
+        (np.stack([big, big]), 2), (big[..., 0], 1), (Image.fromarray(big).convert("LA"), 1),
+    ]:  # fmt: skip
+        found = pictures.load(given, trained)
+        assert found.shape == (n, 8, 8, 1) and found.dtype == np.uint8
+        assert trained.encode(found).shape == (n, 8)
+    for given in (files[0], big, [big]):
+        np.testing.assert_array_equal(pictures.load(given, trained), same)
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="c.png: cannot identify"):
+        pictures.load(tmp_path / "c.png", trained)
+    with pytest.raises(ValueError, match=r"picture 1: the picture has 5 channel\(s\) and 1 are"):
+        pictures.load([big, np.zeros((8, 8, 5), np.uint8)], trained)
+    with pytest.raises(ValueError, match="no such"):
+        pictures.load(tmp_path / "missing.png", trained)

@@ -51,6 +51,7 @@ def run(context: Context[Options]) -> Result:
         invert_steps=options.invert_steps,
         seed=options.seed,
         metrics=identity_of(metrics, options.metrics),
+        format=2,  # of the chunks, which say since then which pictures are broken
     )
     found = evaluation.reconstruction(
         model,

@@ -20,7 +20,7 @@ from pdae_jax.images import to_uint8
 from pdae_jax.pages.page import Section
 
 with epy.lazy_imports():  # --help needs no JAX
-    from pdae_jax.tasks import generation
+    from pdae_jax import samplers
     from pdae_jax.workdir import chunk_cache
 
 SHOWN = 64  # pictures, of however many
@@ -36,15 +36,16 @@ def run(context: Context[Options]) -> Result:
     """Any number of pictures, as ADM's npz or a folder of PNGs."""
     options, n = context.options, context.n(SHOWN)
     context.model.need("latent")
-    drawn = {
-        name: getattr(options, name)
-        for name in ("steps", "latent_steps", "stop", "clamp", "clip", "seed")
+    how = {
+        name: getattr(options, name) for name in ("steps", "latent_steps", "stop", "clamp", "clip")
     }
+    drawn = how | {"seed": options.seed}
 
     def generate(rows: range, advance: "chunk_cache.Advance") -> "chunk_cache.Arrays":
-        made = generation.generate(context.model, rows, **drawn)
+        rngs = samplers.keys(options.seed, rows)
+        made = context.model.generate(len(rows), rng=rngs, **how)
         advance(len(rows))
-        return {"images": to_uint8(made.images)}
+        return {"images": to_uint8(made)}
 
     chunks = context.output.chunks("chunks", context.model_cache_key(**drawn), CHUNK_ROWS)
     shown: list[np.ndarray] = []

@@ -12,7 +12,6 @@ from pdae_jax.images import to_uint8, visible
 from pdae_jax.pages.page import Part, Pictures, Section, Table
 
 with epy.lazy_imports():  # --help needs no JAX
-    from pdae_jax import latent
     from pdae_jax.tasks import manipulation
 
 
@@ -86,10 +85,8 @@ def direction_of(context: Context[Options]) -> tuple[Any, str]:
         raise ValueError(
             f"which attribute? give --attribute=NAME, one of {names}, or --direction=FILE.npy"
         )
-    fixed = [context.attribute(name) for name in options.keep]
-    k = context.attribute(options.attribute)  # which a model without a classifier does not have
-    direction = latent.direction(context.model.params["classifier"], k, fixed)
-    held = f", with {', '.join(options.keep)} held" if fixed else ""
+    direction = context.model.direction(options.attribute, options.keep)
+    held = f", with {', '.join(options.keep)} held" if options.keep else ""
     return direction, options.attribute + held
 
 
@@ -98,12 +95,9 @@ def logit_changes(
 ) -> dict[str, float]:
     """Changes of the edited pictures' own codes: the attribute's logit, and the others'."""
 
-    def logits(x: np.ndarray) -> np.ndarray:
-        z = latent.normalise(context.statistics(), context.model.encode(x))
-        return np.asarray(latent.logits(context.model.params["classifier"], z))
-
+    model = context.model
     # The strongest edit, encoded again.
-    change = logits(np.asarray(edited[:, -1])) - logits(images)
+    change = model.logits(model.encode(edited[:, -1], (-1, 1))) - model.logits(model.encode(images))
     k = context.attribute(context.options.attribute)
     return {
         "logit_change": float(change[:, k].mean()),

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from pdae_jax.networks.architecture import PRECISIONS
 from pdae_jax.runtime.choices import nearest
+from pdae_jax.runtime.fields import described
 
 
 def option(
@@ -21,8 +22,7 @@ def option(
     choices: Sequence[str] = (),
 ) -> Any:
     """A field of an `Options`: its default, what --help says of it, and what it may be."""
-    limits = {"at_least": at_least, "at_most": at_most, "choices": choices}
-    return dataclasses.field(default=default, metadata={"help": help, **limits})
+    return described(default, help, at_least=at_least, at_most=at_most, choices=choices)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

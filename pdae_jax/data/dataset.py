@@ -9,6 +9,7 @@ from typing import Any
 from pdae_jax.data.builtin import Digits, Emoji
 from pdae_jax.data.errors import DataError
 from pdae_jax.data.sources import LMDB, TFDS, Folder, Source
+from pdae_jax.runtime.fields import REQUIRED, described
 
 BUILT_IN: dict[str, Callable[..., Source]] = {"digits": Digits, "emoji": Emoji}
 KINDS: dict[str, Callable[..., Source]] = {"folder": Folder, "lmdb": LMDB, "tfds": TFDS}
@@ -16,22 +17,18 @@ KINDS: dict[str, Callable[..., Source]] = {"folder": Folder, "lmdb": LMDB, "tfds
 
 @dataclass(frozen=True)
 class Data:
-    """The settings of a data set: which pictures, and how they are read.
+    """The settings of a data set: which pictures, and how they are read (see `open_source`)."""
 
-    name: "digits", "emoji", "folder:PATH", "lmdb:PATH" or "tfds:NAME". flip: random horizontal
-    flips. workers: loader processes (0: threads). max_broken: the share of unreadable pictures
-    that ends a run. test_fraction: held out where the data set has no split of its own; below 0:
-    the source's default. attributes, data_dir: as `open_source`'s.
-    """
-
-    name: str
-    flip: bool = True
-    workers: int = 0
-    seed: int = 0
-    test_fraction: float = -1.0
-    attributes: str = ""
-    data_dir: str = ""
-    max_broken: float = 0.1
+    name: str = described(REQUIRED, "digits, emoji, folder:PATH, lmdb:PATH or tfds:NAME")
+    flip: bool = described(True, "random horizontal flips")
+    workers: int = described(0, "loader processes; 0: threads")
+    seed: int = described(0, "random seed of the held-out share and of the order")
+    test_fraction: float = described(
+        -1.0, "held-out share where the data have no split; below 0: 0.1, or the source's own"
+    )
+    attributes: str = described("", "CSV or CelebA text table of attributes, of a folder or LMDB")
+    data_dir: str = described("", "folder in which TFDS data were prepared")
+    max_broken: float = described(0.1, "share of unreadable pictures that ends a run")
 
     @property
     def pictures(self) -> dict[str, Any]:

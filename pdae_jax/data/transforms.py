@@ -60,19 +60,24 @@ def decode(file: str | os.PathLike[str] | IO[bytes]) -> np.ndarray:
     file.
     """
     with Image.open(file) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.mode[0] in "IF":  # 16-bit, 32-bit and floating-point greys
-            return to_uint8(np.asarray(image))
-        if image.has_transparency_data:
-            grey = image.mode in ("L", "LA", "La", "1")
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert("L" if grey else "RGB")
-        elif image.mode == "1":
-            image = image.convert("L")
-        elif image.mode not in ("L", "RGB"):
-            image = image.convert("RGB")
+        return of_pil(opened)
+
+
+def of_pil(image: Image.Image) -> np.ndarray:
+    """The same of a picture that Pillow has opened."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode[0] in "IF":  # 16-bit, 32-bit and floating-point greys
         return to_uint8(np.asarray(image))
+    if image.has_transparency_data:
+        grey = image.mode in ("L", "LA", "La", "1")
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("L" if grey else "RGB")
+    elif image.mode == "1":
+        image = image.convert("L")
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    return to_uint8(np.asarray(image))
 
 
 def prepare(image: np.ndarray, size: Size, channels: int, crop: Crop | None = None) -> np.ndarray:

@@ -4,14 +4,17 @@ import difflib
 from collections.abc import Iterable
 
 FEW = 16  # so many are all named
+NEAR = 0.5  # the share of letters in common (difflib's ratio) from which a name is near
 
 
 def nearest(name: str, valid: Iterable[str], what: str) -> str:
-    """Returns `name` where it is valid; else raises ValueError with the nearest valid name."""
+    """Returns `name` where it is valid; else raises ValueError with the names that are near."""
     valid = list(valid)
     if name in valid:
         return name
-    near = difflib.get_close_matches(str(name), valid, 3, cutoff=0.0)
+    near = difflib.get_close_matches(str(name), valid, 3, cutoff=NEAR)
+    if not near:
+        raise ValueError(f"no {what} {name!r}; there is {listed(filter(None, valid), FEW)}")
     more = sorted(filter(None, valid)) if len(valid) <= FEW else [*near[1:], "..."]
     raise ValueError(f"no {what} {name!r}; did you mean {near[0]!r}? ({', '.join(more)})")
 

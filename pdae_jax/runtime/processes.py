@@ -161,6 +161,20 @@ def fail_together() -> Iterator[None]:
             raise _TOLD[kind - 1](text) from error
 
 
+def of_first(compute: Callable[[], str]) -> str:
+    """Process 0's text, on all; its ValueError or OSError too."""
+    if jax.process_count() == 1:
+        return compute()
+    text = b""
+    with fail_together():
+        if writes():
+            text = compute().encode()
+    size = int(multihost_utils.broadcast_one_to_all(np.asarray(len(text))))
+    letters = np.zeros(size, np.uint8)
+    letters[: len(text)] = np.frombuffer(text, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(letters)).tobytes().decode()
+
+
 class Stopped(Exception):
     """A signal asked the processes to stop; finished work is kept."""
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -70,24 +69,36 @@ def in_batches(
     words: str = "",
     **static: Any,
 ) -> Any:
-    """function(params, *arrays, **static) over chunks of about batch_size examples, joined.
+    """function(params, *arrays, **static) over chunks of at most batch_size examples, joined.
 
-    Each array is [n, ...], or None; a chunk is spread over the mesh's devices and is a multiple of
-    their number. The last one is padded, so that all have one shape and compile once.
+    Each array is [n, ...], or None, and whatever gives slices that NumPy knows; the results are
+    NumPy's. The device holds two chunks at a time, whatever n is. A chunk is spread over the mesh's
+    devices; all of a call have one size (`chunk_size`), to which the last one is padded.
     """
     n = next(len(a) for a in arrays if a is not None)
     if not n:
         raise ValueError("got no examples: the batch is empty")
-    size = -(-min(batch_size, n) // mesh.size) * mesh.size
+    size = chunk_size(n, batch_size, mesh.size)
     starts = range(0, n, size)
-    pieces = []
+    pieces, under_way = [], None
     for start in bar(words, starts) if len(starts) > 1 else starts:
-        part = [a if a is None else a[start : start + size] for a in arrays]
+        part = [a if a is None else np.asarray(a[start : start + size]) for a in arrays]
         short = size - min(size, n - start)
         if short:
-            part = [
-                a if a is None else jnp.concatenate([a, jnp.repeat(a[-1:], short, 0)]) for a in part
-            ]
+            part = [a if a is None else np.concatenate([a, a[-1:].repeat(short, 0)]) for a in part]
         out = function(params, *jax.device_put(part, over_batch(mesh)), **static)
-        pieces.append(jax.tree.map(lambda a: a[: size - short], out))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *pieces)
+        if under_way is not None:
+            pieces.append(jax.device_get(under_way))
+        under_way = out
+    pieces.append(jax.device_get(under_way))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *pieces)
+
+
+def chunk_size(n: int, batch_size: int, devices: int = 1) -> int:
+    """The examples that are computed at a time of n: 1, 8 or batch_size, over all devices.
+
+    So few sizes, as each is compiled by itself, and less than twice as many examples as there are
+    from 5 on.
+    """
+    size = batch_size if 2 * n > batch_size else 8 if n > 1 else 1
+    return -(-min(size, batch_size) // devices) * devices

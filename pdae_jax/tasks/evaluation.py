@@ -19,7 +19,6 @@ from pdae_jax.images import to_uint8
 from pdae_jax.metrics.frechet import Moments, frechet_distance
 from pdae_jax.metrics.measure import Metrics
 from pdae_jax.model import Model
-from pdae_jax.tasks.generation import generate
 from pdae_jax.workdir.chunk_cache import Advance, Arrays, ChunkCache
 
 CHUNK_ROWS = 512
@@ -72,8 +71,9 @@ def reconstruction(
             }
             real = index >= 0  # the last batch is filled up
             found.append(
-                {
-                    f"{name}/{metric}": np.where(batch["mask"], values, np.nan)[real]
+                {"good": batch["mask"][real]}
+                | {
+                    f"{name}/{metric}": values[real]
                     for name, x in decoded.items()
                     for metric, values in metrics.compare(images, x).items()
                 }
@@ -82,13 +82,12 @@ def reconstruction(
         return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
     scores = chunks.joined(total, score, "evaluate reconstruction")
+    good = scores.pop("good")
     means: dict[str, dict[str, float]] = {}
-    broken = 0
     for name, values in scores.items():
         decoded, metric = name.split("/")
-        means.setdefault(decoded, {})[metric] = float(np.nanmean(values.astype(np.float64)))
-        broken = int(np.isnan(values).sum())  # the same of every score
-    return Reconstruction(total - broken, broken, means)
+        means.setdefault(decoded, {})[metric] = float(values[good].astype(np.float64).mean())
+    return Reconstruction(int(good.sum()), int((~good).sum()), means)
 
 
 def generation(
@@ -106,9 +105,9 @@ def generation(
     """FID of n generated pictures against a reference's mean and covariance of features."""
 
     def features(rows: range, advance: Advance) -> Arrays:
-        made = generate(model, rows, steps=steps, latent_steps=latent_steps, stop=stop, seed=seed)
+        made = model.generate(len(rows), steps, latent_steps, samplers.keys(seed, rows), stop)
         advance(len(rows))
-        return {"features": metrics.features(to_uint8(made.images))}
+        return {"features": metrics.features(to_uint8(made))}
 
     seen = _moments(chunk["features"] for chunk in chunks.run(n, features, "evaluate generation"))
     return frechet_distance(seen.mean, seen.covariance, *reference)

@@ -1,43 +1,14 @@
-"""Generation: codes from the latent diffusion model, then pictures (Figure 12's base)."""
+"""Class-conditional generation: codes of the latent diffusion model, by rejection (Figure 12)."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
+from scipy.special import expit
 
 from pdae_jax import samplers
 from pdae_jax.latent import Classifier, normalise
 from pdae_jax.model import Model
-
-
-class Generated(NamedTuple):
-    """Images in [-1, 1] and their codes."""
-
-    images: Float[np.ndarray, "n H W C"]
-    z: Float[np.ndarray, "n d"]
-
-
-def generate(
-    model: Model,
-    numbers: Sequence[int] | Int[np.ndarray, " n"],
-    *,
-    steps: int = 100,
-    latent_steps: int = 100,
-    stop: float = 0.3,
-    clamp: bool = True,
-    clip: bool = False,
-    seed: int = 0,
-) -> Generated:
-    """Pictures from nothing: z from the latent model, x_T at random, DDIM.
-
-    numbers: which, such as range(100): the i-th picture depends on (seed, i) alone. stop: the last
-    share of the steps, which go without z (the original: 0.3); clamp, clip: see
-    `Model.generate_codes`.
-    """
-    rngs = samplers.keys(seed, numbers)
-    z = model.generate_codes(len(rngs), steps=latent_steps, rng=rngs, clamp=clamp, clip=clip)
-    return Generated(np.asarray(model.decode(z, steps=steps, rng=rngs, stop=stop)), np.asarray(z))
 
 
 class Accepted(NamedTuple):
@@ -85,7 +56,7 @@ def generate_codes_of_class(
             np.asarray(normalise(model.params["statistics"], z)) @ classifier["kernel"]
             + classifier["bias"]
         )
-        p = 1 / (1 + np.exp(-logit))
+        p = expit(logit)
         good = (p >= 0.5) & (rng.random(batch) < p)
         taken.append(z[good])
         kept.append(p[good])

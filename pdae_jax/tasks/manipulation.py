@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from pdae_jax import latent
 from pdae_jax.arrays import Pictures
 from pdae_jax.latent import Direction
 from pdae_jax.model import Model
@@ -23,11 +22,9 @@ def manipulate(
 ) -> Float[np.ndarray, "B strengths H W C"]:
     """Edits images with each strength; the result is in [-1, 1].
 
-    direction: a unit vector in normalised z, such as `latent.direction`'s of an attribute.
+    direction: a unit vector in normalised z, such as `Model.direction`'s of an attribute.
     """
     z = model.encode(images)
     x_T = model.invert(images, z, steps=invert_steps)
-    edited = (
-        latent.edit(model.params["statistics"], z, direction, s) for s in bar("edit", strengths)
-    )
-    return np.stack([np.asarray(model.decode(one, x_T, steps=steps)) for one in edited], axis=1)
+    edited = (model.edit(z, direction, s) for s in bar("edit", strengths))
+    return np.stack([model.decode(one, x_T, steps=steps) for one in edited], axis=1)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from pdae_jax.networks.groups import Networks, Params
-from pdae_jax.runtime import processes, sharding
+from pdae_jax.runtime import processes, programs, sharding
 from pdae_jax.schedule import Schedule
 from pdae_jax.training.log import Log
 from pdae_jax.training.losses import Given
@@ -101,7 +101,8 @@ class Loop:
                     batch = next(batches)
                 batch = sharding.to_mesh(self.mesh, {k: batch[k] for k in self.objective.reads})
                 if step == first:
-                    with log.untimed(step + 1, state):  # compiles
+                    words = f"the training step of {log.name}"
+                    with log.untimed(step + 1, state), programs.compiling(words):
                         state, metrics = jax.block_until_ready(
                             train_step(state, frozen, batch, rng)
                         )

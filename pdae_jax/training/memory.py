@@ -3,11 +3,15 @@
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from pdae_jax.networks.groups import Params
+from pdae_jax.networks.architecture import Architecture
+from pdae_jax.networks.groups import DTYPES, Networks, Params
+from pdae_jax.schedule import SCHEDULES
+from pdae_jax.training.losses import Given
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.settings import Settings
 from pdae_jax.training.state import TrainState
@@ -76,6 +80,56 @@ def of_group(opt_state: Any, group: str) -> list[Any]:
         for path, leaf in jax.tree.leaves_with_path(opt_state)
         if jax.tree_util.DictKey(group) in path
     ]
+
+
+class Need(NamedTuple):
+    """Bytes that training on pictures takes on each device.
+
+    fixed: parameters, averages, moments, gradients and what is frozen. image: what the forward
+    pass keeps of one picture for the backward one, which is nearly all that a step takes besides.
+    """
+
+    fixed: int
+    image: int
+
+    def of(self, settings: Settings, devices: int) -> int:
+        """Those of a step: of one of its micro-batches."""
+        return self.fixed + self.image * -(-settings.batch_size // (settings.accumulate * devices))
+
+
+def need(
+    objective: str, arch: Architecture, precision: str = "float32", remat: bool = False
+) -> Need:
+    """What an objective on pictures takes, read off its functions: nothing is compiled or run."""
+    row, net = OBJECTIVES[objective], Networks(arch, DTYPES[precision], remat)
+    schedule = SCHEDULES[arch.schedule](arch.T)
+    rng = jax.eval_shape(lambda: jax.random.key(0))
+
+    def init(groups: tuple[str, ...]) -> Params:
+        return net.init(jax.random.key(0), groups)
+
+    trained = jax.eval_shape(lambda: init(row.trains))
+    frozen = jax.eval_shape(lambda: net.frozen(init(row.needs)))
+    state = jax.eval_shape(lambda: TrainState.create(init(row.trains), Settings().optimizer()))
+
+    def backward(trained: Params, frozen: Params, drawn: Any, rng: jax.Array) -> Any:
+        def loss(trained: Params) -> jax.Array:
+            given = Given(net, schedule, {**frozen, **trained}, dropout=rng)
+            return row.loss(given, drawn).mean()
+
+        return jax.vjp(loss, trained)[1]
+
+    def kept(batch: int) -> int:
+        images = {"image": jax.ShapeDtypeStruct((batch, *arch.image_shape), jnp.uint8)}
+        drawn = jax.eval_shape(lambda rng, images: row.draw(rng, images, arch.T), rng, images)
+        return size(jax.eval_shape(backward, trained, frozen, drawn, rng))
+
+    return Need(size((state, trained, frozen)), (kept(4) - kept(2)) // 2)
+
+
+def size(tree: Any) -> int:
+    """Bytes of all arrays, or shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def advice(objective: str, settings: Settings, mesh: jax.sharding.Mesh, precision: str) -> str:

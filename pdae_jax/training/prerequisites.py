@@ -101,7 +101,8 @@ def check_can_train(workdir: Workdir, row: Objective) -> int:
 
 def discard_stale(workdir: Workdir, row: Objective) -> None:
     """Deletes what was trained over codes that the networks no longer give, to make it again."""
-    if processes.ask_first(lambda: row.name in workdir.stale):
+    stale = row.name in workdir.stale  # all of them look, as they open checkpoints together
+    if processes.ask_first(lambda: stale):
         say(f"{row.name} was trained over the codes of before: it is made again")
         workdir.discard(row.name)
 

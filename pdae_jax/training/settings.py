@@ -4,41 +4,34 @@ import dataclasses
 
 from etils import epy
 
+from pdae_jax.runtime.fields import described
+
 with epy.lazy_imports():  # a config, which reads the defaults, needs no JAX
     import optax
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How to train; the defaults are the paper's (Appendix B.2).
+    """How to train; the defaults are the paper's (Appendix B.2). ValueError where one is wrong."""
 
-    steps: of the optimiser. batch_size: global. accumulate: micro-batches that one step's batch
-    is cut into. remat: keep less for the backward pass and recompute it (see `Networks`).
-    learning_rate with betas (b1, b2) is Adam's; warmup steps rise to it linearly;
-    decay "constant" or "cosine" (to 0 at `steps`). clip: largest gradient norm, 0 for none.
-    ema: decay a step. gamma: of lambda_t. max_skipped: non-finite steps in a row that end it.
-    *_every: steps between log lines, health lines, picture grids (0: none) and checkpoints; the
-    last `keep` checkpoints stay.
-    """
-
-    steps: int = 550_000
-    batch_size: int = 128
-    accumulate: int = 1
-    remat: bool = False
-    learning_rate: float = 1e-4
-    b1: float = 0.9
-    b2: float = 0.999
-    warmup: int = 0
-    decay: str = "constant"
-    clip: float = 0.0
-    ema: float = 0.9999
-    gamma: float = 0.1
-    max_skipped: int = 20
-    log_every: int = 100
-    health_every: int = 1000
-    pictures_every: int = 10_000
-    save_every: int = 10_000
-    keep: int = 2
+    steps: int = described(550_000, "steps of the optimiser")
+    batch_size: int = described(128, "examples a step, on all devices together")
+    accumulate: int = described(1, "micro-batches that a step's batch is cut into")
+    remat: bool = described(False, "whether the backward pass recomputes what it would keep")
+    learning_rate: float = described(1e-4, "learning rate of Adam")
+    b1: float = described(0.9, "decay of Adam's first moment")
+    b2: float = described(0.999, "decay of Adam's second moment")
+    warmup: int = described(0, "steps of a linear rise to the learning rate")
+    decay: str = described("constant", 'learning rate after that: constant, or cosine to 0')
+    clip: float = described(0.0, "largest norm of the gradient; 0: any")
+    ema: float = described(0.9999, "decay a step of the average of the weights")
+    gamma: float = described(0.1, "gamma of lambda_t, the weight of PDAE's loss over t")
+    max_skipped: int = described(20, "non-finite steps in a row that end the run")
+    log_every: int = described(100, "steps between log lines")
+    health_every: int = described(1000, "steps between health lines; 0: none")
+    pictures_every: int = described(10_000, "steps between picture grids; 0: none")
+    save_every: int = described(10_000, "steps between checkpoints")
+    keep: int = described(2, "number of last checkpoints that stay")
 
     def __post_init__(self) -> None:
         at_least_one = "steps batch_size accumulate max_skipped log_every save_every keep".split()

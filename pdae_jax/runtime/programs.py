@@ -1,0 +1,79 @@
+"""Programs of the device: compiled once for each shape, with word of it, and kept on disk."""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from pdae_jax.runtime import processes
+
+CACHE = "~/.cache/pdae_jax/xla"
+PATIENCE = 2.0  # seconds of silence before a compilation is spoken of
+
+
+def keep_on_disk(folder: str | None = None) -> None:
+    """Keeps compiled programs between starts, so that a second one does not compile again.
+
+    folder: None for the default, unless JAX's own setting names one already; the variable
+    JAX_COMPILATION_CACHE_DIR counts before both, and JAX_ENABLE_COMPILATION_CACHE=0 keeps nothing.
+    """
+    # JAX adds its configuration's attributes while it is imported.
+    if folder is None and jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
+        return
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", folder or os.path.expanduser(CACHE))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+@contextlib.contextmanager
+def compiling(words: str) -> Iterator[None]:
+    """Says that a compilation is under way, where it takes long, and then how long it took."""
+    said = threading.Event()
+
+    def say() -> None:
+        said.set()
+        tqdm.write(f"compiling {words} ...", file=sys.stderr)
+
+    timer, began = threading.Timer(PATIENCE, say), time.perf_counter()
+    timer.daemon = True
+    if processes.writes():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    if said.is_set():
+        seconds = time.perf_counter() - began
+        tqdm.write(f"compiled {words} in {seconds:.0f} s", file=sys.stderr)
+
+
+class Program:
+    """A function of arrays and static settings, compiled once for each of their shapes.
+
+    words: what it does, for the line that says that it compiles.
+    """
+
+    def __init__(self, function: Callable[..., Any], words: str):
+        self.function, self.words = function, words
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+
+    def __call__(self, *arrays: Any, **static: Any) -> Any:
+        leaves, tree = jax.tree.flatten(arrays)
+        key = tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves), tuple(static.items())
+        if key not in self._compiled:
+            with compiling(self.words):
+                lowered = jax.jit(self.function, static_argnames=tuple(static)).lower(
+                    *arrays, **static
+                )
+                self._compiled[key] = lowered.compile()
+        return self._compiled[key](*arrays)
+
+    def shapes(self, *arrays: Any, **static: Any) -> Any:
+        """The shapes of the result; nothing is computed."""
+        return jax.eval_shape(lambda *a: self.function(*a, **static), *arrays)
