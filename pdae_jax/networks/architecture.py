@@ -8,6 +8,8 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
+from pdae_jax.runtime.fields import REQUIRED, described
+
 
 class Block(NamedTuple):
     """One entry of the UNet's down or up path, numbered as in guided-diffusion's files."""
@@ -61,39 +63,38 @@ def _counts(value: object) -> bool:
 class Architecture:
     """Sizes of a diffusion model, its encoder and gradient estimator, and the latent model.
 
-    image_shape: (height, width, channels); height and width divisible by patch 2^(levels - 1).
-    patch: pixels a side that the UNet takes as one: its first level works on maps of H / patch by
-    W / patch with patch^2 C channels, and so does G; the encoder sees the picture as it is.
-    base, mult, blocks: channels of the first level, factor a level, residual blocks a level.
-    attention: sizes of the UNet's own maps (of the shorter side) that have self-attention.
-    heads: attention heads; `head_channels`, if not 0, fixes the channels of a head instead.
-    qkv_order: "legacy" [head][q,k,v][c], all models of the paper, or "new" [q,k,v][head][c].
-    learned_variance: the diffusion model also predicts its variance (ADM, 2 C output channels).
-    schedule, T: name of the noise schedule and its number of times.
-    z_size: numbers in a code. encoder_widths: channels of the encoder's stride-2 convolutions;
-    () derives them from the image size (4 x 4 maps are left, 5 layers at 128 px, 4 at 64 px).
-    latent_layers, latent_hidden, latent_time: the latent diffusion model's network.
+    Height and width must be divisible by patch 2^(levels - 1). Of a patch of several pixels the
+    first level, of the UNet and of G, works on maps of H / patch by W / patch with patch^2 C
+    channels; the encoder sees the picture as it is. `encoder_widths` that are derived leave maps
+    of 4 x 4: 5 layers at 128 px, 4 at 64 px. qkv_order: "legacy" is [head][q,k,v][c], "new"
+    [q,k,v][head][c]. learned_variance makes 2 C output channels (ADM's).
     """
 
-    image_shape: tuple[int, int, int]
-    patch: int = 1
-    base: int = 128
-    mult: tuple[int, ...] = (1, 1, 2, 3, 4)
-    blocks: int = 2
-    attention: tuple[int, ...] = (16,)
-    heads: int = 1
-    head_channels: int = 0
-    qkv_order: str = "legacy"
-    dropout: float = 0.1
-    learned_variance: bool = False
-    schedule: str = "linear"
-    T: int = 1000
-    z_size: int = 512
-    encoder_widths: tuple[int, ...] = ()
-    encoder_heads: int = 4
-    latent_layers: int = 10
-    latent_hidden: int = 2048
-    latent_time: int = 64
+    image_shape: tuple[int, int, int] = described(
+        REQUIRED, "height, width and channels that pictures are brought to"
+    )
+    patch: int = described(1, "pixels a side that the UNet takes as one")
+    base: int = described(128, "channels of the UNet's first level")
+    mult: tuple[int, ...] = described((1, 1, 2, 3, 4), "factor of the channels of each level")
+    blocks: int = described(2, "residual blocks a level")
+    attention: tuple[int, ...] = described(
+        (16,), "shorter sides of the UNet's own maps that have self-attention"
+    )
+    heads: int = described(1, "attention heads")
+    head_channels: int = described(0, "channels of an attention head; 0: heads counts")
+    qkv_order: str = described("legacy", "order of attention's channels: legacy (the paper), new")
+    dropout: float = described(0.1, "dropout of the residual blocks while they are trained")
+    learned_variance: bool = described(False, "whether the diffusion model predicts its variance")
+    schedule: str = described("linear", "noise schedule: linear, cosine or constant")
+    T: int = described(1000, "number of times of the noise schedule")
+    z_size: int = described(512, "numbers in a code z")
+    encoder_widths: tuple[int, ...] = described(
+        (), "channels of the encoder's stride-2 convolutions; (): by the picture's size"
+    )
+    encoder_heads: int = described(4, "attention heads of the encoder")
+    latent_layers: int = described(10, "layers of the latent model")
+    latent_hidden: int = described(2048, "width of the latent model's layers")
+    latent_time: int = described(64, "width of the latent model's time embedding")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # JSON and ConfigDict give lists: keep it hashable
