@@ -116,8 +116,20 @@ def test_bad_input_is_one_clear_line(case, tmp_path, capsys, monkeypatch):
         (["--mode=generate", "--workdir={run}", "--stop=2"], "stop must be at most 1, got 2"),
         (["--mode=generate", "--workdir={run}", "--save=png"], "did you mean 'npz'"),
         (["--mode=gap", "--workdir={run}", "--imges=x"], "Did you mean: images"),
-        (["--mode=gap", "--workdir={run}", "--images=no/such"], "no such folder: no/such"),
+        (["--mode=gap", "--workdir={run}", "--images=no/such"], "no such file or folder: no/such"),
+        (["--mode=gap", "--workdir={run}", "--images=no/*.png"], "no picture matches no/.*a glob"),
         (["gap", "--mode=gap", "--workdir={run}"], "'gap' is not a flag"),
+        (
+            ["--mode=evaluate", "--workdir={run}", "--metrics={run}", "--reference=no.npz"],
+            "reference: no such file or folder: no.npz",
+        ),
+        (["--mode=evaluate", "--workdir={run}", "--metrics=none"], "metrics: no such file"),
+        (["--mode=encode", "--workdir={run}", "--images={run}", "--labels=x"], "labels: no such f"),
+        (["--config=configs/digits.py", "--config.report.metrics=none"], "metrics: no such file"),
+        (
+            ["--mode=compile", "--config=configs/digits.py", "--topology=gpu"],
+            "no topology 'gpu': programs can be compiled for TPUs .* v5e:4x8",
+        ),
         (
             ["--mode=compile", "--config=configs/digits.py", "--workdir=x"],
             "no option of --mode=comp",

@@ -360,10 +360,11 @@ def test_manipulate_by_attribute_and_by_direction(workdir, tmp_path):
     run(workdir, "manipulate", tmp_path / "b", direction=str(tmp_path / "d.npy"))
     np.save(tmp_path / "d.npy", np.arange(7.0))
     for more, says in (
-        ({"attribute": "three"}, "no attribute 'three'; did you mean"),
+        ({"attribute": "three"}, "no attribute 'three'; there is 0, 1, 2, 3, 4"),
+        ({"attribute": "3", "keep": ("3",)}, "'3' is to change, and cannot be held still"),
         ({}, "which attribute"),
         ({"direction": str(tmp_path / "d.npy")}, "must hold 8 numbers"),
-        ({"direction": "no.npy"}, "no.npy is no .npy of a direction"),
+        ({"direction": "no.npy"}, "direction: no such file or folder: no.npy"),
     ):
         with pytest.raises(ValueError, match=says):
             run(workdir, "manipulate", tmp_path / "c", **more)
@@ -392,10 +393,10 @@ def test_ones_own_pictures(workdir, tmp_path):
     (tmp_path / "bad.png").write_text("no picture")
     with pytest.raises(ValueError, match="bad.png"):
         run(workdir, "reconstruct", tmp_path / "bad", images=str(tmp_path / "bad.png"))
-    with pytest.raises(ValueError, match="no such folder.*gone.png"):
+    with pytest.raises(ValueError, match="no such file or folder.*gone.png"):
         run(workdir, "encode", tmp_path / "out", images=f"{tmp_path}/3.png,{tmp_path}/gone.png")
     (tmp_path / "notes.txt").write_text("no picture")
-    with pytest.raises(ValueError, match="not a folder or a picture"):
+    with pytest.raises(ValueError, match="no folder, and no picture"):
         run(workdir, "encode", tmp_path / "out", images=str(tmp_path / "notes.txt"))
 
 

@@ -206,7 +206,7 @@ def test_a_table_of_other_pictures_is_refused(tmp_path):
 
 
 def test_folder_mistakes_get_one_line(tmp_path):
-    with pytest.raises(DataError, match="no such folder") as error:
+    with pytest.raises(DataError, match="no such file or folder") as error:
         open_source(f"folder:{tmp_path}/none")
     assert str(tmp_path) in one_line(error)
     with pytest.raises(DataError, match="it is empty"):
@@ -214,7 +214,7 @@ def test_folder_mistakes_get_one_line(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(DataError, match=r"only \.txt"):
         open_source(str(tmp_path))
-    with pytest.raises(DataError, match="not a folder"):
+    with pytest.raises(DataError, match="no folder, and no picture"):
         open_source(f"folder:{tmp_path}/a.txt")
     save(tmp_path / "a.png")
     with pytest.raises(DataError, match="no split 'val'"):

@@ -1,5 +1,6 @@
 """What goes wrong outside of us: two runs at once, damaged files, full disks."""
 
+import json
 import os
 import re
 import shutil
@@ -7,19 +8,23 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import jax
 import numpy as np
+import pyarrow.parquet
 import pytest
 from helpers import DIGITS_ARCH, ROOT, environment, run_command, run_program
+from PIL import Image
 
 from pdae_jax.data.dataset import Data
-from pdae_jax.runtime import sharding
+from pdae_jax.runtime import progress, sharding
 from pdae_jax.training.settings import Settings
 from pdae_jax.training.trainer import train
 from pdae_jax.workdir import lock
 from pdae_jax.workdir.checkpoints import Checkpoints
 from pdae_jax.workdir.checksums import checksums, differing
+from pdae_jax.workdir.code_table import CodeTable
 from pdae_jax.workdir.workdir import Workdir
 
 DIGITS = Data("digits", flip=False)
@@ -230,3 +235,134 @@ def test_a_save_that_finds_no_room_is_one_line(tmp_path):
     assert Workdir(tmp_path).weights(["dpm"])
     assert run_command(*TINY_RUN, f"--workdir={home}", "--config.dpm.steps=4") == 0
     assert Workdir(tmp_path).latest_steps == {"dpm": 4}
+
+
+# Broken pictures.
+
+
+@pytest.fixture
+def half_broken(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for k in range(14):
+        file = folder / f"{k:02d}.png"
+        Image.fromarray(np.full((9, 9), 15 * k, np.uint8)).save(file)
+        if k in (3, 8):
+            file.write_bytes(file.read_bytes()[:30])
+    return folder
+
+
+def test_broken_pictures_are_named_everywhere_and_have_no_rows(
+    workdir, half_broken, tmp_path, capsys
+):
+    bad = [str(half_broken / name) for name in ("03.png", "08.png")]
+    line = ["--mode=encode", f"--workdir={workdir}", f"--images={half_broken}"]
+    assert run_command(*line, f"--out={tmp_path / 'a'}") == 0
+    said = capsys.readouterr().err
+    table = CodeTable(tmp_path / "a").read()
+    assert table.z.shape == (12, 8) and np.isfinite(table.z).all() and len(table.where) == 12
+    assert table.broken[:, 0].tolist() == bad and not set(bad) & set(table.where)
+    listed = (tmp_path / "a" / "broken.tsv").read_text()
+    page = (tmp_path / "a" / "index.html").read_text()
+    for path, why in table.broken:
+        assert f"broken picture skipped: {path} ({why})" in said
+        assert f"{path}\t{why}\n" in listed and path in page and why
+    rows = pyarrow.parquet.read_table(tmp_path / "a" / "codes.parquet")
+    assert rows.num_rows == 12 and not set(bad) & set(rows["where"].to_pylist())
+    numbers = json.loads((tmp_path / "a" / "numbers.json").read_text())["numbers"]
+    assert numbers == {"pictures": 12, "broken": 2, "z": 8}
+
+    assert run_command(*line, "--keep_broken", f"--out={tmp_path / 'a'}") == 0
+    kept = CodeTable(tmp_path / "a").read()
+    assert kept.z.shape == (14, 8) and np.isnan(kept.z).any(1).nonzero()[0].tolist() == [3, 8]
+    for file in bad:
+        os.remove(file)
+    assert run_command(*line, f"--out={tmp_path / 'b'}") == 0
+    assert not (tmp_path / "b" / "broken.tsv").exists() and "broken" not in capsys.readouterr().err
+
+
+def test_scores_are_means_over_the_pictures_that_could_be_read(workdir, half_broken, tmp_path):
+    line = ["--mode=evaluate", f"--workdir={workdir}", "--steps=2", "--invert_steps=2"]
+    found = []
+    for out, images in (("a", half_broken), ("b", "{0}/0[0-24-7].png,{0}/09.png,{0}/1*.png")):
+        images = str(images).format(half_broken)
+        assert run_command(*line, f"--images={images}", f"--out={tmp_path / out}") == 0
+        found.append(json.loads((tmp_path / out / "numbers.json").read_text())["numbers"])
+    assert (found[0]["n"], found[0]["broken"]) == (12, 2) and found[1]["broken"] == 0
+    means = [one["reconstruction"]["z, inferred x_T"]["mse"] for one in found]
+    np.testing.assert_allclose(*means, rtol=1e-4)
+
+
+# Small files, and interruptions.
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"text", b"PK\x03\x04"])
+def test_a_file_of_nothing_is_named(workdir, tmp_path, content, capsys):
+    file = tmp_path / "some.npy"
+    file.write_bytes(content)
+    for line in (
+        ["--mode=manipulate", f"--direction={file}"],
+        ["--mode=evaluate", f"--reference={file}", f"--metrics={tmp_path}"],
+    ):
+        assert run_command(*line, f"--workdir={workdir}", f"--out={tmp_path / 'out'}") == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and ("some.npy" in said or "no metric weights" in said)
+
+
+@pytest.mark.slow
+def test_an_interruption_is_one_line(workdir, tmp_path):
+    """In the midst of a command's work, and in a training before it has begun to save."""
+    for line in (
+        ["--mode=gap", f"--workdir={workdir}"],
+        ["--mode=generate", f"--workdir={workdir}", "--n=100000", f"--out={tmp_path / 'out'}"],
+    ):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pdae_jax.main", *line],
+            env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        time.sleep(5)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate()[1]
+        if process.returncode != 0:  # not finished before
+            assert process.returncode == 130, said
+            lines = [line for line in said.splitlines() if "compil" not in line]
+            assert lines == ["pdae_jax: interrupted; the same command goes on from there"]
+    assert process.returncode == 130
+
+
+def test_health_lines_draw_anew(tmp_path):
+    """The same networks and batch at two steps: other t and eps."""
+    from pdae_jax.networks.groups import Networks
+    from pdae_jax.schedule import linear
+    from pdae_jax.training.loop import Loop
+    from pdae_jax.training.objectives import OBJECTIVES
+
+    net = Networks(DIGITS_ARCH)
+    params = jax.jit(lambda: net.init(jax.random.key(0), ("dpm", "encoder", "gradient")))()
+    loop = Loop(OBJECTIVES["pdae"], net, linear(), Settings(), sharding.make_mesh(1))
+    batch = {"image": np.full((4, 8, 8, 1), 100, np.uint8)}
+    rng, health = jax.random.key(0), loop.health_fn()
+    assert health is not None
+    lines = [float(health(params, {}, batch, rng, k)["loss_own_z"]) for k in (10, 10, 20)]
+    assert lines[0] == lines[1] != lines[2]
+
+
+def test_long_work_says_how_far_it_is_where_there_is_no_terminal(monkeypatch, capfd):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.bar("encode", total=1000) as some:
+        for _ in range(10):
+            now[0] += 20
+            some.update(100)
+    for _ in progress.bar("short", range(3)):
+        now[0] += 1
+    for _ in progress.bar("without an end", iter(range(2))):
+        now[0] += 40
+    assert capfd.readouterr().err.splitlines() == [
+        "encode: 200/1000 after 0:40, 2:40 left",
+        "encode: 400/1000 after 1:20, 2:00 left",
+        "encode: 600/1000 after 2:00, 1:20 left",
+        "encode: 800/1000 after 2:40, 0:40 left",
+        "without an end: 1 after 0:40",
+        "without an end: 2 after 1:20",
+    ]

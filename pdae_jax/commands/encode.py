@@ -2,20 +2,21 @@
 
 import dataclasses
 
-import numpy as np
 from etils import epy
 
 from pdae_jax.commands.context import BATCH_SIZE, Context, Result
-from pdae_jax.commands.options import Labelled, Precision
-from pdae_jax.pages.page import Section, Table
+from pdae_jax.commands.options import Labelled, Precision, option
+from pdae_jax.pages.page import Part, Section, Table
 
 with epy.lazy_imports():  # --help needs no JAX
     from pdae_jax.tasks import encoding
 
+NAMED = 100  # broken pictures, on the page
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(Precision, Labelled):
-    pass
+    keep_broken: bool = option(False, "whether broken pictures get rows, of NaN")
 
 
 def run(context: Context[Options]) -> Result:
@@ -25,13 +26,15 @@ def run(context: Context[Options]) -> Result:
         context.data(),
         "all",
         context.output.code_table(),
-        context.cache_key(),
+        context.cache_key(keep_broken=context.options.keep_broken),
         batch_size=BATCH_SIZE,
+        keep_broken=context.options.keep_broken,
     )
     context.output.write_parquet(codes)
-    broken = int(np.isnan(codes.z).any(1).sum())
+    context.output.write_broken(codes.broken)
+    broken, encoded = len(codes.broken), len(codes.without_broken().z)
     rows = [
-        ["pictures", str(len(codes.z))],
+        ["pictures", str(encoded)],
         ["broken", str(broken)],
         ["numbers in z", str(codes.z.shape[1])],
         ["attributes", ", ".join(codes.attributes) or "none"],
@@ -40,5 +43,11 @@ def run(context: Context[Options]) -> Result:
         "Two files beside this page: z, labels, attributes and where each picture is as npz, and "
         "the same as columns of a parquet table."
     )
-    numbers = {"pictures": len(codes.z), "broken": broken, "z": codes.z.shape[1]}
-    return Result([Section("Codes", [Table(["", ""], rows, caption=caption)])], numbers)
+    parts: list[Part] = [Table(["", ""], rows, caption=caption)]
+    if broken:
+        kept = "rows of NaN" if context.options.keep_broken else "no row"
+        caption = f"Could not be read, and have {kept} in the tables; all are in broken.tsv."
+        named = [list(map(str, row)) for row in codes.broken[:NAMED]]
+        parts.append(Table(["broken picture", "reason"], named, caption=caption))
+    numbers = {"pictures": encoded, "broken": broken, "z": codes.z.shape[1]}
+    return Result([Section("Codes", parts)], numbers)

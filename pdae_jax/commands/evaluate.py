@@ -30,9 +30,9 @@ FID_PICTURES = 50_000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(Precision, Images, Seed, Count, Decoding, Inversion, Generation):
-    metrics: str = option("", "directory of the converted weights of LPIPS and FID")
+    metrics: str = option("", "directory of the converted weights of LPIPS and FID", path=True)
     reference: str = option(
-        "", "ADM's .npz for FID to compare with; else the run's training pictures"
+        "", "ADM's .npz for FID to compare with; else the run's training pictures", path=True
     )
 
     def ignored(self) -> str:
@@ -45,13 +45,15 @@ def run(context: Context[Options]) -> Result:
     """Scores of reconstruction over held-out pictures, and FID where it can be had."""
     options, model = context.options, context.model
     metrics = metrics_of(options.metrics)
+    if options.reference:  # before hours of scores, not after
+        with samples_npz.open_reference(Path(options.reference).expanduser()):
+            pass
     data, source = context.data(), context.source()
     key = context.cache_key(
         steps=options.steps,
         invert_steps=options.invert_steps,
         seed=options.seed,
         metrics=identity_of(metrics, options.metrics),
-        format=2,  # of the chunks, which say since then which pictures are broken
     )
     found = evaluation.reconstruction(
         model,

@@ -1,6 +1,7 @@
 """Pictures with an attribute changed: Figure 11."""
 
 import dataclasses
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ with epy.lazy_imports():  # --help needs no JAX
 class Options(Precision, Images, Count, Decoding, Inversion):
     attribute: str = option("", "attribute to change")
     keep: tuple[str, ...] = option((), "attributes to hold still")
-    direction: str = option("", ".npy of a direction in normalised z, instead of an attribute")
+    direction: str = option(
+        "", ".npy of a direction in normalised z, instead of an attribute", path=True
+    )
     strengths: tuple[float, ...] = option(
         (-0.5, -0.3, -0.1, 0.0, 0.1, 0.3, 0.5), "strengths of the edits, about -0.5 to 0.5"
     )
@@ -108,10 +111,12 @@ def logit_changes(
 def read_direction(path: str, d: int) -> np.ndarray:
     try:
         direction = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path} is no .npy of a direction: {str(error).splitlines()[0]}"
         ) from error
+    if not isinstance(direction, np.ndarray) or direction.dtype.kind not in "fiu":
+        raise ValueError(f"{path} is no .npy of a direction: it holds no array of numbers")
     if direction.shape != (d,) or not np.linalg.norm(direction) > 0:
         raise ValueError(
             f"{path} must hold {d} numbers, not all 0; its shape is {list(direction.shape)}"

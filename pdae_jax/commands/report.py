@@ -3,6 +3,7 @@
 import dataclasses
 import platform
 import shlex
+import sys
 import time
 from importlib.metadata import version
 from typing import Any
@@ -25,12 +26,12 @@ from pdae_jax.commands import (
 from pdae_jax.commands.context import Context, Result, write_files
 from pdae_jax.commands.options import option
 from pdae_jax.pages.page import Curves, Part, Section, Table, Text
-from pdae_jax.runtime.progress import bar
 from pdae_jax.training.objectives import OBJECTIVES
 
 with epy.lazy_imports():  # --help needs no JAX
     import jax
 
+    from pdae_jax.runtime import processes
     from pdae_jax.workdir import records as records_lib
 
 COMMANDS: dict[str, Any] = {
@@ -76,8 +77,9 @@ def run(context: Context[Options]) -> Result:
     headline: dict[str, float] = {}
     numbers: dict[str, Any] = {}
     skipped = []
-    for name in bar("report", COMMANDS):
-        output = context.output.within(name)
+    say(f"report: {len(COMMANDS)} sections, {', '.join(COMMANDS)}")
+    for number, name in enumerate(COMMANDS, 1):
+        output, started = context.output.within(name), time.perf_counter()
         try:
             with output.claimed():
                 part = part_of(context, name)
@@ -86,7 +88,10 @@ def run(context: Context[Options]) -> Result:
                 write_files(output, result, command=line)
         except ValueError as error:
             skipped.append([name, str(error)])
+            say(f"report {number}/{len(COMMANDS)}: no {name}, as {error}")
             continue
+        seconds = time.perf_counter() - started
+        say(f"report {number}/{len(COMMANDS)}: {name}, {seconds:.0f} s")
         *first, last = result.sections
         sections += [*first, Section(last.title, [*last.parts, Text(command=line)])]
         headline |= result.headline
@@ -104,6 +109,11 @@ def run(context: Context[Options]) -> Result:
     headline["numbers in z"] = context.model.arch.z_size
     title = f"PDAE on {context.workdir.name}"
     return Result(sections, numbers, headline=headline, title=title, lead=lead(context))
+
+
+def say(line: str) -> None:
+    if processes.writes():
+        print(line, file=sys.stderr, flush=True)
 
 
 def part_of(context: Context[Options], name: str) -> Context[Any]:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -75,6 +76,7 @@ def this_machine() -> Chip:
 
 # Without these libtpu asks the cloud's metadata server, which is not there, who it is; and it holds
 # no chip that two processes could want.
+EXAMPLES = "v5e:4x8, v5p:2x2x2, v6e:2x4"  # of topologies
 WITHOUT_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -91,6 +93,11 @@ def devices_of(topology: str) -> list[Any]:
     """
     if topology == "cpu":
         return jax.devices("cpu")
+    if not re.fullmatch(r"v\d+\w*:\d+(x\d+)*", topology):
+        raise ValueError(
+            f"no topology {topology!r}: programs can be compiled for TPUs that are not here, such "
+            f"as {EXAMPLES}, and for this machine's cpu"
+        )
     try:
         import libtpu  # noqa: F401
     except ImportError as error:
@@ -105,6 +112,6 @@ def devices_of(topology: str) -> list[Any]:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except Exception as error:  # libtpu's own kinds
         raise ValueError(
-            f"no topology {topology!r}: give one as v5e:4x8, v5p:2x2x2, v6e:2x4 or cpu "
+            f"no topology {topology!r}: give one as {EXAMPLES} or cpu "
             f"({str(error).splitlines()[0][:120]})"
         ) from error

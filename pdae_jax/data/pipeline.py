@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _GIVE_UP = 100  # unreadable pictures in a row
 _FEW = 10  # broken pictures before their share can stop a run
+_NAMED = 5  # broken pictures that a pass logs
 
 
 Loaded = tuple[np.ndarray, np.ndarray, None] | tuple[None, None, str]
@@ -71,7 +72,7 @@ class Batches:
     """An iterator of batches that counts what is broken.
 
     broken: `{path: reason}` of the pictures that could not be read so far; `len(it.broken)` is
-        their number, for the progress line. Each is logged once.
+        their number, for the progress line. named: whether the first few are logged.
     close(): ends threads and worker processes (garbage collection does it as well).
 
     `next()` raises DataError when, of at least 10 that failed, more than `max_broken` of the
@@ -85,10 +86,11 @@ class Batches:
         source: Source,
         max_broken: float,
         pool: WorkerPool | None,
+        named: bool,
     ):
         self.broken: dict[str, str] = {}
         self._elements, self._collate, self._source = elements, collate, source
-        self._max_broken, self._pool = max_broken, pool
+        self._max_broken, self._pool, self._named = max_broken, pool, named
         self._seen = self._failed = self._in_a_row = 0
 
     def __iter__(self) -> Self:
@@ -105,7 +107,8 @@ class Batches:
             path = self._source.where(index)
             if path not in self.broken:
                 self.broken[path] = reason
-                logger.warning("skipped a picture that cannot be read: %s (%s)", path, reason)
+                if self._named and len(self.broken) <= _NAMED:
+                    logger.warning("broken picture skipped: %s (%s)", path, reason)
         self._failed += len(element.broken)
         self._seen += len(element.broken) + (element.image is not None)
         self._in_a_row = 0 if element.image is not None else self._in_a_row + len(element.broken)
@@ -126,6 +129,9 @@ class Batches:
 
     def close(self) -> None:
         """Stops reading ahead."""
+        if self._named and len(self.broken) > _NAMED:
+            logger.warning("and %d more broken pictures", len(self.broken) - _NAMED)
+            self._named = False
         self._elements.close()
         if self._pool is not None:
             self._pool.close()
@@ -192,7 +198,8 @@ def train_batches(
         return Element(image, label, i, broken)
 
     stream = grain.MapDataset.range(start_step * rows, 2**62).map(element)
-    return Batches(_iterate(grain, stream, rows, workers), _collate, source, max_broken, pool)
+    elements = _iterate(grain, stream, rows, workers)
+    return Batches(elements, _collate, source, max_broken, pool, named=False)  # training's log does
 
 
 def batches(
@@ -239,7 +246,8 @@ def batches(
         return {**_collate(whole), "mask": mask}
 
     stream = grain.MapDataset.range(len(rows)).map(element)
-    return Batches(_iterate(grain, stream, batch_size, workers), collate, source, max_broken, pool)
+    elements = _iterate(grain, stream, batch_size, workers)
+    return Batches(elements, collate, source, max_broken, pool, named=True)
 
 
 def first_pictures(

@@ -22,8 +22,12 @@ def encode(
     cache_key: dict[str, Any],
     *,
     batch_size: int = 64,
+    keep_broken: bool = False,
 ) -> Codes:
     """z of every picture of a split, in its order, kept in `table`.
+
+    keep_broken: rows of NaN for the pictures that cannot be read; else they have none, and are
+    listed alone.
 
     A table computed from the same `cache_key` (checkpoints, data) is read, another replaced.
     Interrupted, it resumes with the same result.
@@ -31,7 +35,7 @@ def encode(
     if table.is_current(cache_key):
         return table.read()
     with table.lock():
-        return _compute(model, data, split, table, cache_key, batch_size)
+        return _compute(model, data, split, table, cache_key, batch_size, keep_broken)
 
 
 def _compute(
@@ -41,13 +45,14 @@ def _compute(
     table: CodeTable,
     cache_key: dict[str, Any],
     batch_size: int,
+    keep_broken: bool,
 ) -> Codes:
     """The table, computed and written."""
     source = data.open(split)
     chunks = table.chunks(cache_key)
 
     def encode_rows(rows: range, advance: Advance) -> Arrays:
-        pieces = []
+        pieces, why = [], []
         with batches(
             source,
             size=model.arch.image_shape[:2],
@@ -63,12 +68,16 @@ def _compute(
                 real = batch["index"] >= 0  # the last batch is filled up
                 pieces.append(z[real])
                 advance(int(real.sum()))
-        return {"z": np.concatenate(pieces)}
+            why = [some.broken.get(source.where(i), "") for i in rows]
+        return {"z": np.concatenate(pieces), "why": np.array(why, str)}
 
-    z = chunks.joined(len(source), encode_rows, f"encode {source.name}")["z"]
+    found = chunks.joined(len(source), encode_rows, f"encode {source.name}")
     where = np.array([source.where(i) for i in range(len(source))])
     labels = np.asarray(source.labels, np.float32)
-    codes = Codes(z, labels, tuple(source.attributes), where)
+    bad = found["why"] != ""
+    broken = np.stack([where[bad].astype(str), found["why"][bad]], axis=1)
+    codes = Codes(found["z"], labels, tuple(source.attributes), where, broken)
+    codes = codes if keep_broken else codes.without_broken()
     table.write(codes, cache_key)
     chunks.remove()
     return codes

@@ -44,14 +44,15 @@ class Loop:
     preview: Callable[[Params], dict[str, np.ndarray]] | None = None
 
     def health_fn(self) -> Callable[..., dict[str, jax.Array]] | None:
-        """The jitted health lines: (ema, frozen, batch, rng) -> scalars; None if it has none."""
+        """The jitted health lines: (ema, frozen, batch, rng, step) -> scalars; None without any."""
         lines = self.objective.health
         if lines is None or not self.settings.health_every:
             return None
 
         def health(
-            params: Params, frozen: Params, batch: dict[str, jax.Array], rng: jax.Array
+            params: Params, frozen: Params, batch: dict[str, jax.Array], rng: jax.Array, step: int
         ) -> dict[str, jax.Array]:
+            rng = jax.random.fold_in(jax.random.fold_in(rng, step), 1)  # no draws of the step's own
             n = self.settings.accumulate  # as many examples as one gradient fits
             batch = jax.tree.map(lambda x: x[::n], batch)
             drawn = self.objective.draw(rng, batch, self.schedule.T)
@@ -115,7 +116,7 @@ class Loop:
                     window = []
                 if health and step % settings.health_every == 0:
                     with log.untimed(step, state):
-                        lines = jax.device_get(health(state.ema, frozen, batch, rng))
+                        lines = jax.device_get(health(state.ema, frozen, batch, rng, step))
                     log.scalars(step, {k: float(v) for k, v in lines.items()})
                     log.say(
                         f"{log.name} {step}: " + "  ".join(f"{k} {v:.4g}" for k, v in lines.items())

@@ -15,18 +15,21 @@ CHUNK_ROWS = 4096
 
 
 class Codes(NamedTuple):
-    """z of every picture: float32 [N, d], NaN where a picture is broken; its labels, float32
-    [N, A], with the attributes' names; and where each picture is (a path or a key)."""
+    """z of every picture, float32 [N, d]; its labels, float32 [N, A], with the attributes' names;
+    and where each picture is (a path or a key). broken: those that could not be read, [K, 2] of
+    where and why; they have no rows, or, where they were asked for, rows of NaN."""
 
     z: np.ndarray
     labels: np.ndarray
     attributes: tuple[str, ...]
     where: np.ndarray
+    broken: np.ndarray = np.zeros((0, 2), str)
 
     def without_broken(self) -> "Codes":
         """The rows whose picture could be read."""
         good = np.isfinite(self.z).all(1)
-        return Codes(self.z[good], self.labels[good], self.attributes, self.where[good])
+        rows = self.z[good], self.labels[good]
+        return Codes(*rows, self.attributes, self.where[good], self.broken)
 
 
 class CodeTable:
@@ -54,7 +57,9 @@ class CodeTable:
             raise ValueError(f"no codes at {self._folder}: encode the data first")
         with np.load(self._table) as table:
             attributes = tuple(map(str, table["attributes"]))
-            return Codes(table["z"], table["labels"], attributes, table["where"])
+            rows = table["z"], table["labels"]
+            broken = {"broken": table["broken"]} if "broken" in table.files else {}
+            return Codes(*rows, attributes, table["where"], **broken)
 
     def lock(self) -> Lock:
         """Held by what computes the table."""

@@ -117,6 +117,14 @@ class Output:
         with self._new("codes.parquet") as path:
             write_parquet(codes, path)
 
+    def write_broken(self, broken: np.ndarray) -> None:
+        """Lists pictures that could not be read, [K, 2] of where and why; no file where K is 0."""
+        if len(broken):
+            with self._new("broken.tsv") as path:
+                path.write_text("".join(f"{where}\t{why}\n" for where, why in broken))
+        elif processes.writes():
+            (self.folder / "broken.tsv").unlink(missing_ok=True)  # of an earlier call
+
     def save_grid(self, name: str, rows: Sequence[np.ndarray]) -> None:
         """Saves rows of uint8 [n, H, W, C] as a PNG, small pictures enlarged to about 48 pixels."""
         with self._new(f"{name}.png") as path:

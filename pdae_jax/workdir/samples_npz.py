@@ -53,7 +53,7 @@ def open_reference(path: Path, batch_size: int = 256) -> Iterator[Reference]:
             if "arr_0" not in file.files:
                 raise ValueError(f"it has {', '.join(file.files) or 'nothing'}")
         yield Reference(None, read(path, batch_size))
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path} is no reference for FID, an .npz of mu and sigma or of pictures arr_0: "
             f"{str(error).splitlines()[0]}"
