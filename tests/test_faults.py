@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 
 from pdae_jax.data.dataset import Data
 from pdae_jax.runtime import progress, sharding
+from pdae_jax.runtime.paths import local
 from pdae_jax.training.settings import Settings
 from pdae_jax.training.trainer import train
 from pdae_jax.workdir import lock
@@ -277,6 +279,7 @@ def test_broken_pictures_are_named_everywhere_and_have_no_rows(
     assert kept.z.shape == (14, 8) and np.isnan(kept.z).any(1).nonzero()[0].tolist() == [3, 8]
     for file in bad:
         os.remove(file)
+    capsys.readouterr()
     assert run_command(*line, f"--out={tmp_path / 'b'}") == 0
     assert not (tmp_path / "b" / "broken.tsv").exists() and "broken" not in capsys.readouterr().err
 
@@ -366,3 +369,44 @@ def test_long_work_says_how_far_it_is_where_there_is_no_terminal(monkeypatch, ca
         "without an end: 1 after 0:40",
         "without an end: 2 after 1:20",
     ]
+
+
+# Addresses of buckets.
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--config=configs/digits.py", "--workdir=gs://bucket/run/a"],
+        ["--config=configs/digits.py", "--config.data.name=folder:gs://bucket/run/a"],
+        ["--config=configs/digits.py", "--config.data.name=lmdb:gs://bucket/run/a"],
+        ["--config=configs/digits.py", "--config.data.name=gs://bucket/run/a"],
+        ["--config=configs/digits.py:pdae", "--config.pretrained=gs://bucket/run/a"],
+        ["--mode=encode", "--workdir=gs://bucket/run/a"],
+        ["--mode=encode", "--workdir={run}", "--images=gs://bucket/run/a"],
+        ["--mode=encode", "--workdir={run}", "--out=gs://bucket/run/a"],
+        ["--mode=encode", "--workdir={run}", "--images={run}", "--labels=gs://bucket/run/a"],
+        ["--mode=evaluate", "--workdir={run}", "--metrics=gs://bucket/run/a"],
+    ],
+)
+def test_a_buckets_address_is_refused_with_what_to_mount(
+    workdir, tmp_path, args, capsys, monkeypatch
+):
+    configs = ROOT / "configs"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(configs)
+    assert run_command(*(one.format(run=workdir) for one in args)) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == (
+        "pdae_jax: gs://bucket/run/a is an address, and only folders of this machine are used: "
+        "mount it (gcsfuse --implicit-dirs --rename-dir-limit=100000 bucket FOLDER) and give "
+        "FOLDER/run/a"
+    )
+    assert not (tmp_path / "gs:").exists() and not (workdir / "gs:").exists()
+
+
+def test_paths_of_this_machine_are_taken(tmp_path):
+    assert local("~/a") == Path.home() / "a" and local(tmp_path) == tmp_path
+    assert local("C:/pictures") == Path("C:/pictures") and local("a:b") == Path("a:b")
+    with pytest.raises(ValueError, match="s3://b/c is an address.*mount it as a folder, or copy"):
+        local("s3://b/c")

@@ -18,6 +18,7 @@ from pdae_jax.commands.options import (
     option,
 )
 from pdae_jax.pages.page import Part, Section, Table
+from pdae_jax.runtime.paths import local
 
 with epy.lazy_imports():  # --help needs no JAX
     from pdae_jax.metrics import measure
@@ -46,7 +47,7 @@ def run(context: Context[Options]) -> Result:
     options, model = context.options, context.model
     metrics = metrics_of(options.metrics)
     if options.reference:  # before hours of scores, not after
-        with samples_npz.open_reference(Path(options.reference).expanduser()):
+        with samples_npz.open_reference(local(options.reference)):
             pass
     data, source = context.data(), context.source()
     key = context.cache_key(
@@ -134,7 +135,7 @@ def fid_of(context: Context[Options], metrics: "measure.Metrics") -> tuple[float
     weights = identity_of(metrics, options.metrics)
     if options.reference:
         against = Path(options.reference).name
-        reference = reference_of(Path(options.reference).expanduser(), metrics)
+        reference = reference_of(local(options.reference), metrics)
     else:
         data = context.data()
         source = data.open("all" if context.given else "train")

@@ -11,6 +11,7 @@ from typing import Any, Self
 from pdae_jax.networks.architecture import PRECISIONS
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.runtime.fields import described
+from pdae_jax.runtime.paths import local
 
 
 def option(
@@ -20,9 +21,14 @@ def option(
     at_least: float | None = None,
     at_most: float | None = None,
     choices: Sequence[str] = (),
+    path: bool = False,
 ) -> Any:
-    """A field of an `Options`: its default, what --help says of it, and what it may be."""
-    return described(default, help, at_least=at_least, at_most=at_most, choices=choices)
+    """A field of an `Options`: its default, what --help says of it, and what it may be.
+
+    path: it names a file or folder, which must be there.
+    """
+    limits = {"at_least": at_least, "at_most": at_most, "choices": choices, "path": path}
+    return described(default, help, **limits)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,8 @@ class Options:
             value, limits = getattr(self, field.name), field.metadata
             if limits["choices"]:
                 nearest(value, limits["choices"], field.name)
+            if limits["path"] and value and not local(value).exists():
+                raise ValueError(f"{field.name}: no such file or folder: {value}")
             if limits["at_least"] is not None and value < limits["at_least"]:
                 raise ValueError(f"{field.name} must be at least {limits['at_least']}, got {value}")
             if limits["at_most"] is not None and value > limits["at_most"]:
@@ -92,7 +100,7 @@ class Images(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labelled(Images):
-    labels: str = option("", "CSV of attributes of --images")
+    labels: str = option("", "CSV of attributes of --images", path=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

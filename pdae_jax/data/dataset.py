@@ -10,6 +10,7 @@ from pdae_jax.data.builtin import Digits, Emoji
 from pdae_jax.data.errors import DataError
 from pdae_jax.data.sources import LMDB, TFDS, Folder, Source
 from pdae_jax.runtime.fields import REQUIRED, described
+from pdae_jax.runtime.paths import local
 
 BUILT_IN: dict[str, Callable[..., Source]] = {"digits": Digits, "emoji": Emoji}
 KINDS: dict[str, Callable[..., Source]] = {"folder": Folder, "lmdb": LMDB, "tfds": TFDS}
@@ -81,6 +82,7 @@ def open_source(
     else:
         valid = [*BUILT_IN, *(f"{kind}:" for kind in KINDS)]
         near = difflib.get_close_matches(str(name), valid, n=2) or valid
+        local(name)  # raises of a bucket's address
         raise DataError(
             f"no data called {str(name)!r} and no such folder: did you mean "
             f"{' or '.join(near)}? (valid: digits, emoji, folder:PATH, lmdb:PATH, tfds:NAME)"

@@ -1,7 +1,7 @@
 """`Workdir`, the one owner of a model's directory: a run's, or an imported one's.
 
 model.json                   the architecture
-config.json                  the config of the last command, for people
+config.json                  the config of the last command
 receipt.json                 the record of an import
 OBJECTIVE/STEP/              checkpoints (`checkpoints`)
 OBJECTIVE/metrics.jsonl ...  records of training (`records`)
@@ -23,6 +23,7 @@ from pdae_jax.data.dataset import Data
 from pdae_jax.networks.architecture import Architecture, group_of
 from pdae_jax.networks.groups import Params
 from pdae_jax.runtime import atomic, processes
+from pdae_jax.runtime.paths import local
 from pdae_jax.workdir import json_file
 from pdae_jax.workdir.checkpoints import Checkpoints
 from pdae_jax.workdir.code_table import CodeTable
@@ -47,7 +48,7 @@ class Workdir:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path).expanduser().absolute()
+        self.path = local(path).absolute()
         self._saved: dict[str, Saved] | None = None
         self._weights: dict[tuple[str, int], Params] = {}  # by folder and step
 
@@ -109,8 +110,14 @@ class Workdir:
         processes.wait("architecture read")
         self._write(path, arch.to_dict())
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config of the last command, sections as dicts; {} where there is none."""
+        path = self.path / "config.json"
+        return json_file.read(path) if path.exists() else {}
+
     def write_config(self, text: str) -> None:
-        """Keeps the config of the command, for people."""
+        """Keeps the config of the command: for people, and for a resumed run's chosen fields."""
         if processes.writes():
             atomic.write_text(self.path / "config.json", text + "\n")
 
@@ -365,7 +372,11 @@ class Workdir:
 
     def cache_key(self, data: Data) -> dict[str, Any]:
         """The key of codes of `data`: the checkpoints of the networks, and the data."""
-        return {"checkpoints": self._networks(), "data": dataclasses.asdict(data)}
+        return {
+            "checkpoints": self._networks(),
+            "data": dataclasses.asdict(data),
+            "format": 2,  # of the chunks and tables, which tell since then why a picture is broken
+        }
 
     def _networks(self) -> dict[str, int]:
         """The steps of the checkpoints on which codes depend."""
@@ -388,7 +399,7 @@ class Workdir:
 
     def output(self, command: str, folder: str | os.PathLike | None = None) -> Output:
         """Where a command's page and files go: `folder`, or a folder of its own here."""
-        return Output(Path(folder).expanduser() if folder else self.path / command, command)
+        return Output(local(folder) if folder else self.path / command, command)
 
     def _write(self, path: Path, value: Any) -> None:
         with processes.fail_together():
