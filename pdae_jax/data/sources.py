@@ -20,6 +20,7 @@ from PIL import Image
 
 from pdae_jax.data.errors import DataError
 from pdae_jax.data.transforms import CELEBA_CROP, Crop, decode, to_uint8
+from pdae_jax.runtime.paths import local
 
 SPLITS = ("train", "test", "all")
 
@@ -59,6 +60,12 @@ class Source:
     def example(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Picture `i` and its labels, float32 `[A]`."""
         return self.image(i), self.labels[i]
+
+
+def binary(labels: np.ndarray) -> list[int]:
+    """The columns of labels `[N, A]` that are yes or no: 0 and 1 occur, and besides only NaN."""
+    columns = (column[np.isfinite(column)] for column in labels.T)
+    return [k for k, column in enumerate(columns) if set(np.unique(column)) == {0, 1}]
 
 
 def require(module: str, package: str) -> ModuleType:
@@ -123,7 +130,7 @@ class Folder(Source):
         seed: int = 0,
     ):
         check_split(split)
-        root = Path(path).expanduser()
+        root = local(path)
         matched = [] if root.is_dir() else named_pictures(str(root))
         train = root / "train" if split != "all" and (root / "train").is_dir() else root
         tests = [root / name for name in ("test", "val", "validation") if (root / name).is_dir()]
@@ -174,12 +181,16 @@ def named_pictures(names: str) -> list[Path]:
     for name in [names] if os.path.exists(names) else names.split(","):
         matched = [
             Path(path)
-            for path in glob.glob(os.path.expanduser(name), recursive=True)
+            for path in glob.glob(str(local(name)), recursive=True)
             if Path(path).suffix.lower() in picture_suffixes()
         ]
+        if not matched and glob.has_magic(name):
+            raise DataError(f"no picture matches {name} (a glob, taken from {os.getcwd()})")
         if not matched:
-            reason = "not a folder or a picture" if os.path.exists(name) else "no such folder"
-            raise DataError(f"{reason}: {name} (give the folder that holds the pictures)")
+            reason = (
+                "no folder, and no picture" if os.path.exists(name) else "no such file or folder"
+            )
+            raise DataError(f"{reason}: {name} (give a picture, or the folder that holds them)")
         found += sorted(matched, key=natural)
     return found
 
@@ -236,7 +247,7 @@ def read_attributes(
     cannot be read.
     """
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+        lines = local(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the attributes in {path}: {error}") from error
     celeba = bool(lines) and lines[0].strip().isdecimal()
@@ -314,7 +325,7 @@ class LMDB(Source):
         test_fraction: float = 0.01,
         seed: int = 0,
     ):
-        self.path = os.path.realpath(Path(path).expanduser())
+        self.path = os.path.realpath(local(path))
         self.name = f"lmdb:{path}"
         with _environment(self.path).begin() as txn:
             layout = next((f for f in self.formats if txn.get(f.format(0).encode())), None)
