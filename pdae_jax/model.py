@@ -60,10 +60,10 @@ def load(
     if not isinstance(workdir, Workdir):
         workdir = Workdir(workdir)
     if stale := sorted(workdir.stale):
+        variants = " and ".join(f":{name}" for name in stale)
         warnings.warn(
-            f"{' and '.join(stale)} in {workdir} is stale, as the networks were trained further: "
-            f"it is not used; train it again with the config's "
-            f"{' and '.join(f':{name}' for name in stale)} variant",
+            f"stale, and not used: {' and '.join(stale)} in {workdir}, made of codes of other "
+            f"networks than it has now; train again with {variants} after the config's name",
             stacklevel=2,
         )
     return Model(
@@ -198,7 +198,9 @@ class Model:
         names = self.attributes
         k, *fixed = (names.index(nearest(one, names, "attribute")) for one in (attribute, *keep))
         if k in fixed:
-            raise ValueError(f"{attribute!r} is to change, and cannot be held still: not in keep")
+            raise ValueError(
+                f"{attribute!r} is to change, and cannot be held still too: leave it out of keep"
+            )
         found = np.asarray(latent.direction(self.params["classifier"], k, fixed))
         if not np.isfinite(found).all():
             raise ValueError(

@@ -1,5 +1,6 @@
 """What goes wrong outside of us: two runs at once, damaged files, full disks."""
 
+import dataclasses
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import pytest
 from helpers import DIGITS_ARCH, ROOT, environment, run_command, run_program
 from PIL import Image
 
+import pdae_jax
 from pdae_jax.data.dataset import Data
 from pdae_jax.runtime import progress, sharding
 from pdae_jax.runtime.paths import local
@@ -410,3 +412,69 @@ def test_paths_of_this_machine_are_taken(tmp_path):
     assert local("C:/pictures") == Path("C:/pictures") and local("a:b") == Path("a:b")
     with pytest.raises(ValueError, match="s3://b/c is an address.*mount it as a folder, or copy"):
         local("s3://b/c")
+
+
+# What a person types, and tables.
+
+
+def test_a_table_that_says_two_things_is_refused(half_broken, tmp_path):
+    table = tmp_path / "table.csv"
+    for text, message in [
+        ("name,a,b,a\n00.png,1,0,0\n", "table.csv has two columns named 'a'"),
+        ("name,a\n00.png,1\n00.png,0\n", "table.csv has two lines for '00.png'"),
+    ]:
+        table.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            Data(f"folder:{half_broken}", attributes=str(table)).open("all")
+    table.write_text("name,a\n00.png,1\n01.png,0\n")
+    with pytest.warns(UserWarning, match="table.csv has no line for 12 of 14 pictures"):
+        Data(f"folder:{half_broken}", attributes=str(table)).open("all")
+
+
+@pytest.mark.parametrize(
+    "args, says",
+    [
+        (["--mode=encode", "--workdir={run}", "--images="], "--images= is empty: give a value"),
+        (["--mode=encode", "--workdir={run}", "--images={run},{run}"], "is a folder, and one of s"),
+        (["--config=configs/digits.py", "--config.stages=()"], "config.stages is empty: give some"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(workdir, tmp_path, args, says, capsys):
+    args = [one.format(run=workdir) for one in args]
+    args += [] if "--mode=encode" in args else [f"--workdir={tmp_path}"]
+    assert run_command(*args) == 2
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1
+
+
+def test_attention_that_no_level_has_is_said(tmp_path, capsys):
+    arch = dataclasses.replace(DIGITS_ARCH, attention=(16,))
+    assert train(tmp_path, "dpm", arch=arch, data=DIGITS, settings=QUICK)
+    assert "attention = (16,), and no level has maps of 16 pixels: they have 8" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_damaged_table_of_codes_is_named(workdir, tmp_path, capsys):
+    shutil.copytree(workdir, tmp_path / "run")
+    line = ["--mode=probe", f"--workdir={tmp_path / 'run'}"]
+    assert run_command(*line) == 0
+    table = tmp_path / "run/codes/train/codes.npz"
+    content = bytearray(table.read_bytes())
+    content[3000] ^= 1
+    for damage in (content, content[:100], b""):
+        table.write_bytes(damage)
+        capsys.readouterr()
+        assert run_command(*line) == 2
+        said = capsys.readouterr().err
+        assert f"{table} is damaged (" in said and said.count("\n") == 1
+    table.unlink()
+    assert run_command(*line) == 0
+
+
+def test_a_file_with_a_wrong_value_is_named(workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path / "run")
+    model = tmp_path / "run" / "model.json"
+    model.write_text(model.read_text().replace('"base": 32', '"base": "32"'))
+    with pytest.raises(ValueError, match="model.json does not hold what it should: base must be"):
+        pdae_jax.load(tmp_path / "run")

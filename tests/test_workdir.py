@@ -252,7 +252,8 @@ def test_what_was_trained_over_older_codes_is_stale_and_made_again(tmp_path, cap
     assert train(home, "pdae", arch=DIGITS_ARCH, data=DIGITS, settings=longer)
     assert "classifier and latent will be stale" in capsys.readouterr().err
     assert set(Workdir(tmp_path).stale) == {"latent", "classifier"}
-    with pytest.warns(UserWarning, match="classifier and latent .*stale.*:classifier and :latent"):
+    warned = "stale, and not used: classifier and latent in .*:classifier and :latent"
+    with pytest.warns(UserWarning, match=warned):
         model = pdae_jax.load(tmp_path)
     assert not {"latent", "classifier"} & model.params.keys()
     with pytest.raises(ValueError, match="this model has no 'latent'.*:latent variant"):

@@ -47,7 +47,11 @@ def define(options: type[Options], flag_values: flags.FlagValues) -> None:
 def read(options: type[Options], flag_values: flags.FlagValues) -> Options:
     """The options as the flags say; ValueError where one is not what it may be."""
     names = [field.name for field in dataclasses.fields(options)]
-    given = options(**{n: flag_values[n].value for n in names if flag_values[n].present})
+    typed = {n: flag_values[n].value for n in names if flag_values[n].present}
+    for name, value in typed.items():
+        if value == "":  # as of a shell's variable that is not set
+            raise ValueError(f"--{name}= is empty: give a value, or leave it out")
+    given = options(**typed)
     if given.ignored():
         raise ValueError(f"this would be ignored: {given.ignored()}")
     return given

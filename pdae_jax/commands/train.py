@@ -33,6 +33,8 @@ def run(config: Any, path: str | os.PathLike[str], line: str) -> bool:
 
     line: the command line, for the report. False where a signal stopped it, with a save.
     """
+    if not config.stages:
+        raise ValueError(f"config.stages is empty: give some of {', '.join(STAGES)}")
     for stage in config.stages:
         nearest(stage, STAGES, "stage")
     rows = [OBJECTIVES[stage] for stage in config.stages if stage in OBJECTIVES]

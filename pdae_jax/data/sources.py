@@ -3,6 +3,7 @@
 A source is picklable and cheap to pickle: worker processes open files and databases for themselves.
 """
 
+import collections
 import csv
 import functools
 import glob
@@ -10,6 +11,7 @@ import importlib
 import io
 import os
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -186,6 +188,8 @@ def named_pictures(names: str) -> list[Path]:
         ]
         if not matched and glob.has_magic(name):
             raise DataError(f"no picture matches {name} (a glob, taken from {os.getcwd()})")
+        if not matched and os.path.isdir(local(name)):
+            raise DataError(f"{name} is a folder, and one of several must be a picture or a glob")
         if not matched:
             reason = (
                 "no folder, and no picture" if os.path.exists(name) else "no such file or folder"
@@ -257,6 +261,8 @@ def read_attributes(
         raise DataError(f"no attributes in {path}: need a header line and one line per picture")
     header = [name.strip() for name in rows[0][1]]
     names = tuple(header if celeba else header[1:])
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path} has two columns named {twice[0]!r}: rename or remove one")
     pictures, values = [], np.full((len(rows) - 1, len(names)), np.nan, np.float32)
     for k, (number, row) in enumerate(rows[1:]):
         if len(row) != len(names) + 1:
@@ -272,6 +278,8 @@ def read_attributes(
                 ) from error
     signs = np.all(np.isnan(values) | (np.abs(values) == 1), axis=0) & np.any(values == -1, axis=0)
     values = np.where(signs & (values == -1), np.float32(0), values)
+    if twice := [name for name, n in collections.Counter(pictures).items() if n > 1]:
+        raise DataError(f"{path} has two lines for {twice[0]!r}: remove one")
     return names, dict(zip(pictures, values, strict=True))
 
 
@@ -293,6 +301,12 @@ def match_attributes(
         raise DataError(
             f"{path} names none of the {len(aliases)} pictures: it has "
             f"{next(iter(table))!r}, the pictures are called like {aliases[0][0]!r}"
+        )
+    if found < len(aliases):
+        warnings.warn(
+            f"{path} has no line for {len(aliases) - found} of {len(aliases)} pictures: their "
+            f"attributes are taken as not known",
+            stacklevel=3,
         )
     return names, labels
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from pdae_jax.runtime import atomic, processes
 from pdae_jax.runtime.progress import bar
+from pdae_jax.workdir import npz_file
 
 Arrays = dict[str, np.ndarray]
 Advance = Callable[[int], object]
@@ -53,8 +54,7 @@ class ChunkCache:
                             self._file(turn[index], compute, progress.update)
                     processes.raise_if_stopped()
             for rows in chunks:
-                with np.load(self._file(rows, compute, progress.update)) as chunk:
-                    yield dict(chunk)
+                yield npz_file.read(self._file(rows, compute, progress.update))
 
     def _file(self, rows: range, compute: Compute, advance: Advance) -> Path:
         """The file of one chunk, computed where it is missing."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pdae_jax.runtime import atomic, processes
+from pdae_jax.workdir import npz_file
 from pdae_jax.workdir.chunk_cache import ChunkCache
 from pdae_jax.workdir.lock import Lock
 
@@ -55,11 +56,8 @@ class CodeTable:
         """Reads the table; ValueError where there is none."""
         if not self._table.exists():
             raise ValueError(f"no codes at {self._folder}: encode the data first")
-        with np.load(self._table) as table:
-            attributes = tuple(map(str, table["attributes"]))
-            rows = table["z"], table["labels"]
-            broken = {"broken": table["broken"]} if "broken" in table.files else {}
-            return Codes(*rows, attributes, table["where"], **broken)
+        table = npz_file.read(self._table)
+        return Codes(**table | {"attributes": tuple(map(str, table["attributes"]))})
 
     def lock(self) -> Lock:
         """Held by what computes the table."""

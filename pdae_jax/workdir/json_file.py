@@ -33,7 +33,10 @@ def read_as(kind: type[T], path: Path, value: Any) -> T:
             f"{path} has what this version does not know: {listed(unknown)}; it is of another "
             f"version of pdae_jax, or was edited"
         )
-    return kind(**value)
+    try:
+        return kind(**value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not hold what it should: {error}") from error
 
 
 def _parse(path: Path, text: bytes) -> Any:
