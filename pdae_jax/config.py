@@ -6,10 +6,14 @@ A ConfigDict stops at the commands `train` and `compile`: there it becomes plain
 import dataclasses
 import difflib
 import importlib.util
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from etils import epy
 from ml_collections import ConfigDict
 
 from pdae_jax.commands import fewshot, report
@@ -17,11 +21,45 @@ from pdae_jax.commands.train import STAGES
 from pdae_jax.data.dataset import Data
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.runtime.choices import nearest
+from pdae_jax.runtime.fields import REQUIRED, described
 from pdae_jax.training.objectives import OBJECTIVES
+from pdae_jax.training.settings import Settings
+
+with epy.lazy_imports():  # --help needs no JAX
+    from pdae_jax.runtime import processes
 
 EVERYTHING = (*OBJECTIVES, "report")
 # A variant after the colon is one stage; none means the config's own stages.
 VARIANTS = ("", *STAGES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The fields of a config that are in no section."""
+
+    name: str = described(REQUIRED, "name of the run: its workdir is runs/NAME")
+    stages: tuple[str, ...] = described(("pdae",), f"what is done in turn: {', '.join(STAGES)}")
+    pretrained: str = described("", "directory of the model whose frozen networks are taken")
+    precision: str = described("float32", "precision of the networks: float32 or bfloat16")
+    seed: int = described(0, "random seed of the weights and of training")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """How the devices share a run."""
+
+    fsdp: int = described(1, "devices that share one copy of the parameters")
+
+
+SECTIONS: dict[str, type] = {
+    "": Run,
+    "model": Architecture,
+    "data": Data,
+    "mesh": Mesh,
+    **{name: Settings for name in OBJECTIVES},
+    "fewshot": fewshot.Labels,
+    "report": report.Options,
+}
 
 
 def base(
@@ -35,19 +73,12 @@ def base(
 ) -> ConfigDict:
     """A config of `variant` for data set `name`; `stages` are those that no variant means.
 
-    Fields: `stages` in turn (objectives, "fewshot", "report"); `model` (see `Architecture`),
-    `data` (see `Data`), one group of `Settings` an objective; `pretrained` (directory of the
-    frozen model), `precision`, `mesh.fsdp`, `seed`; `fewshot` (see `commands.fewshot.Labels`) and
-    `report` (see `commands.report.Options`).
+    Its fields are those of `SECTIONS`: of `Run`, and of a section for each of the others.
     """
     nearest(variant, VARIANTS, "variant of this config")
-    config = ConfigDict()
-    config.name = name
+    config = ConfigDict(defaults(Run) | {"name": name})
     config.stages = (variant,) if variant else stages
-    config.pretrained = ""
-    config.precision = "float32"
-    config.seed = 0
-    config.mesh = ConfigDict({"fsdp": 1})
+    config.mesh = ConfigDict(defaults(Mesh))
     config.model = ConfigDict(defaults(Architecture) | model)
     config.data = ConfigDict(defaults(Data) | {"name": data, "flip": flip})
     for objective in OBJECTIVES.values():
@@ -111,6 +142,39 @@ def load_module(file: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def complete(
+    module: ModuleType, config: ConfigDict, given: Mapping[str, Any], workdir: str | os.PathLike
+) -> None:
+    """Sets the fields that a config file chooses by the data and the machine, if it does so.
+
+    Its function `choose(config, given, workdir)` returns them, {dotted name: value}, of those that
+    are not in `given`, the fields that a person set. Of several processes the first one chooses.
+    """
+    choose = getattr(module, "choose", None)
+    if choose is None:
+        return
+    text = processes.of_first(lambda: json.dumps(choose(config, given, workdir)))
+    chosen = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in json.loads(text).items()
+    }
+    config.update_from_flattened_dict(chosen)
+
+
+def description(name: str, module: ModuleType) -> str:
+    """What --help says of a field, by its dotted name.
+
+    module: the config's file; its `Fields` is a dataclass of fields that no other config has.
+    """
+    section, _, field = name.rpartition(".")
+    own = [module.Fields] if not section and hasattr(module, "Fields") else []
+    for cls in (SECTIONS[section], *own):
+        for known in dataclasses.fields(cls):
+            if known.name == field:
+                return known.metadata["help"]
+    raise ValueError(f"nothing describes the field {name} of this config")
 
 
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:

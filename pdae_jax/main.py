@@ -8,10 +8,11 @@ With --mode=NAME it does one of the commands below instead; --mode=NAME --help l
 """
 
 import dataclasses
+import errno
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from pdae_jax import commands
 from pdae_jax.commands import flags as option_flags
 from pdae_jax.commands.options import Options
 from pdae_jax.commands.train import STAGES
-from pdae_jax.config import field_names, load_config, load_module
-from pdae_jax.runtime import cpu
+from pdae_jax.config import complete, description, field_names, load_config, load_module
+from pdae_jax.runtime import cpu, one_line
 
 with epy.lazy_imports():  # a mistyped flag and --help need no JAX
     from pdae_jax.commands import page_command
     from pdae_jax.runtime import processes, programs
 
+INTERRUPTED = 130  # the exit status, as shells have it for SIGINT
 HELP = ("help", "h", "helpshort", "helpfull")
 COMMON = {
     "mode": "command to run, one of those below (default train)",
@@ -50,6 +52,8 @@ class CommandLine:
     command: str
     options: Options
     config: Any  # a ConfigDict of the commands that read one, else None
+    config_path: str  # its file, and after a colon the variant
+    given: Mapping[str, Any]  # the fields of the config that flags set, by their dotted names
     flags: flags.FlagValues  # those that all commands have
     line: str  # as typed
 
@@ -66,7 +70,12 @@ class CommandLine:
 
 def cli() -> None:
     """The entry point `pdae_jax`, and of python -m pdae_jax and pdae_jax.main."""
-    sys.exit(main(sys.argv, before=cpu.restart_tuned))
+    status = main(sys.argv, before=cpu.restart_tuned)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status == INTERRUPTED:  # while the device and threads are at work, which an end waits for
+        os._exit(status)
+    sys.exit(status)
 
 
 def main(argv: Sequence[str], before: Callable[[], None] = lambda: None) -> int:
@@ -85,11 +94,17 @@ def main(argv: Sequence[str], before: Callable[[], None] = lambda: None) -> int:
             return 0
         parsed = parse(argv)
         before()
-        return run(parsed)
+        with one_line.one_line_each():
+            return run(parsed)
+    except KeyboardInterrupt:
+        one_line.say("interrupted; the same command goes on from there")
+        return INTERRUPTED
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("PDAE_JAX_TRACEBACK"):
             raise
-        print(f"pdae_jax: {error}", file=sys.stderr)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "; make room, and re-run the command to go on" if full else ""
+        one_line.say(f"{error}{remedy}")
         return 2
 
 
@@ -102,6 +117,9 @@ def run(parsed: CommandLine) -> int:
     if "compilation_cache" in common_of(parsed.command) and given.compilation_cache:
         programs.keep_on_disk(given.compilation_cache)
     if parsed.command == "train":
+        module = load_module(parsed.config_path.partition(":")[0])
+        complete(module, parsed.config, parsed.given, parsed.workdir)
+        check_sections(parsed.given, parsed.config.stages, None)
         command.run(parsed.config, parsed.workdir, parsed.line)
     elif parsed.command == "compile":
         command.run(parsed.config, parsed.options)
@@ -119,7 +137,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     command, config_path = what_is_asked(argv)
     module, values = commands.module_of(command), flags.FlagValues()
     define_common(command, values)
-    config = None
+    config, given = None, {}
     if command in commands.OF_CONFIGS:
         if config_path is None:
             named = [f"; for a command: --mode={arg}" for arg in argv[1:] if arg in commands.NAMES]
@@ -145,11 +163,11 @@ def parse(argv: Sequence[str]) -> CommandLine:
         raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value")
     if command in commands.OF_CONFIGS:
         config = values.config
-        fields = config_flags.get_override_values(values["config"])
-        check_sections(fields, config.stages, getattr(module, "SECTIONS", None))
+        given = config_flags.get_override_values(values["config"])
+        check_sections(given, config.stages, getattr(module, "SECTIONS", None))
     line = "python -m pdae_jax.main " + shlex.join(argv[1:])
     options = option_flags.read(module.Options, values)
-    parsed = CommandLine(command, options, config, values, line)
+    parsed = CommandLine(command, options, config, config_path or "", given, values, line)
     parsed.workdir  # noqa: B018 - raises where there is none
     return parsed
 
@@ -279,12 +297,18 @@ def config_usage(path: str) -> str:
     """The help of a config: its docstring, and its fields with their values."""
     config, module = load_config(path), load_module(path.partition(":")[0])
     lines = [f"{path}:", *(module.__doc__ or "").splitlines(), "", "fields and their values:"]
+    to_choose = module.to_choose() if hasattr(module, "to_choose") else ()
+    rows = []
     for name in field_names(config):
         value: Any = config
         for key in name.split("."):
             value = value[key]
-        lines.append(f"  --config.{name}={value}")
-    return "\n".join(lines)
+        flag, text = f"--config.{name}", description(name, module)
+        if name in to_choose:
+            rows.append((flag, f"{text} (chosen at the start)"))
+        else:
+            rows.append((f"{flag}={value}", text))
+    return "\n".join([*lines, *columns(rows)])
 
 
 def columns(rows: Iterable[tuple[str, str]]) -> list[str]:

@@ -205,8 +205,14 @@ class Architecture:
         """Whether the encoder has attention on a map of this size: the first of 16 down to 9."""
         return 8 < min(height, width) <= 16
 
+    @property
+    def map_sizes(self) -> tuple[int, ...]:
+        """The shorter side of each level's maps, of which `attention` names some."""
+        finest = min(self.image_shape[:2]) // self.patch
+        return tuple(finest // 2**level for level in range(len(self.mult)))
+
     def _attends(self, level: int) -> bool:
-        return min(self.image_shape[:2]) // self.patch // 2**level in self.attention
+        return self.map_sizes[level] in self.attention
 
     def down_path(self) -> list[Block]:
         """The blocks of the way down, first to last."""
@@ -250,5 +256,5 @@ class Architecture:
 
 
 # The paper's diffusion models (Table 1).
-ADM_64 = dict(image_shape=(64, 64, 3), base=64, mult=(1, 2, 4, 8), heads=4)
-ADM_128 = dict(image_shape=(128, 128, 3), base=128, mult=(1, 1, 2, 3, 4), heads=1)
+ADM_64: dict[str, Any] = dict(image_shape=(64, 64, 3), base=64, mult=(1, 2, 4, 8), heads=4)
+ADM_128: dict[str, Any] = dict(image_shape=(128, 128, 3), base=128, mult=(1, 1, 2, 3, 4), heads=1)

@@ -32,13 +32,15 @@ class Machine(NamedTuple):
 
     def __str__(self) -> str:
         what = f"{self.cores} cores" if self.is_cpu else f"{self.devices} x {self.kind}"
-        free = f"{self.memory / 1e9:.1f} GB free" if math.isfinite(self.memory) else "memory unknown"
+        free = (
+            f"{self.memory / 1e9:.1f} GB free" if math.isfinite(self.memory) else "memory unknown"
+        )
         speed, unit = (self.flops / 1e9, "G") if self.is_cpu else (self.flops / 1e12, "T")
         return f"{what}, {free}, {speed:.0f} {unit}FLOP/s"
 
 
-def measured(dtype: DTypeLike = jnp.float32) -> Machine:
-    """This machine as it is now, computing in `dtype`; takes about a second."""
+def measured(precision: str = "float32") -> Machine:
+    """This machine as it is now; takes about a second. precision: of the matmul."""
     device, here = jax.local_devices()[0], jax.local_device_count()
     cpu = device.platform == "cpu"
     if cpu:  # whose devices share one host
@@ -51,7 +53,7 @@ def measured(dtype: DTypeLike = jnp.float32) -> Machine:
         jax.device_count(),
         cores(),
         memory,
-        matmul_flops(dtype, 2048 if cpu else 4096) / (here if cpu else 1),
+        matmul_flops(precision, 2048 if cpu else 4096) / (here if cpu else 1),
     )
 
 
@@ -98,7 +100,9 @@ def free_memory(root: Path = Path("/")) -> float:
         else:
             continue
         folder = mount / path.strip("/")
-        free += [_left(one, *names) for one in (folder, *folder.parents) if one.is_relative_to(mount)]
+        free += [
+            _left(one, *names) for one in (folder, *folder.parents) if one.is_relative_to(mount)
+        ]
     return max(0.0, min(free))
 
 

@@ -22,7 +22,7 @@ class Settings:
     b1: float = described(0.9, "decay of Adam's first moment")
     b2: float = described(0.999, "decay of Adam's second moment")
     warmup: int = described(0, "steps of a linear rise to the learning rate")
-    decay: str = described("constant", 'learning rate after that: constant, or cosine to 0')
+    decay: str = described("constant", "learning rate after the warm-up: constant, or cosine to 0")
     clip: float = described(0.0, "largest norm of the gradient; 0: any")
     ema: float = described(0.9999, "decay a step of the average of the weights")
     gamma: float = described(0.1, "gamma of lambda_t, the weight of PDAE's loss over t")

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from pdae_jax.data.code_batches import code_batches
 from pdae_jax.data.dataset import Data
 from pdae_jax.data.pipeline import first_pictures, train_batches
+from pdae_jax.data.sources import binary
 from pdae_jax.model import Model
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import DTYPES, Networks
@@ -188,6 +188,13 @@ def check_arguments(
             f"batch_size = {settings.batch_size} must be a multiple of the {mesh.size} devices "
             f"times accumulate = {settings.accumulate}"
         )
+    absent = [size for size in arch.attention if size not in arch.map_sizes]
+    if absent and processes.writes():
+        print(
+            f"attention = {arch.attention}, and no level has maps of {absent[0]} pixels: they have "
+            f"{', '.join(map(str, arch.map_sizes))}, and the others no attention",
+            file=sys.stderr,
+        )
     if "dpm" in row.trains and arch.learned_variance:
         raise ValueError(
             "learned_variance = True is for imported diffusion models, whose variance was trained: "
@@ -246,15 +253,14 @@ def training_codes(workdir: Workdir, model: Model, data: Data) -> Codes:
 
 def binary_attributes(codes: Codes, data: Data) -> Codes:
     """The codes with those labels that are yes or no; ValueError where there are none."""
-    columns = [column[np.isfinite(column)] for column in codes.labels.T]
-    binary = [k for k, column in enumerate(columns) if set(np.unique(column)) == {0, 1}]
-    if not binary:
+    columns = binary(codes.labels)
+    if not columns:
         raise ValueError(
             f"{data.name} has no attributes that are 0 or 1 to train a classifier on; give a table "
             f"of them with --config.data.attributes=FILE.csv"
         )
     return codes._replace(
-        labels=codes.labels[:, binary], attributes=tuple(codes.attributes[k] for k in binary)
+        labels=codes.labels[:, columns], attributes=tuple(codes.attributes[k] for k in columns)
     )
 
 
