@@ -105,11 +105,6 @@ def test_an_interrupted_table_resumes_with_the_same_result(workdir, tmp_path, mo
         table("cut", checkpoints=2)
 
 
-def test_pdae_is_not_trained_on_under_a_latent_model(workdir):
-    with pytest.raises(ValueError, match="latent in|classifier in"):
-        train(workdir, "pdae", arch=ARCH, data=DIGITS, settings=dataclasses.replace(QUICK, steps=3))
-
-
 def test_what_latent_training_needs_is_said(tmp_path):
     with pytest.raises(ValueError, match="latent needs a trained dpm and encoder and gradient"):
         train(tmp_path, "latent", arch=ARCH, data=DIGITS, settings=QUICK)

@@ -45,7 +45,7 @@ class Lines:
         print(words, file=sys.stderr, flush=True)
 
     def __iter__(self) -> Iterator[Any]:
-        for item in self._iterable or ():
+        for item in () if self._iterable is None else self._iterable:
             yield item
             self.update()
 
