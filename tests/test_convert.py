@@ -38,11 +38,13 @@ from pdae_jax.convert import (
     torch_file,
     torch_twin,
 )
-from pdae_jax.convert.architecture_facts import Facts
+from pdae_jax.convert.architecture_facts import Facts, Told
 from pdae_jax.convert.conversion import convert, export
-from pdae_jax.convert.verification import compare, verify
+from pdae_jax.convert.verification import compare, unproven, verify
 from pdae_jax.data.dataset import Data
 from pdae_jax.metrics import inception, lpips
+from pdae_jax.networks.groups import Networks
+from pdae_jax.schedule import SCHEDULES
 from pdae_jax.training.settings import Settings
 from pdae_jax.training.trainer import train
 from pdae_jax.workdir.checkpoints import Checkpoints
@@ -113,7 +115,7 @@ def save_lightning(path: Path, ema: dict, hyper_parameters: dict) -> Path:
     return path
 
 
-def config_yml(path: Path, **changes) -> Path:
+def config_yml(path: Path, diffusion: dict | None = None, **changes) -> Path:
     """The authors' config.yml of the tiny UNet: attention as down-sampling rates."""
     values = {
         "input_channel": 3,
@@ -126,7 +128,12 @@ def config_yml(path: Path, **changes) -> Path:
         "use_new_attention_order": False,
         "dropout": 0.0,
     } | changes
-    path.write_text(json.dumps({"dataset_config": {"image_size": 16}, "decoder_config": values}))
+    config = {
+        "dataset_config": {"image_size": 16},
+        "diffusion_config": {"timesteps": 1000, "betas_type": "linear"} | (diffusion or {}),
+        "decoder_config": values,
+    }
+    path.write_text(json.dumps(config))
     return path
 
 
@@ -470,9 +477,9 @@ def test_lpips_heads(tmp_path):
 )
 def test_architecture_of_the_released_models(name, wanted):
     shapes = {key: tuple(shape) for key, shape in manifest(name).items()}
-    arch, lines = architecture_facts.architecture({"unet": shapes}, [])
+    arch, told = architecture_facts.architecture({"unet": shapes}, [])
     assert {field: getattr(arch, field) for field in wanted} == wanted
-    assert any(line.startswith("heads = ") for line in lines)
+    assert any(one.field == "heads" for one in told)
 
 
 # What no shape tells: config.yml, hyper_parameters, a flag, the known models, in that order.
@@ -502,6 +509,78 @@ def test_who_tells_what_shapes_do_not(tmp_path):
     }
     with pytest.raises(ValueError, match="nothing tells the image_size.*--image_size="):
         architecture_facts.architecture({"unet": attention}, [])
+
+
+SCHEDULE = r"is none of those here \(linear, cosine, constant\).*--schedule"
+# Where it stands, and what load() or the first encode() would fail at.
+NOT_LOADABLE = [
+    ("hyper", {"beta_scheduler": "const0.01"}, rf"'const0\.01', from hyper_parameters, {SCHEDULE}"),
+    ("config", {"betas_type": "const0.01"}, rf"'const0\.01', from .*config\.yml, {SCHEDULE}"),
+    ("own", {"schedule": "const0.01"}, rf"'const0\.01', from the file's own .*, {SCHEDULE}"),
+    ("flag", {"schedule": "const0.01"}, rf"'const0\.01', from a flag, {SCHEDULE}"),
+    ("flag", {"schedule": ["linear"]}, rf"\['linear'\], from a flag, {SCHEDULE}"),
+    ("hyper", {"T": 20}, "the linear schedule needs T above 20, got 20"),
+    ("config", {"timesteps": 10}, "the linear schedule needs T above 20, got 10"),
+    ("own", {"T": 15}, "the linear schedule needs T above 20, got 15"),
+    ("hyper", {"T": 1e3}, r"T must be a whole number of at least 1, got 1000\.0"),
+    ("config", {"linear_beta_end": 0.1}, r"linear_beta_end = 0\.1, where .* has 0\.02"),
+    ("config", {"use_new_attention_order": "yes"}, "cannot be read as a config: 'yes'; mend it"),
+    ("config", {"num_heads": 5}, "do not divide into 5 attention heads"),
+    ("hyper", {"net_beatgans_attn_head": 0}, "heads must be a whole number of at least 1, got 0"),
+    ("flag", {"head_channels": 48}, "heads of head_channels = 48"),
+    ("flag", {"qkv_order": "old"}, "qkv_order must be .*, got 'old'"),
+    ("flag", {"image_size": 15}, "image height 15 is not divisible by 2"),
+    ("own", {"attention": [3, 5]}, "attention_levels is"),
+    ("own", {"patch": 2}, "patch is 1 by the tensors and 2 by the file's own architecture"),
+    ("own", {"encoder_heads": 3}, "encoder_heads = 3 must divide"),
+    ("own", {"kernel": 5}, "has what this version does not know: kernel"),
+    ("own", {"image_shape": [16, 16]}, r"image_shape must be \(height, width, channels\)"),
+]
+
+
+@pytest.mark.parametrize("where, values, says", NOT_LOADABLE)
+def test_what_load_would_refuse_is_refused_here(tmp_path, tiny_encoder, where, values, says):
+    """In one line, with nothing written, wherever the fact comes from."""
+    path, flags = tmp_path / "a.pt", dict(TINY_FLAGS)
+    if where == "hyper":
+        save_lightning(path, named("diffae_ddpm_tiny"), {"img_size": 16, "T": 1000} | values)
+        flags = {}
+    elif where == "own":
+        contents = {"ema_decoder": named("shift_unet_tiny"), "ema_encoder": tiny_encoder}
+        torch.save(contents | {"architecture": TINY.to_dict() | values}, path)
+        flags = {}
+    else:
+        torch.save({"ema_denoise_fn": named("unet_tiny")}, path)
+    if where == "config":
+        config_yml(tmp_path / "config.yml", diffusion=values, **values)
+        flags = {}
+    if where == "flag":
+        flags |= values
+    with pytest.raises(ValueError, match=says) as caught:
+        convert([path], tmp_path / "out", flags=flags, say=quiet)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_flag_says_which_schedule_an_unknown_name_means(tmp_path):
+    path = save_lightning(
+        tmp_path / "a.ckpt", named("diffae_ddpm_tiny"), {"beta_scheduler": "const0.01"}
+    )
+    said = []
+    flags = {"image_size": 16, "schedule": "constant"}
+    convert([path], tmp_path / "out", flags=flags, say=said.append)
+    assert "schedule = constant, from a flag" in said
+    assert len(pdae_jax.load(tmp_path / "out").schedule.beta) == 1000
+
+
+def test_attention_that_no_map_has_leaves_and_comes_back(tmp_path):
+    """A size in `attention` larger than the picture means none, here as in training."""
+    arch = dataclasses.replace(TINY, image_shape=(8, 8, 3), attention=(16,), z_size=512)
+    workdir = Workdir.create(tmp_path / "run")
+    workdir.write_architecture(arch)
+    workdir.save_weights(jax.device_get(Networks(arch).init(jax.random.key(0), ("dpm",))))
+    export(workdir.path, tmp_path / "a.pt")
+    convert([tmp_path / "a.pt"], tmp_path / "back", say=quiet)
+    assert Workdir(tmp_path / "back").architecture.attention == ()
 
 
 @pytest.mark.parametrize(
@@ -869,10 +948,65 @@ def test_verify_passes_what_is_right_and_fails_what_is_not(tmp_path, autoencoder
     assert not rows["G: way up"].passed and not rows["gradient"].passed
     assert rows["G: way up"].worst.startswith("shift_output_blocks")
     assert rows["eps"].passed and rows["z"].passed
+    assert said[-1].endswith(f"told: {from_config(autoencoder)}\n{HOW_TO_PROVE}")
 
     autoencoder.write_bytes(autoencoder.read_bytes() + b"\0")
     with pytest.raises(ValueError, match="not the file that was converted"):
         verify(tmp_path / "out")
+
+
+NOT_PROVEN = "not proven, for no tensor shows it, and the original was run with the same:"
+HOW_TO_PROVE = (
+    "  pictures like those that it was trained on prove heads, qkv_order, schedule: convert with "
+    "--images=PATH"
+)
+
+
+def from_config(autoencoder: Path) -> str:
+    """The facts of a verdict that the config.yml beside a file tells."""
+    facts = ("heads = 2", "qkv_order = legacy", "schedule = linear", "T = 1000")
+    return ", ".join(f"{fact} (from {autoencoder.parent / 'config.yml'})" for fact in facts)
+
+
+def test_a_pass_names_what_it_does_not_prove(tmp_path, autoencoder):
+    """With half the heads a model passes too, as the twin has them as well: so it is said."""
+    path = tmp_path / "plain" / "a.pt"
+    path.parent.mkdir()
+    torch.save({"ema_denoise_fn": named("unet_tiny")}, path)
+    said = []
+    convert([path], tmp_path / "wrong", flags={"image_size": 16}, say=quiet)  # heads = 1
+    assert verify(tmp_path / "wrong", say=said.append)
+    assert said[1].startswith("passed") and said[2].splitlines() == [
+        NOT_PROVEN,
+        "  assumed: heads = 1, qkv_order = legacy, schedule = linear, T = 1000",
+        "  told: image_size = 16 (from a flag)",
+        HOW_TO_PROVE,
+    ]
+
+
+def test_a_pass_of_our_own_file_has_nothing_to_add(tmp_path, autoencoder):
+    convert([autoencoder], tmp_path / "out", say=quiet)
+    export(tmp_path / "out", tmp_path / "new" / "out.pt")
+    convert([tmp_path / "new" / "out.pt"], tmp_path / "back", say=quiet)
+    said = []
+    assert verify(tmp_path / "back", say=said.append)
+    assert len(said) == 2 and said[1].startswith("passed")
+
+
+def test_facts_of_a_receipt_are_read_back():
+    for told in (
+        Told("image_size", (16, 8), "from a flag"),
+        Told("heads", 2, "from a, b/config.yml"),
+        Told("schedule", "linear", "assumed: nothing here tells"),
+    ):
+        assert Told.parse(str(told)) == told._replace(value=str(told.value))
+    assert Told.parse("T = 1000, assumed: nothing here tells").assumed
+
+
+def test_an_encoders_heads_are_named_where_it_attends(tmp_path):
+    told = [Told("encoder_heads", 4, "assumed: nothing here tells")]
+    assert unproven(TINY, told) == ""  # its maps are 8 x 8 and 4 x 4
+    assert "assumed: encoder_heads = 4" in unproven(CELEBA64, told)
 
 
 def test_latent_networks_are_verified_too(tmp_path, autoencoder):
@@ -1005,6 +1139,8 @@ def test_the_commands(tmp_path, autoencoder):
         "not used: encoder: its average",
         "gradient: ",
         "passed: largest relative error",
+        NOT_PROVEN,
+        HOW_TO_PROVE,
     ):
         assert words in done.stdout
     done = run_tool(tmp_path / "out", f"--to-torch={tmp_path / 'back.pt'}")
@@ -1021,6 +1157,13 @@ def test_the_commands(tmp_path, autoencoder):
     assert done.returncode == 2 and "no such file; give the sources with --source=" in done.stderr
     done = subprocess.run([*command, f"--source={moved}"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and "passed" in done.stdout, done.stderr
+    assert NOT_PROVEN in done.stdout and HOW_TO_PROVE in done.stdout
+
+
+def test_the_help_names_every_schedule():
+    done = run_tool("--help")
+    line = next(line for line in done.stdout.splitlines() if "noise schedule" in line)
+    assert all(name in line for name in SCHEDULES)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@
 Reads Diff-AE's diffusion models, the PDAE authors' files, guided-diffusion's, and the AlexNet,
 LPIPS and Inception files of the metrics, without PyTorch and without running what is in them.
 What no tensor shows (heads and the like) is taken from a config.yml, the file's own
-hyper_parameters, a flag or the known models, in that order, and printed. DIR is for
+hyper_parameters, a flag or the known models, in that order, and printed. With --images=PATH,
+pictures like those that the model was trained on, the denoising loss decides heads, qkv_order
+and schedule where they are only assumed, and warns where they are told otherwise. DIR is for
 pdae_jax.load(DIR) and --config.pretrained=DIR.
 """
 
@@ -42,7 +44,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--verify",
         action="store_true",
-        help="comparison with the original in PyTorch (pip install 'pdae_jax[convert]')",
+        help="comparison with the original in PyTorch (pip install 'pdae_jax[convert]'); what it "
+        "cannot prove is named",
+    )
+    p.add_argument(
+        "--images",
+        metavar="PATH",
+        help="pictures (one, a folder or a quoted glob) whose denoising loss decides what no "
+        "tensor shows and nobody told: heads or head_channels, qkv_order, schedule",
     )
     p.add_argument(
         "--to-torch",
@@ -61,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     facts.add_argument(
         "--image_size", type=int, help="image size in pixels, of a UNet without an encoder"
     )
-    facts.add_argument("--schedule", choices=("linear", "cosine"), help="noise schedule")
+    facts.add_argument("--schedule", help="noise schedule: linear, cosine or constant")
     facts.add_argument("--class_label", type=int, help="class to keep of a class-conditional UNet")
     return p
 
@@ -100,6 +109,7 @@ def main(argv: list[str]) -> int:
         config=args.config,
         flags=flags,
         class_label=args.class_label,
+        images=args.images,
     )
     if args.verify:
         if not receipt["architecture"]:

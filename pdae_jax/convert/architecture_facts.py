@@ -5,13 +5,13 @@ bare UNet's image size and its schedule are not: they come from the file itself,
 Lightning file's hyper_parameters, a flag or the known defaults, and each is printed.
 """
 
-import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from pdae_jax.networks.architecture import Architecture
+from pdae_jax.schedule import SCHEDULES
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -25,6 +25,46 @@ class Facts(NamedTuple):
     source: str
     values: dict[str, Any]
     explicit: bool = False
+
+
+# Sources with a part of their own.
+OWN = "the file's own architecture"
+FLAG = "a flag"
+
+# Origins of a fact that somebody or something told, and of one that was guessed.
+FROM = "from "
+PUBLISHED = "as published models like it have"
+NOTHING = "assumed: nothing here tells"
+MEASURED = "measured: it denoises the pictures best"
+AGREED = "; the pictures agree"
+
+
+class Told(NamedTuple):
+    """A fact that no tensor shows: a field of `Architecture`, its value, and the value's origin."""
+
+    field: str
+    value: Any
+    origin: str
+
+    def __str__(self) -> str:
+        return f"{self.field} = {self.value}, {self.origin}"
+
+    @classmethod
+    def parse(cls, line: str) -> "Told":
+        """The fact of a receipt's line; its value as text."""
+        found = re.fullmatch(r"(\w+) = (\(.*?\)|[^,]*), (.*)", line, re.DOTALL)
+        if found is None:
+            raise ValueError(f"no fact in the line {line!r}; convert the model again")
+        return cls(*found.groups())
+
+    @property
+    def assumed(self) -> bool:
+        return self.origin in (PUBLISHED, NOTHING)
+
+    @property
+    def proven(self) -> bool:
+        """By the pictures, or by the file, whose `export` knew the model."""
+        return self.origin == MEASURED or self.origin.endswith((OWN, AGREED))
 
 
 # Heads and image size of the paper's, Diff-AE's and ADM's models, by (base, mult).
@@ -47,8 +87,8 @@ DEFAULTS = {
 
 def architecture(
     networks: Mapping[str, Shapes], sources: list[Facts]
-) -> tuple[Architecture, list[str]]:
-    """The networks' architecture, and a line for each fact that their shapes do not show.
+) -> tuple[Architecture, list[Told]]:
+    """The networks' architecture, and each fact of it that their shapes do not show.
 
     networks: shapes by name ("unet" or "decoder", and "encoder", "latent", "classifier",
     "statistics"). sources: what else is known, best first. Raises ValueError where networks or
@@ -70,10 +110,12 @@ def architecture(
                     f"{facts.source}: they do not belong together"
                 )
     known = {**_guesses(shown), **KNOWN.get((shown["base"], shown["mult"]), {})}
-    lines: list[str] = []
+    told: list[Told] = []
 
     def learn(field: str) -> Any:
         having = [facts for facts in sources if field in facts.values]
+        if field == "schedule":
+            having = _schedules(having)
         if having:
             first, value = having[0], having[0].values[field]
             for other in having[1:]:
@@ -82,14 +124,14 @@ def architecture(
                         f"{field} is {value} by {first.source} and "
                         f"{other.values[field]} by {other.source}; leave one out"
                     )
-            origin = f"from {first.source}"
+            origin = FROM + first.source
         elif field in known:
-            value, origin = known[field], "as published models like it have"
+            value, origin = known[field], PUBLISHED
         else:
-            value, origin = DEFAULTS.get(field), "assumed: nothing here tells"
+            value, origin = DEFAULTS.get(field), NOTHING
         if value is None:
             raise ValueError(f"nothing tells the {field}: give it, as in --{field}=128")
-        lines.append(f"{field} = {value}, {origin}")
+        told.append(Told(field, value, origin))
         return value
 
     if any(facts.explicit and "heads" in facts.values for facts in sources):
@@ -107,7 +149,22 @@ def architecture(
         attention=tuple(shorter // 2**level for level in shown["attention_levels"]),
         **fields,
     )
-    return arch, lines
+    return arch, told
+
+
+def _schedules(having: list[Facts]) -> list[Facts]:
+    """The sources of a schedule's name, without those that a flag stands in for.
+
+    A name that is none of `SCHEDULES` would fail in `pdae_jax.load`: ValueError, unless a flag says
+    which of them is meant.
+    """
+    odd = [facts for facts in having if facts.values["schedule"] not in tuple(SCHEDULES)]
+    if odd and (odd[-1].source == FLAG or having[-1].source != FLAG):
+        raise ValueError(
+            f"the schedule {odd[-1].values['schedule']!r}, from {odd[-1].source}, is none of those "
+            f"here ({', '.join(SCHEDULES)}): where one of them is meant, name it with --schedule"
+        )
+    return [facts for facts in having if facts not in odd]
 
 
 OPTIONAL = {"z_size", "encoder_widths", "latent_layers", "latent_hidden", "latent_time"}
@@ -161,6 +218,7 @@ def _unet(shapes: Shapes) -> dict[str, Any]:
         )
     return {
         "base": base,
+        "patch": 1,  # the original has no other
         "channels": channels,
         "blocks": blocks,
         "mult": tuple(width // base for width in widths),
@@ -228,24 +286,19 @@ READERS: dict[str, Callable[[Shapes], dict[str, Any]]] = {
 }
 
 
-OWN = "the file's own architecture"
-
-
-def from_architecture(values: Mapping[str, Any]) -> Facts:
+def from_architecture(arch: Architecture) -> Facts:
     """Facts of a file that `export` wrote, which carries its whole architecture."""
-    names = {field.name for field in dataclasses.fields(Architecture)}
-    values = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in names
-    }
+    values = arch.to_dict()
     height, width, channels = values.pop("image_shape")
-    levels = [int(math.log2(min(height, width) // size)) for size in values.pop("attention")]
+    sizes = values.pop("attention")  # perhaps some that no map has
+    levels = [k for k in range(len(arch.mult)) if min(height, width) // 2**k in sizes]
     return Facts(
         OWN,
         values
         | {
             "image_size": height if height == width else (height, width),
             "channels": channels,
-            "attention_levels": tuple(sorted(levels)),
+            "attention_levels": tuple(levels),
         },
     )
 
@@ -274,7 +327,8 @@ def from_config(config: Any) -> Facts:
     elif "num_heads" in found:
         facts |= {"heads": found["num_heads"], "head_channels": 0}
     if "use_new_attention_order" in found:
-        facts["qkv_order"] = "new" if found["use_new_attention_order"] else "legacy"
+        orders = {False: "legacy", True: "new"}
+        facts["qkv_order"] = orders[found["use_new_attention_order"]]
     if "attention_resolutions" in found:  # there as rates of down-sampling
         facts["attention_levels"] = tuple(
             sorted(int(math.log2(rate)) for rate in found["attention_resolutions"])
@@ -282,6 +336,16 @@ def from_config(config: Any) -> Facts:
     sizes = _find(config, "image_size")
     if sizes:
         facts["image_size"] = sizes["image_size"]
+    diffusion = _find(config, "betas_type")
+    if diffusion:
+        facts |= _renamed(diffusion, {"betas_type": "schedule", "timesteps": "T"})
+        T = facts.get("T", DEFAULTS["T"])
+        for name, wanted in (("linear_beta_start", 0.1 / T), ("linear_beta_end", 20 / T)):
+            if facts.get("schedule") == "linear" and name in diffusion:
+                if not math.isclose(float(diffusion[name]), wanted, rel_tol=1e-3):
+                    raise ValueError(
+                        f"{name} = {diffusion[name]}, where the linear schedule has {wanted:g}"
+                    )
     return Facts("config.yml", facts)
 
 
@@ -301,7 +365,8 @@ def from_hyper_parameters(values: Mapping[str, Any]) -> Facts:
         },
     )
     if values.get("net_attn") and "img_size" in values:  # there as sizes of the map
-        levels = {int(math.log2(values["img_size"] // size)) for size in values["net_attn"]}
+        whole = values["img_size"]
+        levels = {int(math.log2(whole // size)) for size in values["net_attn"] if size <= whole}
         facts["attention_levels"] = tuple(sorted(levels))
     return Facts("hyper_parameters", facts)
 

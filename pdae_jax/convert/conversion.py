@@ -16,11 +16,12 @@ import jax
 import numpy as np
 import yaml
 
-from pdae_jax.convert import architecture_facts, name_map
-from pdae_jax.convert.architecture_facts import Facts, Shapes
+from pdae_jax.convert import architecture_facts, candidates, name_map
+from pdae_jax.convert.architecture_facts import Facts, Shapes, Told
 from pdae_jax.convert.name_map import Names
 from pdae_jax.convert.torch_checkpoint import Source, StateDict, read_source
 from pdae_jax.metrics import inception, lpips
+from pdae_jax.model import Model
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import Networks
 from pdae_jax.runtime import atomic
@@ -68,6 +69,7 @@ def convert(
     config: str | os.PathLike | None = None,
     flags: Mapping[str, Any] | None = None,
     class_label: int | None = None,
+    images: str | os.PathLike | None = None,
     say: Callable[[str], object] = print,
 ) -> dict[str, Any]:
     """Converts the files of one model (or of one metric) to a workdir; returns the receipt.
@@ -75,8 +77,9 @@ def convert(
     output: a new directory, for `pdae_jax.load` and --config.pretrained; it appears whole or not at
     all. weights: "ema" or "raw". config: a config.yml (default: the one beside a file, if any).
     flags: `Architecture` facts that no tensor shows: heads, head_channels, qkv_order, image_size,
-    schedule. say: takes a line for each thing found or assumed. Raises ValueError, with nothing
-    written, where anything does not fit.
+    schedule. images: pictures (one, a folder or a glob) that decide heads, qkv_order and schedule,
+    where those are assumed, by the denoising loss (see `candidates`). say: takes a line for each
+    thing found or assumed. Raises ValueError, with nothing written, where anything does not fit.
     """
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -86,13 +89,21 @@ def convert(
         say(describe(source))
     networks = merge(found)
     arch: Architecture | None = None
-    assumed: list[str] = []
+    told: list[Told] = []
+    pictures: dict[str, Any] | None = None
     if networks.keys() & MODEL.keys():
         facts = other_facts(found, config, flags or {}, say)
-        arch, assumed = model_architecture(networks, facts)
-        for line in assumed:
-            say(line)
+        arch, told = model_architecture(networks, facts)
+        for fact in told:
+            say(str(fact))
     groups = to_groups(networks, arch)
+    if images is not None:
+        if arch is None:
+            raise ValueError(
+                f"--images={images} needs a diffusion model, whose noise is measured, and these "
+                f"files have {', '.join(networks)} alone; leave it out"
+            )
+        arch, told, pictures = candidates.settle(arch, told, groups, images, say)
     attributes = (
         attribute_names(len(networks["classifier"]["bias"])) if "classifier" in networks else []
     )
@@ -106,7 +117,8 @@ def convert(
         "weights": weights,
         "class_label": class_label,
         "architecture": arch and arch.to_dict(),
-        "told": assumed,
+        "told": [str(fact) for fact in told],
+        "pictures": pictures,
         "attributes": attributes,
         "groups": {group: size_of(tree) for group, tree in groups.items()},
         "versions": {
@@ -215,21 +227,24 @@ def other_facts(
             ) from error
         facts.insert(own, one._replace(source=str(path), explicit=bool(config)))
     if flags:
-        facts.append(Facts("a flag", dict(flags), explicit=True))
+        facts.append(Facts(architecture_facts.FLAG, dict(flags), explicit=True))
     return facts
 
 
 def model_architecture(
     networks: Mapping[str, StateDict], facts: list[Facts]
-) -> tuple[Architecture, list[str]]:
-    """The model's architecture, and a line for each fact that its tensors do not show."""
+) -> tuple[Architecture, list[Told]]:
+    """The model's architecture, and each fact of it that its tensors do not show.
+
+    Raises ValueError also for one that `pdae_jax.load` would refuse.
+    """
     if not networks.keys() & {"unet", "decoder"}:
         raise ValueError(
             f"only {', '.join(networks)} was given, which is no model by itself; give the "
             f"autoencoder's (or diffusion model's) file too"
         )
     try:
-        return architecture_facts.architecture(
+        arch, told = architecture_facts.architecture(
             {
                 name: {key: tensor.shape for key, tensor in state.items()}
                 for name, state in networks.items()
@@ -237,6 +252,8 @@ def model_architecture(
             },
             facts,
         )
+        Model(arch, {})  # what `load` builds, but for the parameters, which `to_groups` checks
+        return arch, told
     except (LookupError, TypeError, ArithmeticError) as error:
         raise ValueError(
             f"a tensor that every such network has is missing or of another shape, or a setting "

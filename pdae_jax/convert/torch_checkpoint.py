@@ -13,7 +13,9 @@ from pdae_jax.convert.architecture_facts import (
     from_architecture,
     from_hyper_parameters,
 )
+from pdae_jax.networks.architecture import Architecture
 from pdae_jax.runtime.choices import listed
+from pdae_jax.workdir import json_file
 
 StateDict = dict[str, np.ndarray]
 Entries = dict[str, Any]  # of a file, by their keys
@@ -187,8 +189,9 @@ def _pdae(path: Path, value: Entries, weights: str, ignored: list[str]) -> Sourc
     }
     kind = "PDAE's " + next(text for name, text in kinds.items() if name in networks)
     facts: list[Facts] = []
-    if isinstance(value.get("architecture"), Mapping):
-        kind, facts = "a pdae_jax model", [from_architecture(value["architecture"])]
+    if isinstance(value.get("architecture"), dict):
+        own = json_file.read_as(Architecture, path, value["architecture"])
+        kind, facts = "a pdae_jax model", [from_architecture(own)]
     return Source(path, kind, networks, taken, ignored, _whole(value.get("step")), facts)
 
 

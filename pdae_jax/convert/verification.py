@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from pdae_jax.convert import candidates, name_map
+from pdae_jax.convert.architecture_facts import Told
 from pdae_jax.convert.conversion import MODEL, merge, sha256
 from pdae_jax.convert.torch_checkpoint import StateDict, read_source
 from pdae_jax.networks.architecture import Architecture
@@ -44,6 +46,9 @@ def verify(
 ) -> bool:
     """Compares a converted workdir with the files that it was converted from; True when it passes.
 
+    The original is rebuilt with the converted model's architecture, so that a pass proves tensors
+    and code, not the facts that no tensor shows: those that nothing proves are named.
+
     paths: the files, None for those that its receipt names. Raises ValueError where they are not
     the ones converted. Needs PyTorch.
     """
@@ -76,7 +81,41 @@ def verify(
         f"{'passed' if passed else 'FAILED'}: largest relative error "
         f"{max(row.relative for row in rows):.2g}, limit {TOLERANCE:g} in float32"
     )
+    doubts = unproven(workdir.architecture, [Told.parse(line) for line in receipt["told"]])
+    if passed and doubts:
+        say(doubts)
     return passed
+
+
+def unproven(arch: Architecture, told: Iterable[Told]) -> str:
+    """Lines on the facts that a comparison with a twin cannot prove; "" where all are proven.
+
+    Left out is what changes no output: dropout, settings of heads that are not in use, and the
+    order of the channels of what is proven to be one head.
+    """
+    told = list(told)
+    idle = {"dropout", "heads" if arch.head_channels else "head_channels"}
+    heads = candidates.shown_by(arch, "heads")
+    if any(one.field == heads and one.proven for one in told):
+        idle |= candidates.FACTS.keys() - set(candidates.facts_of(arch))
+    if not any("qkv" in key for key in name_map.encoder(arch)):
+        idle.add("encoder_heads")
+    doubtful = [one for one in told if one.field not in idle and not one.proven]
+    if not doubtful:
+        return ""
+    guessed = [f"{one.field} = {one.value}" for one in doubtful if one.assumed]
+    given = [f"{one.field} = {one.value} ({one.origin})" for one in doubtful if not one.assumed]
+    lines = ["not proven, for no tensor shows it, and the original was run with the same:"]
+    lines += [f"  assumed: {', '.join(guessed)}"] if guessed else []
+    lines += [f"  told: {', '.join(given)}"] if given else []
+    fields = {field for fields in candidates.FACTS.values() for field in fields}
+    measurable = [one.field for one in doubtful if one.field in fields]
+    if measurable:
+        lines.append(
+            f"  pictures like those that it was trained on prove {', '.join(measurable)}: convert "
+            f"with --images=PATH"
+        )
+    return "\n".join(lines)
 
 
 def compare(
