@@ -6,7 +6,7 @@ Knows no JAX.
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from etils import epy
@@ -17,20 +17,17 @@ with epy.lazy_imports():  # conversion to float, all that training needs, takes 
 
     from pdae_jax.data import sources, transforms
 
-if TYPE_CHECKING:
-    from pdae_jax.model import Model
-
 ValueRange = tuple[float | int, float | int]  # of black and white
 SHAPE_REMEDY = "pdae_jax.images.load(images, model) makes them so"
 
 
-def load(images: Any, model: "Model") -> np.ndarray:
+def load(images: Any, model: Any) -> np.ndarray:
     """Pictures of any size and kind as a model takes them: uint8 [B, H, W, C].
 
     images: a path, a folder or a glob; a PIL image; an array [h, w] or [h, w, c], uint8 or as
-    `transforms.to_uint8` scales it; or a sequence of any of these. Each is cut and resized as in
-    training; grey and RGB become each other. Raises ValueError, with its name or number, for one
-    that cannot be read or has other channels.
+    `transforms.to_uint8` scales it; or a sequence of any of these. model: a `Model`. Each is cut
+    and resized as in training; grey and RGB become each other. Raises ValueError, with its name or
+    number, for one that cannot be read or has other channels.
     """
     height, width, channels = model.arch.image_shape
     prepared = []

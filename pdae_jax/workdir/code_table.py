@@ -57,7 +57,8 @@ class CodeTable:
         if not self._table.exists():
             raise ValueError(f"no codes at {self._folder}: encode the data first")
         table = npz_file.read(self._table)
-        return Codes(**table | {"attributes": tuple(map(str, table["attributes"]))})
+        attributes = tuple(map(str, table.pop("attributes")))
+        return Codes(**table, attributes=attributes)
 
     def lock(self) -> Lock:
         """Held by what computes the table."""
