@@ -71,6 +71,7 @@ def test_a_faster_machine_trains_larger_networks(machine, side, base, levels, pr
         assert settings.log_every <= settings.steps >= settings.save_every
 
 
+@pytest.mark.slow
 def test_more_pictures_and_more_hours_bring_more_steps():
     few, many = (sizing.choose(some, LAPTOP, Wishes(), {}) for some in (FEW, MANY))
     assert few.settings["dpm"].steps < many.settings["dpm"].steps
@@ -384,8 +385,7 @@ def test_every_field_of_every_config_is_described(name):
     config, module = load_config(file), load_module(file)
     for field in field_names(config):
         words = description(field, module)
-        assert len(words) > 10 and words[0] != words[0].upper() or words[:2] in ("CS", "T,", "DD")
-        assert not words.endswith(".") and "\n" not in words
+        assert len(words) > 10 and not words.endswith(".") and "\n" not in words
     if hasattr(module, "to_choose"):
         assert set(module.to_choose()) < set(field_names(config))
 
