@@ -115,6 +115,12 @@ def test_what_is_given_is_kept_and_the_rest_suits_it():
     assert {*fields, "stages"} == set(sizing.FIELDS)
 
 
+def test_small_pictures_have_small_networks_on_any_machine():
+    plan = sizing.choose(Pictures(1400, 360, 8, 1), GPU, Wishes(), {})
+    assert plan.arch.image_shape == (8, 8, 1) and plan.arch.z_size == 32
+    assert plan.arch.mult == (1, 2)
+
+
 @pytest.mark.parametrize("side", [4, 8, 16, 20, 24, 28, 30, 31, 32, 48, 50, 64, 96, 128, 200, 256])
 def test_any_size_of_pictures_has_networks(side):
     for tier in sizing.TIERS:

@@ -136,6 +136,8 @@ def choose(
     best = None
     for tier in (tier for tier in TIERS if wishes.sizes in ("", tier.sizes)):
         arch = architecture(tier, pictures, given)
+        if best and min(arch.image_shape[:2]) < tier.side:  # its networks are for larger pictures
+            break
         wanted, affordable = pictures_to_see(tier, arch, pictures, machine, wishes)
         if best and affordable < tier.fewest:
             break
