@@ -21,17 +21,18 @@ ValueRange = tuple[float | int, float | int]  # of black and white
 SHAPE_REMEDY = "pdae_jax.images.load(images, model) makes them so"
 
 
-def load(images: Any, model: Any) -> np.ndarray:
+def load(images: Any, model: Any, value_range: ValueRange | None = None) -> np.ndarray:
     """Pictures of any size and kind as a model takes them: uint8 [B, H, W, C].
 
-    images: a path, a folder or a glob; a PIL image; an array [h, w] or [h, w, c], uint8 or as
-    `transforms.to_uint8` scales it; or a sequence of any of these. model: a `Model`. Each is cut
-    and resized as in training; grey and RGB become each other. Raises ValueError, with its name or
-    number, for one that cannot be read or has other channels.
+    images: a path, a folder or a glob; a PIL image; an array [h, w] or [h, w, c], uint8 or of
+    floats from 0 to 1; or a sequence of any of these. model: a `Model`. value_range: the values of
+    arrays that stand for black and white, where they are others. Each is cut and resized as in
+    training; grey and RGB become each other. Raises ValueError, with its name or number, for one
+    that cannot be read or has other channels.
     """
     height, width, channels = model.arch.image_shape
     prepared = []
-    for name, read in _each(images):
+    for name, read in _each(images, value_range):
         try:
             prepared.append(transforms.prepare(read(), (height, width), channels))
         except (ValueError, OSError) as error:
@@ -41,7 +42,7 @@ def load(images: Any, model: Any) -> np.ndarray:
     return np.stack(prepared)
 
 
-def _each(images: Any) -> Iterable[tuple[str, Any]]:
+def _each(images: Any, value_range: ValueRange | None) -> Iterable[tuple[str, Any]]:
     """A name for each picture, and the function that reads it."""
     if isinstance(images, str | os.PathLike):
         source = sources.Folder(images, "all")
@@ -49,12 +50,48 @@ def _each(images: Any) -> Iterable[tuple[str, Any]]:
     if isinstance(images, Image.Image):
         return [("the picture", lambda: transforms.of_pil(images))]
     if hasattr(images, "shape") and hasattr(images, "dtype") and np.ndim(images) <= 3:
-        return [("the array", lambda: transforms.to_uint8(images))]
+        return [("the array", lambda: _of_array(np.asarray(images), value_range))]
+    if isinstance(images, bytes) or not isinstance(images, Iterable):
+        raise ValueError(
+            f"pictures are given as paths, PIL images or arrays, got {type(images).__name__}"
+        )
     found: list[tuple[str, Any]] = []
     for k, one in enumerate(images):
         named = isinstance(one, str | os.PathLike)
-        found += [(name if named else f"picture {k}", read) for name, read in _each(one)]
+        each = _each(one, value_range)
+        found += [(name if named else f"picture {k}", read) for name, read in each]
     return found
+
+
+def _of_array(image: np.ndarray, value_range: ValueRange | None) -> np.ndarray:
+    """A picture as uint8; ValueError where nothing says which of its values are black and white."""
+    if value_range is not None:
+        low, high = _range_of(value_range)
+        x = (image.astype(np.float32) - low) / (high - low)
+        if not (np.isfinite(x).all() and -0.005 <= x.min() and x.max() <= 1.005):
+            raise ValueError(f"it has values out of value_range = {value_range}")
+        image = np.clip(x, 0, 1)
+    elif image.dtype.kind in "iu" and image.dtype != np.uint8:
+        raise ValueError(
+            f"values of {image.dtype} do not tell which are black and white: pass value_range, "
+            f"such as (0, 255) or (0, {np.iinfo(image.dtype).max})"
+        )
+    elif image.dtype.kind == "f" and image.size and image.min() < 0:
+        raise ValueError("floats below 0: pass value_range, such as (-1, 1)")
+    return transforms.to_uint8(image)
+
+
+def _range_of(value_range: ValueRange) -> ValueRange:
+    """Black and white; ValueError where they are not two numbers that differ."""
+    try:
+        low, high = (float(one) for one in value_range)
+        good = np.isfinite([low, high]).all() and low < high and not isinstance(value_range, str)
+    except (TypeError, ValueError):
+        low = high = 0.0
+        good = False
+    if not good:
+        raise ValueError(f"value_range must be (black, white), such as (0, 1), got {value_range!r}")
+    return low, high
 
 
 class Scaled:
@@ -82,11 +119,7 @@ def checked(images: Any, value_range: ValueRange | None = None) -> Any:
     type; warns of floats that are never negative, which are rarely meant for [-1, 1].
     """
     if value_range is not None:
-        low, high = value_range
-        if not low < high:
-            raise ValueError(
-                f"value_range must be (black, white), such as (0, 1), got {(low, high)}"
-            )
+        value_range = _range_of(value_range)
     elif images.dtype == np.uint8:
         return images
     kind = np.dtype(images.dtype).kind
@@ -125,7 +158,7 @@ def _range(images: Any, at_a_time: int = 256) -> tuple[float, float]:
     lowest, highest = np.inf, -np.inf
     for start in range(0, len(images), at_a_time):
         some = np.asarray(images[start : start + at_a_time], np.float32)
-        finite = np.isfinite(some).reshape(len(some), -1).all(1)
+        finite = np.isfinite(some).all(tuple(range(1, some.ndim)))
         if not finite.all():
             bad = start + int(np.argmin(finite))
             raise ValueError(f"images[{bad}] has values that are NaN or infinite")

@@ -7,6 +7,11 @@ config's colon picks what is trained (configs/bedroom128.py:dpm), and any field 
 With --mode=NAME it does one of the commands below instead; --mode=NAME --help lists its options.
 """
 
+if __name__ == "__main__":  # before imports that take their time
+    from pdae_jax.runtime import interrupt
+
+    interrupt.end_in_one_line()
+
 import dataclasses
 import errno
 import os
@@ -25,13 +30,12 @@ from pdae_jax.commands import flags as option_flags
 from pdae_jax.commands.options import Options
 from pdae_jax.commands.train import STAGES
 from pdae_jax.config import complete, description, field_names, load_config, load_module
-from pdae_jax.runtime import cpu, one_line
+from pdae_jax.runtime import cpu, interrupt, one_line
 
 with epy.lazy_imports():  # a mistyped flag and --help need no JAX
     from pdae_jax.commands import page_command
     from pdae_jax.runtime import processes, programs
 
-INTERRUPTED = 130  # the exit status, as shells have it for SIGINT
 HELP = ("help", "h", "helpshort", "helpfull")
 COMMON = {
     "mode": "command to run, one of those below (default train)",
@@ -70,12 +74,8 @@ class CommandLine:
 
 def cli() -> None:
     """The entry point `pdae_jax`, and of python -m pdae_jax and pdae_jax.main."""
-    status = main(sys.argv, before=cpu.restart_tuned)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if status == INTERRUPTED:  # while the device and threads are at work, which an end waits for
-        os._exit(status)
-    sys.exit(status)
+    interrupt.end_in_one_line()
+    sys.exit(main(sys.argv, before=cpu.restart_tuned))
 
 
 def main(argv: Sequence[str], before: Callable[[], None] = lambda: None) -> int:
@@ -98,7 +98,7 @@ def main(argv: Sequence[str], before: Callable[[], None] = lambda: None) -> int:
             return run(parsed)
     except KeyboardInterrupt:
         one_line.say("interrupted; the same command goes on from there")
-        return INTERRUPTED
+        return interrupt.STATUS
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("PDAE_JAX_TRACEBACK"):
             raise
@@ -115,7 +115,8 @@ def run(parsed: CommandLine) -> int:
         several = given.coordinator, given.processes, given.process
         processes.start(*several, stoppable=parsed.command == "train")
     if "compilation_cache" in common_of(parsed.command) and given.compilation_cache:
-        programs.keep_on_disk(given.compilation_cache)
+        typed = given["compilation_cache"].present
+        programs.keep_on_disk(given.compilation_cache if typed else None)
     if parsed.command == "train":
         module = load_module(parsed.config_path.partition(":")[0])
         complete(module, parsed.config, parsed.given, parsed.workdir)

@@ -3,7 +3,7 @@
 import functools
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -103,8 +103,8 @@ class Model:
 
         attributes: the names of the classifier's outputs, in order.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number above 0, got {batch_size!r}")
         self.arch, self.attributes = arch, tuple(attributes)
         self.mesh = sharding.make_mesh(devices=jax.local_devices())
         self.net = Networks(arch, DTYPES[nearest(precision, DTYPES, "precision")])
@@ -168,6 +168,8 @@ class Model:
         rngs = self._rngs(rng, len(given))
         start = self._noise(rngs) if start is None else start
         if method == "ddpm":
+            if stop:
+                raise ValueError(f"stop = {stop} is of DDIM; DDPM takes every step with z")
             out = self._batched(self._ddpm, start, codes, jax.random.key_data(rngs), one=one)
         else:
             path = tuple(samplers.ddim_times(self.arch.T, steps)[::-1].tolist())
@@ -195,7 +197,7 @@ class Model:
         keep: other attributes, which it must not move.
         """
         self.need("classifier")
-        names = self.attributes
+        names, keep = self.attributes, (keep,) if isinstance(keep, str) else keep
         k, *fixed = (names.index(nearest(one, names, "attribute")) for one in (attribute, *keep))
         if k in fixed:
             raise ValueError(
@@ -224,10 +226,12 @@ class Model:
 
         Of codes z the codes moved by strength sqrt(d) along the direction in normalised z; of
         pictures those decoded from their own x_T and the moved z. attribute: its name, or a
-        direction [d], as `direction` returns. strength: about -0.5 to 0.5. keep: attributes that
+        direction [d], of any length. strength: about -0.5 to 0.5. keep: attributes that
         must not move. steps, invert_steps: of DDIM, and of inferring x_T.
         """
         self.need("statistics")
+        if np.ndim(strength) or not np.isfinite(strength):
+            raise ValueError(f"strength must be one finite number, got {strength}")
         if isinstance(attribute, str):
             along = self.direction(attribute, keep)
         elif len(keep):
@@ -238,7 +242,13 @@ class Model:
                 raise ValueError(
                     f"a direction must be [{self.arch.z_size}], got {list(along.shape)}"
                 )
+            length = np.linalg.norm(along)
+            if not (np.isfinite(length) and length > 0):
+                raise ValueError(f"a direction must have a length, got one of {length}")
+            along = along / length
         if np.ndim(images_or_z) in (1, 2):
+            if value_range is not None:
+                raise ValueError(f"value_range = {value_range} is of pictures, and codes are given")
             codes, one = self._codes(images_or_z)
             moved = np.asarray(latent.edit(self.params["statistics"], codes, along, strength))
             return moved[0] if one else moved
@@ -273,6 +283,8 @@ class Model:
         others, _ = self._codes(z_2, len(codes), "z_2")
         start, _ = self._like_images(x_T, "x_T", len(codes))
         path = tuple(samplers.ddim_times(self.arch.T, steps)[::-1].tolist())
+        if np.ndim(weight) or not 0 <= float(np.asarray(weight)) <= 1:
+            raise ValueError(f"weight must be one number from 0 to 1, got {weight}")
         weights = np.full((len(codes), 1, 1, 1), weight, np.float32)
         out = self._batched(self._trajectory, start, codes, others, weights, one=one, path=path)
         return np.clip(out, -1, 1)
@@ -342,8 +354,7 @@ class Model:
         uniform: noises from [0, 1), as the original's measure did by mistake.
         """
         x_0, one = self._images(images, value_range)
-        eps = self._noise(self._rngs(rng, len(x_0)))
-        eps = jax.scipy.stats.norm.cdf(eps) if uniform else eps
+        eps = self._noise(self._rngs(rng, len(x_0)), uniform)
         z, times = self._z_of(x_0, z), self._times(t, len(x_0))
         return self._batched(self._gap, x_0, times, eps, z, one=one)
 
@@ -458,8 +469,16 @@ class Model:
         return Program(run, "codes")
 
     @functools.cached_property
-    def _noise(self) -> Callable[[Rngs], jax.Array]:
-        return jax.jit(lambda rngs: samplers.draws(rngs, self.arch.image_shape)(self.arch.T))
+    def _draw(self) -> Program:
+        def draw(params: Params, rngs: KeyData, uniform: bool) -> Images:
+            rng = jax.random.wrap_key_data(rngs)
+            noise = samplers.draws(rng, self.arch.image_shape)(self.arch.T)
+            return jax.scipy.stats.norm.cdf(noise) if uniform else noise
+
+        return Program(draw, "noise")
+
+    def _noise(self, rngs: Rngs, uniform: bool = False) -> "_Drawn":
+        return _Drawn(self, np.asarray(jax.random.key_data(rngs)), uniform)
 
     # A user's arguments, checked.
 
@@ -487,6 +506,8 @@ class Model:
     def _images(self, images: Any, value_range: ValueRange | None) -> tuple[Any, bool]:
         """Pictures [B, H, W, C] as `images.checked` has them, and whether it is one alone."""
         x = images if hasattr(images, "dtype") and hasattr(images, "shape") else np.asarray(images)
+        if x.shape == (0,):  # an empty list
+            x = np.zeros((0, *self.arch.image_shape), np.uint8)
         x, one = self._many(x, "images", self.arch.image_shape)
         return checked(x, value_range), one
 
@@ -502,29 +523,36 @@ class Model:
         return self._batched(self._invert, x_0, z, path=path)
 
     def _like_images(self, images: ArrayLike, name: str, n: int | None = None) -> tuple[Any, bool]:
-        x = np.asarray(images, np.float32)
-        return self._many(x, name, self.arch.image_shape, n)
+        x = np.asarray(images)
+        if x.dtype == np.uint8:
+            raise ValueError(f"{name} is noise of floats, and got uint8: pictures go to invert")
+        x, one = self._many(_numbers(x, name), name, self.arch.image_shape, n)
+        return _finite(x, name), one
 
     def _codes(self, z: ArrayLike, n: int | None = None, name: str = "z") -> tuple[Any, bool]:
         self.need("gradient")
-        return self._many(np.asarray(z, np.float32), name, (self.arch.z_size,), n)
+        codes, one = self._many(_numbers(np.asarray(z), name), name, (self.arch.z_size,), n)
+        return _finite(codes, name), one
 
     def _many(
         self, x: Any, name: str, shape: tuple[int, ...], n: int | None = None
     ) -> tuple[Any, bool]:
         """[B, *shape], and whether it was [*shape]; ValueError where it was neither."""
-        one = x.shape == shape
+        one, got = x.shape == shape, list(x.shape)
         x = x[None] if one else x
         if x.shape[1:] != shape or x.ndim != 1 + len(shape) or n not in (None, len(x)):
             wanted = ", ".join(map(str, shape))
             raise ValueError(
-                f"{name} must be [{'B' if n is None else n}, {wanted}], got {list(x.shape)}"
+                f"{name} must be [{'B' if n is None else n}, {wanted}], got {got}"
                 + (f"; {SHAPE_REMEDY}" if name == "images" else "")
             )
         return x, one
 
     def _times(self, t: int | Int[Array, "..."], n: int) -> Int[np.ndarray, " {n}"]:
-        times = np.broadcast_to(np.asarray(t, np.int32), (n,))
+        given = np.asarray(t)
+        if given.dtype.kind not in "iu" or given.shape not in ((), (1,), (n,)):
+            raise ValueError(f"t must be a whole number, or [{n}] of them, got {t}")
+        times = np.broadcast_to(given.astype(np.int32), (n,))
         if n and not (0 <= times.min() and times.max() < self.arch.T):
             raise ValueError(
                 f"t must be from 0 to {self.arch.T - 1}, got {times.min()}..{times.max()}"
@@ -532,13 +560,19 @@ class Model:
         return times
 
     def _rngs(self, rng: Seed, n: int) -> Rngs:
-        if n < 0:
-            raise ValueError(f"n must not be negative, got {n}")
+        if not isinstance(n, int | np.integer) or n < 0:
+            raise ValueError(f"n must be a whole number and not negative, got {n!r}")
         if rng is None or isinstance(rng, int | np.integer):
             return samplers.keys(rng or 0, range(n))
         key: Any = rng
-        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-            key = jax.random.wrap_key_data(key)  # of jax.random.PRNGKey
+        if getattr(key, "dtype", None) == np.uint32:
+            key = jax.random.wrap_key_data(jnp.asarray(key))  # of jax.random.PRNGKey
+        typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if not typed or key.shape not in ((), (n,)):
+            raise ValueError(
+                f"rng must be a random seed, a key of jax.random.key, or {n} keys, got "
+                f"{getattr(key, 'shape', None) or type(rng).__name__}"
+            )
         return key if key.shape == (n,) else samplers.keys(key, range(n))
 
     def need(self, group: str) -> None:
@@ -549,3 +583,34 @@ class Model:
                 f"this model has no {group!r}, only {sorted(self.params)}: train it with the "
                 f"config's :{variant} variant"
             )
+
+
+class _Drawn:
+    """Noise for each example, drawn as its slices are asked for."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, model: Model, rngs: np.ndarray, uniform: bool):
+        self._model, self._rngs, self._uniform = model, rngs, uniform
+        self.shape = (len(rngs), *model.arch.image_shape)
+
+    def __len__(self) -> int:
+        return len(self._rngs)
+
+    def __getitem__(self, some: slice) -> np.ndarray:
+        model, rngs = self._model, self._rngs[some]
+        return model._batched(model._draw, rngs, uniform=self._uniform)
+
+
+def _numbers(x: np.ndarray, name: str) -> np.ndarray:
+    if x.dtype.kind not in "fiu" and x.dtype.name != "bfloat16":
+        raise ValueError(f"{name} must be numbers, got {x.dtype}")
+    return x.astype(np.float32)
+
+
+def _finite(x: np.ndarray, name: str) -> np.ndarray:
+    """The array; ValueError names the first example that has NaN or infinite numbers."""
+    finite = np.isfinite(x).all(tuple(range(1, x.ndim)))
+    if not finite.all():
+        raise ValueError(f"{name}[{int(np.argmin(finite))}] has numbers that are NaN or infinite")
+    return x

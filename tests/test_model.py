@@ -88,11 +88,11 @@ def test_bad_arguments_are_one_line(model, images, shapes_unchecked):
         (lambda: model.decode(z[:, :3]), r"z must be \[B, 6\], got \[6, 3\]"),
         (lambda: model.invert(images, z[:3]), r"z must be \[6, 6\], got \[3, 6\]"),
         (lambda: model.decode(z, images[:2] / 255), r"x_T must be \[6, 8, 8, 1\], got \[2, 8"),
-        (lambda: model.generate(-1), "n must not be negative, got -1"),
-        (lambda: Model(ARCH, model.params, batch_size=0), "batch_size must be at least 1, got 0"),
+        (lambda: model.generate(-1), "n must be a whole number and not negative, got -1"),
+        (lambda: Model(ARCH, model.params, batch_size=0), "batch_size must be a whole number above 0, got 0"),
         (lambda: model.decode(z, steps=0), "steps must be from 1 to T = 40, got 0"),
         (lambda: model.decode(z, method="ddmp"), "did you mean 'ddpm'"),
-        (lambda: model.predict(images, 40, z), "t must be from 0 to 39"),
+        (lambda: model.predict(images / 255, 40, z), "t must be from 0 to 39"),
         (lambda: model.decode(None), "decode needs z or x_T"),
         (lambda: Model(ARCH, {"dpm": model.params["dpm"]}).encode(images), "no 'encoder'"),
     ]:
@@ -289,7 +289,7 @@ def test_an_edit_is_the_papers_from_the_pictures_own_x_T(trained, digits):
     np.testing.assert_allclose(direction, latent.direction(trained.params["classifier"], 3))
     moved = trained.edit(z, "3", 0.4)
     np.testing.assert_allclose(moved, latent.edit(statistics, z, direction, 0.4), atol=1e-6)
-    np.testing.assert_allclose(trained.edit(z, direction, 0.4), moved)
+    np.testing.assert_allclose(trained.edit(z, direction, 0.4), moved, atol=1e-6)
     np.testing.assert_allclose(trained.edit(z[0], "3", 0.4), moved[0], atol=1e-6)
     assert (trained.logits(moved)[:, 3] > trained.logits(z)[:, 3]).all()
     x_T = trained.invert(digits, z, steps=4)
@@ -355,3 +355,55 @@ def test_pictures_of_any_kind_become_the_networks(trained, tmp_path):
         pictures.load([big, np.zeros((8, 8, 5), np.uint8)], trained)
     with pytest.raises(ValueError, match="no such"):
         pictures.load(tmp_path / "missing.png", trained)
+
+
+def test_nonsense_is_refused_by_its_name(trained, digits, shapes_unchecked):
+    """NaN, the wrong kind, options that would be ignored: one line each."""
+    z = trained.encode(digits)
+    nan, x_T = np.full_like(z, np.nan), np.zeros(digits.shape, np.float32)
+    pictures_of_ints = digits.astype(np.int64)
+    for call, message in [
+        (lambda: trained.decode(nan), r"z\[0\] has numbers that are NaN"),
+        (lambda: trained.classify(nan), r"z\[0\] has numbers that are NaN"),
+        (lambda: trained.edit(nan, "3", 0.1), r"z\[0\] has numbers that are NaN"),
+        (lambda: trained.decode(z, x_T * np.nan), r"x_T\[0\] has numbers that are NaN"),
+        (lambda: trained.decode(z, digits), "x_T is noise of floats, and got uint8"),
+        (lambda: trained.decode(z, x_T[:1]), r"x_T must be \[3, 8, 8, 1\], got \[1, 8, 8, 1\]"),
+        (lambda: trained.decode(z, method="ddpm", stop=0.3), "stop = 0.3 is of DDIM"),
+        (lambda: trained.decode(z, rng=1.5), "rng must be a random seed.*got float"),
+        (lambda: trained.decode(z, rng=samplers.keys(0, range(2))), r"or 3 keys, got \(2,\)"),
+        (lambda: trained.edit(z, "3", np.nan), "strength must be one finite number, got nan"),
+        (lambda: trained.edit(z, "3", [0.1, 0.2]), "strength must be one finite number"),
+        (lambda: trained.edit(z, np.zeros(8), 0.1), "a direction must have a length"),
+        (lambda: trained.edit(z, "3", 0.1, value_range=(0, 1)), "is of pictures, and codes are"),
+        (lambda: trained.interpolate(z, z, x_T, 2.0), "weight must be one number from 0 to 1"),
+        (lambda: trained.predict(x_T, 3.7, z), "t must be a whole number"),
+        (lambda: trained.generate(2.5), "n must be a whole number"),
+        (lambda: trained.encode(digits, (0, np.inf)), r"value_range must be \(black, white\)"),
+        (lambda: trained.encode(digits, "01"), r"value_range must be \(black, white\)"),
+        (lambda: pictures.load(pictures_of_ints[0], trained), "int64 do not tell.*value_range"),
+        (lambda: pictures.load(5, trained), "given as paths, PIL images or arrays, got int"),
+        (lambda: pictures.load(b"x", trained), "given as paths, PIL images or arrays, got bytes"),
+    ]:
+        with pytest.raises(ValueError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    np.testing.assert_allclose(
+        trained.edit(z, 7 * trained.direction("3"), 0.1), trained.edit(z, "3", 0.1), atol=1e-5
+    )
+    np.testing.assert_array_equal(trained.direction("3", "8"), trained.direction("3", ["8"]))
+    assert trained.encode([]).shape == (0, 8)
+    np.testing.assert_array_equal(
+        pictures.load(pictures_of_ints[0], trained, value_range=(0, 255)), digits[:1]
+    )
+
+
+def test_noise_too_is_drawn_batch_size_at_a_time(trained, digits):
+    """However many codes there are: the same noise, by programs of few sizes."""
+    model = Model(trained.arch, trained.params, batch_size=4)
+    z = np.repeat(trained.encode(digits), 5, 0)
+    out = model.decode(z, steps=2)
+    np.testing.assert_allclose(out[:7], model.decode(z[:7], steps=2), atol=1e-5)
+    noise = samplers.draws(samplers.keys(0, range(15)), (8, 8, 1))(model.arch.T)
+    np.testing.assert_allclose(out, model.decode(z, noise, steps=2), atol=1e-5)
+    assert {key[1][-1][0][0] for key in model._draw._compiled} <= {1, 4}

@@ -158,7 +158,7 @@ class Context(Generic[O]):
 
     def model_cache_key(self, **more: Any) -> dict[str, Any]:
         """The key of work without pictures: every checkpoint of the model, and more."""
-        key = {"checkpoints": self.workdir.latest_steps}
+        key = {"checkpoints": self.workdir.contents}
         return key | {"precision": getattr(self.options, "precision", "float32")} | more
 
 

@@ -11,6 +11,7 @@ from pdae_jax.commands.context import Context, Result
 from pdae_jax.commands.options import Count, Decoding, Images, Inversion, Precision, option
 from pdae_jax.images import to_uint8, visible
 from pdae_jax.pages.page import Part, Pictures, Section, Table
+from pdae_jax.runtime.paths import local
 
 with epy.lazy_imports():  # --help needs no JAX
     from pdae_jax.tasks import manipulation
@@ -110,7 +111,7 @@ def logit_changes(
 
 def read_direction(path: str, d: int) -> np.ndarray:
     try:
-        direction = np.load(path, allow_pickle=False)
+        direction = np.load(local(path), allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path} is no .npy of a direction: {str(error).splitlines()[0]}"

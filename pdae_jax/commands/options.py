@@ -4,6 +4,7 @@ A command's own `Options` is composed of those here and adds its own; `flags.py`
 """
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Sequence
 from typing import Any, Self
@@ -37,10 +38,14 @@ class Options:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value, limits = getattr(self, field.name), field.metadata
+            limits = field.metadata
+            value: Any = getattr(self, field.name)
             if limits["choices"]:
                 nearest(value, limits["choices"], field.name)
-            if limits["path"] and value and not local(value).exists():
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(one, float) and not math.isfinite(one) for one in numbers):
+                raise ValueError(f"{field.name} must be finite, got {value}")
+            if limits["path"] and value and not local(str(value)).exists():
                 raise ValueError(f"{field.name}: no such file or folder: {value}")
             if limits["at_least"] is not None and value < limits["at_least"]:
                 raise ValueError(f"{field.name} must be at least {limits['at_least']}, got {value}")
@@ -115,7 +120,7 @@ class Count(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seed(Options):
-    seed: int = option(0, "random seed")
+    seed: int = option(0, "random seed", at_least=0, at_most=2**32 - 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

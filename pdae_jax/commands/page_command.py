@@ -42,13 +42,12 @@ def run_page(
         workdir = workdir_lib.Workdir(workdir)
     workdir.architecture  # noqa: B018 - no folder is made where there is no model
     output = workdir.output(name, out)
-    steps = {
-        folder: step for folder, step in workdir.latest_steps.items() if folder != "statistics"
-    }
+    contents = {name: of for name, of in workdir.contents.items() if name != "statistics"}
     key = {
         "options": dataclasses.asdict(given),
         "data": dataclasses.asdict(data) if data else None,
-        "checkpoints": steps,  # statistics are computed on the way, where they are missing
+        "files": data.fingerprint() if data else "",
+        "checkpoints": contents,  # statistics are computed on the way, where they are missing
     }
     key = json.loads(json.dumps(key))
     if skip_current and output.is_current(key):

@@ -55,6 +55,10 @@ class Source:
         """The path or key of picture `i`, for messages."""
         return f"{self.name}[{i}]"
 
+    def read_from(self) -> list[str]:
+        """The files that pictures are read from, where a person may change them."""
+        return []
+
     @functools.cached_property
     def labels(self) -> np.ndarray:
         return np.zeros((len(self), 0), np.float32)
@@ -163,6 +167,9 @@ class Folder(Source):
     def where(self, i: int) -> str:
         return self.files[i]
 
+    def read_from(self) -> list[str]:
+        return self.files
+
 
 # Pillow knows these by name, and reads none of them as a picture without more software.
 NO_PICTURES = {"MPEG", "HDF5", "GRIB", "BUFR", "EPS", "WMF"}
@@ -181,9 +188,10 @@ def named_pictures(names: str) -> list[Path]:
     """Paths of the pictures that a name, a glob, or a comma-separated list of them means."""
     found: list[Path] = []
     for name in [names] if os.path.exists(names) else names.split(","):
+        exact = [str(local(name))] if os.path.isfile(local(name)) else None  # [ and ] in its name
         matched = [
             Path(path)
-            for path in glob.glob(str(local(name)), recursive=True)
+            for path in exact or glob.glob(str(local(name)), recursive=True)
             if Path(path).suffix.lower() in picture_suffixes()
         ]
         if not matched and glob.has_magic(name):
@@ -380,6 +388,10 @@ class LMDB(Source):
 
     def where(self, i: int) -> str:
         return f"{self.path}:{self._key(i)}"
+
+    def read_from(self) -> list[str]:
+        inside = os.path.join(self.path, "data.mdb")
+        return [inside if os.path.exists(inside) else self.path]
 
 
 @functools.cache

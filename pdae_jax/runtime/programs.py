@@ -20,14 +20,13 @@ PATIENCE = 2.0  # seconds of silence before a compilation is spoken of
 def keep_on_disk(folder: str | None = None) -> None:
     """Keeps compiled programs between starts, so that a second one does not compile again.
 
-    folder: None for the default, unless JAX's own setting names one already; the variable
-    JAX_COMPILATION_CACHE_DIR counts before both, and JAX_ENABLE_COMPILATION_CACHE=0 keeps nothing.
+    folder: None for JAX's own setting (the variable JAX_COMPILATION_CACHE_DIR), or else a default.
+    JAX_ENABLE_COMPILATION_CACHE=0 keeps nothing.
     """
     # JAX adds its configuration's attributes while it is imported.
     if folder is None and jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         return
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", folder or os.path.expanduser(CACHE))
-    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder or CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 

@@ -9,6 +9,7 @@ A save appears whole or not at all (Orbax renames a finished folder), so a run k
 of one finds the save before it.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -72,10 +73,16 @@ class Checkpoints:
 
     def restore(self, step: int, **items: Any) -> dict[str, Any]:
         """Reads the named items; each is given as a tree of arrays or shapes, which it fills."""
+        self._check_shapes(step, items.get("ema", {}))
         try:
             return self._whole(step, items)
         except _Damaged as damaged:
             self._refuse(step, damaged, items)
+
+    def identity(self, step: int) -> str:
+        """What tells a checkpoint from another of the same step; "" of one without checksums."""
+        saved = self._folder / str(step) / "checksums" / "metadata"
+        return hashlib.sha256(saved.read_bytes()).hexdigest()[:16] if saved.exists() else ""
 
     def resumable(self, step: int) -> bool:
         """Whether there is more than weights: imported ones have nothing to resume from."""
@@ -96,21 +103,27 @@ class Checkpoints:
             raise _Damaged("its metadata cannot be read") from error
 
     def _whole(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
-        """Reads items and compares their checksums; `_Damaged` where something is not as saved."""
-        self._check_shapes(step, items.get("ema", {}))
+        """Reads items and compares their checksums; `_Damaged` where something is not as saved.
+
+        Of several processes all read, compare and fail together.
+        """
         args: dict[str, Any] = {
             name: ocp.args.StandardRestore(tree) for name, tree in items.items()
         }
+        read, saved, wrong = {}, {}, ""
         try:
             if "checksums" in self._manager.item_metadata(step).keys():  # older versions had none
                 args["checksums"] = ocp.args.JsonRestore()
             read = self._manager.restore(step, args=ocp.args.Composite(**args))
-            saved = read["checksums"] if "checksums" in args else {}
+            saved = {name: dict(read["checksums"][name]) for name in items if "checksums" in args}
+        except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+            raise  # no fault of the checkpoint's
         except Exception as error:  # noqa: BLE001 - a damaged file makes Orbax raise anything
-            raise _Damaged(_reason(error)) from error
-        for name in items if saved else ():
-            if wrong := differing(saved[name], checksums(read[name])):
-                raise _Damaged(f"{listed(wrong, 3)} of {name!r} is not what was saved")
+            wrong = _reason(error)
+        _raise_together(wrong)
+        for name in saved:
+            if differs := differing(saved[name], checksums(read[name])):
+                raise _Damaged(f"{listed(differs, 3)} of {name!r} is not what was saved")
         return {name: read[name] for name in items}
 
     def _check_shapes(self, step: int, ema: Params) -> None:
@@ -192,6 +205,16 @@ class Checkpoints:
 
 class _Damaged(Exception):
     """A checkpoint cannot be read, or is not what was saved; the words say how."""
+
+
+def _raise_together(wrong: str) -> None:
+    """Raises `_Damaged` on all processes where one of them has words on what is wrong."""
+    try:
+        with processes.fail_together():
+            if wrong:
+                raise ValueError(wrong)
+    except ValueError as error:
+        raise _Damaged(str(error)) from error
 
 
 def _reason(error: Exception) -> str:

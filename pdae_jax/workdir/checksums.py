@@ -9,7 +9,7 @@ import numpy as np
 from pdae_jax.runtime import processes
 
 _ODD = np.uint32(2654435761)  # Knuth's multiplier, 2^32 over the golden ratio
-_BLOCK = 2**20  # words taken at a time, to bound the memory
+_BLOCK = 2**20  # words taken at a time, which fit into the cache
 
 
 def checksums(tree: Any) -> dict[str, str]:

@@ -56,7 +56,7 @@ class CodeTable:
         """Reads the table; ValueError where there is none."""
         if not self._table.exists():
             raise ValueError(f"no codes at {self._folder}: encode the data first")
-        table = npz_file.read(self._table)
+        table = npz_file.read(self._table, Codes._fields)
         attributes = tuple(map(str, table.pop("attributes")))
         return Codes(**table, attributes=attributes)
 

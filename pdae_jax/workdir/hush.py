@@ -11,7 +11,7 @@ _ORBAX = f"{os.sep}orbax{os.sep}"
 
 
 def hush_orbax() -> None:
-    """Installs the filters, once a process; everything that is not Orbax's passes them."""
+    """Installs the filters, once a process: of what Orbax logs, and of its threads' errors."""
     if getattr(threading.excepthook, "of_orbax", False):
         return
     of_threads, unraisable = threading.excepthook, sys.unraisablehook

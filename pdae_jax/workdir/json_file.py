@@ -24,6 +24,16 @@ def read_lines(path: Path) -> list[Any]:
     ]
 
 
+def append_line(path: Path, value: Any) -> None:
+    """Adds a line; one that a kill has cut off goes."""
+    with path.open("a+b") as file:
+        file.seek(0)
+        content = file.read()
+        if not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
+        file.write(json.dumps(value).encode() + b"\n")
+
+
 def read_as(kind: type[T], path: Path, value: Any) -> T:
     """A dataclass of a value in a file; ValueError where its fields are not the dataclass's."""
     known = {field.name for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType] - T is a dataclass

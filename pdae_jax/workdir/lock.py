@@ -1,7 +1,8 @@
 """The lock of a folder: one command at a time writes in it.
 
 A lock of the operating system on the file FOLDER/.lock, which names the holder: its end, however it
-comes, releases the lock, on NFS too. Process 0 alone holds it for all processes of one run.
+comes, releases the lock, on NFS too; a mounted bucket (gcsfuse) has locks of one machine alone.
+Process 0 holds it for all processes of one run.
 """
 
 import contextlib
@@ -73,7 +74,13 @@ class Lock:
         if fcntl is None:
             return
         while True:
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise ValueError(
+                    f"{self._path.parent} cannot be written: {error.strerror}; choose another "
+                    f"folder"
+                ) from error
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

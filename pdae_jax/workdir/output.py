@@ -51,9 +51,15 @@ class Output:
         with processes.fail_together():
             if processes.writes():
                 self._check()
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise ValueError(
+                        f"{self.folder} cannot be made: {error.strerror}; choose another --out"
+                    ) from error
         with Lock(self.folder):
             if processes.writes() and not self._numbers.exists():
-                self._numbers.write_text(json.dumps({"mode": self.command}) + "\n")
+                atomic.write_text(self._numbers, json.dumps({"mode": self.command}) + "\n")
             try:
                 yield
             except ValueError:
@@ -80,9 +86,10 @@ class Output:
     def _mark(self) -> dict[str, Any]:
         """The folder's record; {} where this package did not write it."""
         try:
-            return json.loads(self._numbers.read_text())
+            mark = json.loads(self._numbers.read_text())
         except (OSError, ValueError):
             return {}
+        return mark if isinstance(mark, dict) else {}
 
     # Long work.
 

@@ -29,7 +29,7 @@ class Records:
 
     def add_scalars(self, step: int, values: dict[str, float]) -> None:
         """Appends a line; values must be finite, as JSON has no NaN."""
-        with self._scalars.open("a") as file:
+        with self._scalars.open("a") as file:  # `forget_after` has seen to its last line
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def forget_after(self, step: int) -> None:
@@ -45,9 +45,8 @@ class Records:
 
     def add_seconds(self, step: int, seconds: float) -> None:
         """Adds a finished stretch, which ended at `step`."""
-        with self._time.open("a") as file:
-            total = (self.seconds() or 0.0) + seconds
-            file.write(json.dumps({"step": step, "seconds": total}) + "\n")
+        total = (self.seconds() or 0.0) + seconds
+        json_file.append_line(self._time, {"step": step, "seconds": total})
 
     def add_picture(self, step: int, name: str, grid: np.ndarray) -> None:
         """Keeps a grid, uint8 [H, W, 1 or 3], as a PNG."""
@@ -78,8 +77,7 @@ class Records:
 
     def add_settings(self, step: int, settings: dict[str, Any]) -> None:
         """Records the settings of a start at `step`."""
-        with self._settings.open("a") as file:
-            file.write(json.dumps({"step": step, **settings}) + "\n")
+        json_file.append_line(self._settings, {"step": step, **settings})
 
     def add_data(self, data: Data) -> None:
         """Records that the objective is trained on `data`."""

@@ -38,6 +38,7 @@ class Saved(NamedTuple):
     step: int
     groups: tuple[str, ...]
     resumable: bool  # trained here; else imported
+    identity: str  # of its content; "" where an older version saved it
 
 
 class Workdir:
@@ -146,12 +147,19 @@ class Workdir:
 
     def _scan(self) -> dict[str, Saved]:
         found: dict[str, Saved] = {}
-        for folder in sorted({path.parents[1] for path in self.path.glob("*/*/ema")}):
+        marks = ("ema", "_CHECKPOINT_METADATA")  # one of them may be lost
+        there = {path.parents[1] for mark in marks for path in self.path.glob(f"*/*/{mark}")}
+        for folder in sorted(there):
             with Checkpoints(folder) as checkpoints:
                 step = checkpoints.latest()
-                if step is not None:
-                    groups = tuple(checkpoints.shapes(step))
-                    found[folder.name] = Saved(step, groups, checkpoints.resumable(step))
+                if step is None:
+                    raise ValueError(
+                        f"{folder} holds checkpoints under names that are no steps: give them the "
+                        f"names of numbers back, or move them away"
+                    )
+                groups = tuple(checkpoints.shapes(step))
+                of_step = checkpoints.resumable(step), checkpoints.identity(step)
+                found[folder.name] = Saved(step, groups, *of_step)
         where: dict[str, str] = {}
         for folder, save in found.items():
             for group in save.groups:
@@ -240,7 +248,7 @@ class Workdir:
         record = self._origin(folder)
         if record is None:  # imported, or of a version without records
             return "statistics" not in self.groups or self._has_current_statistics()
-        return record["checkpoints"] == self._networks()
+        return self._are_the_networks(record["checkpoints"])
 
     def write_origin(self, folder: str, **more: Any) -> None:
         """Records the networks over whose codes something is made from now on."""
@@ -248,7 +256,15 @@ class Workdir:
 
     def _origin(self, folder: str) -> dict[str, Any] | None:
         path = self._origin_file(folder)
-        return json_file.read(path) if path.exists() else None
+        if not path.exists():
+            return None
+        record = json_file.read(path)
+        if not isinstance(record, dict) or "checkpoints" not in record:
+            raise ValueError(
+                f"{path} does not hold what it should: delete {path.parent}, and its stage makes "
+                f"it again"
+            )
+        return record
 
     def _origin_file(self, folder: str) -> Path:
         return self.path / folder / "cache_key.json"
@@ -273,12 +289,13 @@ class Workdir:
     def _has_current_statistics(self) -> bool:
         if "statistics" not in self.groups:
             return False
-        record, networks = self._origin("statistics"), self._networks()
+        record = self._origin("statistics")
         if record is None:  # imported, or of a version that recorded the largest step alone
             encoder = self.save_of("encoder")
             imported = encoder is not None and not encoder.resumable
-            return imported or self.latest_steps["statistics"] == max(networks.values())
-        return record["checkpoints"] == networks
+            steps = [self.latest_steps[folder] for folder in self._networks()]
+            return imported or self.latest_steps["statistics"] == max(steps)
+        return self._are_the_networks(record["checkpoints"])
 
     def write_statistics(self, statistics: dict[str, Any], data: Data) -> None:
         """Saves mean and standard deviation of the codes of `data`, unless they are there.
@@ -290,7 +307,8 @@ class Workdir:
 
         def are_there() -> bool:
             record = self._origin("statistics")
-            return record == key or record is None and self._has_current_statistics()
+            of_these = record is not None and record.get("pictures") == key["pictures"]
+            return (of_these or record is None) and self._has_current_statistics()
 
         if before and processes.ask_first(are_there):
             return
@@ -308,8 +326,9 @@ class Workdir:
         for name in stale:  # that has no record is known to be stale by these statistics alone
             if self._origin(name) is None:
                 self._write(self._origin_file(name), {"checkpoints": None})
-        self.save_weights({"statistics": statistics}, before.step + 1 if before else 1, keep=1)
-        self._write(self._origin_file("statistics"), key)
+        with Lock(self.path / "statistics"):
+            self.save_weights({"statistics": statistics}, before.step + 1 if before else 1, keep=1)
+            self._write(self._origin_file("statistics"), key)
 
     @contextlib.contextmanager
     def checkpoints(self, objective: str, keep: int | None = None) -> Iterator[Checkpoints]:
@@ -371,20 +390,32 @@ class Workdir:
         return [data for folder in folders for data in Records(folder).data()]
 
     def cache_key(self, data: Data) -> dict[str, Any]:
-        """The key of codes of `data`: the checkpoints of the networks, and the data."""
+        """The key of codes of `data`: the checkpoints of the networks, the data, their files."""
         return {
             "checkpoints": self._networks(),
             "data": dataclasses.asdict(data),
+            "files": data.fingerprint(),
             "format": 2,  # of the chunks and tables, which tell since then why a picture is broken
         }
 
-    def _networks(self) -> dict[str, int]:
-        """The steps of the checkpoints on which codes depend."""
+    def _networks(self) -> dict[str, list[Any]]:
+        """The checkpoints on which codes depend, {folder: [step, identity]}."""
         return {
-            folder: save.step
-            for folder, save in self.saved.items()
+            folder: of_folder
+            for folder, of_folder in self.contents.items()
             if not self._is_from_codes(folder)
         }
+
+    @property
+    def contents(self) -> dict[str, list[Any]]:
+        """What tells all checkpoints from others, {folder: [step, identity]}, as JSON has it."""
+        return {folder: [save.step, save.identity] for folder, save in self.saved.items()}
+
+    def _are_the_networks(self, recorded: Any) -> bool:
+        """Whether a record is of the networks as they are; older versions recorded steps alone."""
+        now = self._networks()
+        steps = {folder: step for folder, (step, _) in now.items()}
+        return recorded == now or recorded == steps
 
     def _is_from_codes(self, folder: str) -> bool:
         return all(group_of(group).from_codes for group in self.saved[folder].groups)
