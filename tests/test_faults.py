@@ -322,6 +322,7 @@ def test_an_interruption_is_one_line(workdir, tmp_path):
         process = subprocess.Popen(
             [sys.executable, "-m", "pdae_jax.main", *line],
             env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # of a background job
         )  # fmt: skip
         time.sleep(seconds)
         process.send_signal(signal.SIGINT)
