@@ -89,7 +89,7 @@ def test_bad_arguments_are_one_line(model, images, shapes_unchecked):
         (lambda: model.invert(images, z[:3]), r"z must be \[6, 6\], got \[3, 6\]"),
         (lambda: model.decode(z, images[:2] / 255), r"x_T must be \[6, 8, 8, 1\], got \[2, 8"),
         (lambda: model.generate(-1), "n must be a whole number and not negative, got -1"),
-        (lambda: Model(ARCH, model.params, batch_size=0), "batch_size must be a whole number above 0, got 0"),
+        (lambda: Model(ARCH, model.params, batch_size=0), "batch_size must be a whole number"),
         (lambda: model.decode(z, steps=0), "steps must be from 1 to T = 40, got 0"),
         (lambda: model.decode(z, method="ddmp"), "did you mean 'ddpm'"),
         (lambda: model.predict(images / 255, 40, z), "t must be from 0 to 39"),
