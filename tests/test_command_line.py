@@ -216,7 +216,7 @@ def test_a_configs_fields_are_set():
 def test_flags_that_a_page_prints_are_read_back(command):
     """`Options.flags`, by which a report says how each part is made, is what `parse` reads."""
     options = commands.module_of(command).Options
-    changed = {"n": 3, "strengths": (-1.0, 0.5), "keep": ("a b", "c"), "ddpm": False, "seed": -2}
+    changed = {"n": 3, "strengths": (-1.0, 0.5), "keep": ("a b", "c"), "ddpm": False, "seed": 2}
     some = options.out_of(
         ManipulateOptions(),
         **{name: value for name, value in changed.items() if name in options.__dataclass_fields__},
