@@ -172,7 +172,7 @@ class Model:
                 raise ValueError(f"stop = {stop} is of DDIM; DDPM takes every step with z")
             out = self._batched(self._ddpm, start, codes, jax.random.key_data(rngs), one=one)
         else:
-            path = tuple(samplers.ddim_times(self.arch.T, steps)[::-1].tolist())
+            path = self._path(steps)[::-1]
             out = self._batched(self._ddim, start, codes, one=one, path=path, stop=float(stop))
         return np.clip(out, -1.0, 1.0)
 
@@ -282,7 +282,7 @@ class Model:
         codes, one = self._codes(z_1)
         others, _ = self._codes(z_2, len(codes), "z_2")
         start, _ = self._like_images(x_T, "x_T", len(codes))
-        path = tuple(samplers.ddim_times(self.arch.T, steps)[::-1].tolist())
+        path = self._path(steps)[::-1]
         if np.ndim(weight) or not 0 <= float(np.asarray(weight)) <= 1:
             raise ValueError(f"weight must be one number from 0 to 1, got {weight}")
         weights = np.full((len(codes), 1, 1, 1), weight, np.float32)
@@ -519,8 +519,11 @@ class Model:
         return self._batched(self._encode, x_0)
 
     def _x_T_of(self, x_0: Any, z: Any, steps: int) -> Any:
-        path = tuple(samplers.ddim_times(self.arch.T, steps).tolist())
-        return self._batched(self._invert, x_0, z, path=path)
+        return self._batched(self._invert, x_0, z, path=self._path(steps))
+
+    def _path(self, steps: int) -> tuple[int, ...]:
+        """The times of DDIM, ascending, as a setting of a program."""
+        return tuple(samplers.ddim_times(self.arch.T, steps).tolist())
 
     def _like_images(self, images: ArrayLike, name: str, n: int | None = None) -> tuple[Any, bool]:
         x = np.asarray(images)

@@ -3,7 +3,6 @@
 import dataclasses
 import platform
 import shlex
-import sys
 import time
 from importlib.metadata import version
 from typing import Any
@@ -77,7 +76,7 @@ def run(context: Context[Options]) -> Result:
     headline: dict[str, float] = {}
     numbers: dict[str, Any] = {}
     skipped = []
-    say(f"report: {len(COMMANDS)} sections, {', '.join(COMMANDS)}")
+    processes.say(f"report: {len(COMMANDS)} sections, {', '.join(COMMANDS)}")
     for number, name in enumerate(COMMANDS, 1):
         output, started = context.output.within(name), time.perf_counter()
         try:
@@ -88,10 +87,10 @@ def run(context: Context[Options]) -> Result:
                 write_files(output, result, command=line)
         except ValueError as error:
             skipped.append([name, str(error)])
-            say(f"report {number}/{len(COMMANDS)}: no {name}, as {error}")
+            processes.say(f"report {number}/{len(COMMANDS)}: no {name}, as {error}")
             continue
         seconds = time.perf_counter() - started
-        say(f"report {number}/{len(COMMANDS)}: {name}, {seconds:.0f} s")
+        processes.say(f"report {number}/{len(COMMANDS)}: {name}, {seconds:.0f} s")
         *first, last = result.sections
         sections += [*first, Section(last.title, [*last.parts, Text(command=line)])]
         headline |= result.headline
@@ -109,11 +108,6 @@ def run(context: Context[Options]) -> Result:
     headline["numbers in z"] = context.model.arch.z_size
     title = f"PDAE on {context.workdir.name}"
     return Result(sections, numbers, headline=headline, title=title, lead=lead(context))
-
-
-def say(line: str) -> None:
-    if processes.writes():
-        print(line, file=sys.stderr, flush=True)
 
 
 def part_of(context: Context[Options], name: str) -> Context[Any]:

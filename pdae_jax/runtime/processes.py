@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -98,6 +99,12 @@ def index() -> int:
 def writes() -> bool:
     """Whether this process is the one that writes shared files."""
     return jax.process_index() == 0
+
+
+def say(line: str) -> None:
+    """Prints a line on stderr, once for all processes."""
+    if writes():
+        print(line, file=sys.stderr, flush=True)
 
 
 def wait(for_what: str) -> None:

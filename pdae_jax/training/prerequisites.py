@@ -1,7 +1,6 @@
 """The prerequisites of an objective: weights that are in its workdir, or imported, and fit."""
 
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -103,7 +102,7 @@ def discard_stale(workdir: Workdir, row: Objective) -> None:
     """Deletes what was trained over codes that the networks no longer give, to make it again."""
     stale = row.name in workdir.stale  # all of them look, as they open checkpoints together
     if processes.ask_first(lambda: stale):
-        say(f"{row.name} was trained over the codes of before: it is made again")
+        processes.say(f"{row.name} was trained over the codes of before: it is made again")
         workdir.discard(row.name)
 
 
@@ -124,15 +123,10 @@ def say_what_becomes_stale(workdir: Workdir, row: Objective) -> None:
                 )
             stale.append(name)
     if stale:
-        say(
+        processes.say(
             f"{' and '.join(stale)} will be stale, as the codes change: the config's stages of "
             f"that name make it again"
         )
-
-
-def say(line: str) -> None:
-    if processes.writes():
-        print(line, file=sys.stderr)
 
 
 def check_pretrained(

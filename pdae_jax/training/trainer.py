@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -189,11 +188,10 @@ def check_arguments(
             f"times accumulate = {settings.accumulate}"
         )
     absent = [size for size in arch.attention if size not in arch.map_sizes]
-    if absent and processes.writes():
-        print(
+    if absent:
+        processes.say(
             f"attention = {arch.attention}, and no level has maps of {absent[0]} pixels: they have "
-            f"{', '.join(map(str, arch.map_sizes))}, and the others no attention",
-            file=sys.stderr,
+            f"{', '.join(map(str, arch.map_sizes))}, and the others no attention"
         )
     if "dpm" in row.trains and arch.learned_variance:
         raise ValueError(
@@ -220,12 +218,11 @@ def say_what_has_no_effect(
             for name in here
             if here[name] != there[name] and name not in ("workers", "max_broken")
         ]
-    if differs and processes.writes():
-        print(
+    if differs:
+        processes.say(
             f"{row.name} is done; this has no effect on it: {', '.join(differs)}. To train it "
             f"further with that, raise --config.{row.name}.steps; to train it anew, choose another "
-            f"--workdir",
-            file=sys.stderr,
+            f"--workdir"
         )
 
 

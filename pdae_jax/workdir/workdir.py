@@ -195,11 +195,10 @@ class Workdir:
         groups: those wanted, None for all that are there and not stale; ValueError names one that
         is not there.
         """
-        wanted = tuple(
-            (g for g in self.groups if self.folder_of(g) not in self.stale)
-            if groups is None
-            else groups
-        )
+        if groups is None:
+            stale = self.stale
+            groups = (group for group in self.groups if self.folder_of(group) not in stale)
+        wanted = tuple(groups)
         for group in wanted:
             if group not in self.groups:
                 raise ValueError(
@@ -302,12 +301,11 @@ class Workdir:
 
         Raises ValueError where something was trained over codes of other pictures or networks.
         """
-        key = {"checkpoints": self._networks(), "pictures": data.pictures}
         before = self.save_of("statistics")
 
         def are_there() -> bool:
             record = self._origin("statistics")
-            of_these = record is not None and record.get("pictures") == key["pictures"]
+            of_these = record is not None and record.get("pictures") == data.pictures
             return (of_these or record is None) and self._has_current_statistics()
 
         if before and processes.ask_first(are_there):
@@ -328,7 +326,7 @@ class Workdir:
                 self._write(self._origin_file(name), {"checkpoints": None})
         with Lock(self.path / "statistics"):
             self.save_weights({"statistics": statistics}, before.step + 1 if before else 1, keep=1)
-            self._write(self._origin_file("statistics"), key)
+            self.write_origin("statistics", pictures=data.pictures)
 
     @contextlib.contextmanager
     def checkpoints(self, objective: str, keep: int | None = None) -> Iterator[Checkpoints]:
