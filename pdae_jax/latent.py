@@ -64,9 +64,9 @@ def training_loss(
 
 
 def noise_fn(net: LatentModel, params: Params, schedule: Schedule, times: Visited) -> NoiseFn:
-    """eps_omega as a noise function of (z_t, t), for `samplers.ddim` with clip=False.
+    """eps_omega as a noise function of (z_t, t), for samplers without a threshold.
 
-    The original clips the implied z_0 to [-1, 1]; pass clip=True to reproduce that.
+    The original clips the implied z_0 to [-1, 1]; "static" reproduces that.
     """
     time = samplers.tabulate(lambda t: net.latent_time(params, t), times, schedule.T)
     return lambda z_t, t: net.latent_eps(params, z_t, time(t))
@@ -91,7 +91,8 @@ def sample(
     z_T = jax.vmap(lambda rng: jax.random.normal(rng, d))(rngs)
     z_T = jnp.clip(z_T, -1, 1) if clamp else z_T
     times = samplers.ddim_times(schedule.T, steps)[::-1]
-    z = samplers.ddim(noise_fn(net, params, schedule, times), z_T, times, schedule, clip=clip)
+    eps, threshold = noise_fn(net, params, schedule, times), "static" if clip else "none"
+    z = samplers.ddim(eps, z_T, times, schedule, threshold)
     return denormalise(params["statistics"], z)
 
 

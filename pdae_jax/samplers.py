@@ -2,7 +2,9 @@
 
 A sampler sees a function of (x_t, t), never a network, its parameters or a code. The bare
 diffusion model, PDAE at a given z, trajectory interpolation and the latent diffusion model are
-all noise functions (see `pdae` and `latent`).
+all noise functions (see `pdae` and `latent`). Here are the paper's two samplers, and what others
+share: the times visited, and thresholds of x_0. `solvers` has those of higher order, `reversible`
+those that can be run backwards exactly.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from pdae_jax.arrays import Array, Rng, Rngs, State, Time, Visited
+from pdae_jax.runtime.choices import nearest
 from pdae_jax.schedule import Schedule
 
 NoiseFn = Callable[[State, Time], State]  # x_t, t -> eps
@@ -33,24 +36,81 @@ def ddim_times(T: int, steps: int) -> Int[np.ndarray, " S"]:
     return np.unique(np.linspace(0, T - 1, steps + 1).astype(int))
 
 
+# The numbers, growing with t, of which neighbouring times are equally far apart.
+SPACINGS: dict[str, Callable[[Schedule], Float[np.ndarray, " T"]] | None] = {
+    "uniform": None,  # t, rounded as the paper's code does
+    "log-snr": lambda schedule: -schedule.log_snr,  # Lu et al. 2022
+    "karras": lambda schedule: schedule.noise_level ** (1 / 7),  # Karras et al. 2022
+    "quadratic": lambda schedule: np.sqrt(np.arange(schedule.T)),  # Song et al. 2021
+}
+
+
+def spaced_times(schedule: Schedule, steps: int, spacing: str = "uniform") -> Int[np.ndarray, " S"]:
+    """The times of a run of `steps` steps, ascending from 0 to T-1, spaced as `SPACINGS` names.
+
+    "uniform" are `ddim_times`. Of the others the whole times next to the equally spaced ones, all
+    different: `steps` + 1 of them, or T where these are fewer.
+    """
+    measure = SPACINGS[nearest(spacing, SPACINGS, "spacing")]
+    if measure is None:
+        return ddim_times(schedule.T, steps)
+    if not 1 <= steps <= schedule.T:
+        raise ValueError(f"steps must be from 1 to T = {schedule.T}, got {steps}")
+    if steps >= schedule.T - 1:
+        return np.arange(schedule.T)
+    at = measure(schedule)
+    times = np.interp(np.linspace(at[0], at[-1], steps + 1), at, np.arange(schedule.T))
+    least = np.arange(steps + 1)  # so many times lie before each, and the others after it
+    times = np.maximum.accumulate(times.round().astype(int) - least) + least
+    return np.minimum(times, schedule.T - 1 - least[::-1])
+
+
+def _dynamic(x_0: State) -> State:
+    """Saharia et al. 2022: all but 0.5 % of an example's numbers are brought into [-1, 1]."""
+    size = jnp.quantile(jnp.abs(x_0), 0.995, tuple(range(1, x_0.ndim)), keepdims=True)
+    size = jnp.maximum(size, 1.0)
+    return jnp.clip(x_0, -size, size) / size
+
+
+# What is done to the x_0 that a step implies, before it is used.
+THRESHOLDS: dict[str, Callable[[State], State] | None] = {
+    "none": None,  # so that a step can be undone
+    "static": lambda x_0: jnp.clip(x_0, -1.0, 1.0),  # so that pictures stay pictures
+    "dynamic": _dynamic,
+}
+
+
+def predict(
+    noise_fn: NoiseFn, x: State, t: Time, schedule: Schedule, threshold: str
+) -> tuple[State, State]:
+    """The x_0 and eps that x_t implies, each following from the other, x_0 under a threshold."""
+    limit = THRESHOLDS[nearest(threshold, THRESHOLDS, "threshold")]
+    eps = noise_fn(x, t)
+    x_0 = schedule.x_0(x, t, eps)
+    if limit:
+        x_0 = limit(x_0)
+        eps = schedule.eps(x, t, x_0)
+    return x_0, eps
+
+
 def ddim_step(
-    noise_fn: NoiseFn, x: State, t: Time, t_next: Time, schedule: Schedule, clip: bool = True
+    noise_fn: NoiseFn,
+    x: State,
+    t: Time,
+    t_next: Time,
+    schedule: Schedule,
+    threshold: str = "static",
 ) -> State:
     """One deterministic step from time t to t_next: earlier to sample, later to invert.
 
-    DDIM (Song et al. 2021) with eta = 0; `clip` holds the implied x_0 in [-1, 1] and recomputes
-    eps from it, so that the two stay consistent.
+    DDIM (Song et al. 2021) with eta = 0.
     """
-    eps = noise_fn(x, t)
-    x_0 = schedule.x_0(x, t, eps)
-    if clip:
-        x_0 = jnp.clip(x_0, -1.0, 1.0)
-        eps = schedule.eps(x, t, x_0)
+    x_0, eps = predict(noise_fn, x, t, schedule, threshold)
     return schedule.x_t(x_0, t_next, eps)
 
 
 def ddim(
-    noise_fn: NoiseFn, x: State, times: Visited, schedule: Schedule, clip: bool = True
+    noise_fn: NoiseFn, x: State, times: Visited, schedule: Schedule, threshold: str = "static"
 ) -> State:
     """Algorithm 3's loop: DDIM along `times`, the sequence of times visited, x given at the first.
 
@@ -61,7 +121,7 @@ def ddim(
     t = jnp.asarray(times)
 
     def step(x: State, pair: tuple[Time, Time]) -> tuple[State, None]:
-        return ddim_step(noise_fn, x, *pair, schedule, clip), None
+        return ddim_step(noise_fn, x, *pair, schedule, threshold), None
 
     return jax.lax.scan(step, x, (t[:-1], t[1:]))[0]
 

@@ -78,6 +78,16 @@ class Schedule:
         """sqrt(1 - alpha_bar_t): turns G, as a score, into a change of eps (Algorithm 3)."""
         return np.sqrt(1.0 - self.alpha_bar)
 
+    @functools.cached_property
+    def log_snr(self) -> Table:
+        """lambda_t = log(sqrt(alpha_bar) / sqrt(1 - alpha_bar)): half the log of the SNR."""
+        return 0.5 * np.log(self.alpha_bar / (1.0 - self.alpha_bar))
+
+    @functools.cached_property
+    def noise_level(self) -> Table:
+        """rho_t = sqrt(1 - alpha_bar) / sqrt(alpha_bar): the noise in x_t / sqrt(alpha_bar)."""
+        return np.sqrt(1.0 / self.alpha_bar - 1.0)
+
     def loss_weight(self, gamma: float = 0.1) -> Table:
         """lambda_t = SNR^gamma / (1 + SNR), with SNR = alpha_bar / (1 - alpha_bar)."""
         snr = self.alpha_bar / (1.0 - self.alpha_bar)

@@ -150,8 +150,8 @@ def test_inversion_then_decoding_returns_the_picture():
     errors = []
     for steps in (10, 100, 1000):
         times = samplers.ddim_times(1000, steps)
-        x_T = samplers.ddim(eps, x_0, times, SCHEDULE, clip=False)
-        back = samplers.ddim(eps, x_T, times[::-1], SCHEDULE, clip=False)
+        x_T = samplers.ddim(eps, x_0, times, SCHEDULE, "none")
+        back = samplers.ddim(eps, x_T, times[::-1], SCHEDULE, "none")
         errors.append(float(jnp.abs(back - x_0).mean()))
     assert errors[2] < errors[1] < errors[0] and errors[2] < 3e-3
     assert 0.8 < float(x_T.std()) < 1.2  # and x_T is about standard normal

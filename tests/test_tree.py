@@ -15,7 +15,7 @@ PACKAGE = ROOT / "pdae_jax"
 # Each imports from itself and from those before it alone.
 LAYERS = (
     "runtime",
-    "arrays schedule samplers pdae latent",
+    "arrays protocol schedule samplers solvers reversible pdae latent",
     "networks",
     "data",
     "images",

@@ -1,0 +1,61 @@
+"""Protocols: how x_T is inferred and pictures are decoded. Names and numbers alone.
+
+"paper" is the paper's: 1000 DDIM steps to infer x_T and 100 to decode, x_0 clipped at every step,
+x_T drawn where there is none. "fast" is the default, chosen by what docs/fast.md measures.
+"""
+
+import dataclasses
+
+from pdae_jax.runtime.choices import nearest
+
+SOLVERS = ("ddim", "dpm++2m", "deis2", "deis3", "unipc2", "unipc3")  # deterministic
+SPACINGS = ("uniform", "log-snr", "karras", "quadratic")
+THRESHOLDS = ("none", "static", "dynamic")
+# Beside those: from noise alone, and from pictures alone.
+ONLY_DOWN = ("ddpm", "dpm++2m-sde")
+ONLY_UP = ("implicit",)  # undoes DDIM
+REVERSIBLE = ("bdia", "o-belm")  # x_T is a pair of states
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """One way through the times, up or down; ValueError where a name or number is wrong.
+
+    solver: a name; spacing: of the times; steps: of the solver; threshold: what is done to the x_0
+    that a step implies ("none" where it is to be undone).
+    """
+
+    solver: str = "dpm++2m"
+    spacing: str = "log-snr"
+    steps: int = 20
+    threshold: str = "none"
+
+    def __post_init__(self) -> None:
+        nearest(self.solver, (*SOLVERS, *ONLY_DOWN, *ONLY_UP, *REVERSIBLE), "solver")
+        nearest(self.spacing, SPACINGS, "spacing")
+        nearest(self.threshold, THRESHOLDS, "threshold")
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps must be a whole number of at least 1, got {self.steps!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How a model samples.
+
+    invert: from a picture to its x_T. decode: from that x_T to a picture. draw: to a picture from
+    z without an x_T of its own. temperature: the size of the x_T that is drawn; 1 the paper's, 0
+    the one picture of z. latent: of the latent model.
+    """
+
+    invert: Sampling = Sampling()
+    decode: Sampling = Sampling()
+    draw: Sampling = Sampling(steps=10, threshold="static")
+    temperature: float = 0.0
+    latent: Sampling = Sampling("ddim", "uniform", 100)
+
+
+_PAPER = Sampling("ddim", "uniform", 100, "static")
+PROTOCOLS = {
+    "fast": Protocol(),
+    "paper": Protocol(dataclasses.replace(_PAPER, steps=1000), _PAPER, _PAPER, 1.0),
+}
