@@ -17,7 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from pdae_jax.arrays import Array, Rng, Rngs, State, Time, Visited
+from pdae_jax.arrays import Array, Rng, Rngs, State, Time, Times, Visited
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.schedule import Schedule
 
@@ -81,7 +81,7 @@ THRESHOLDS: dict[str, Callable[[State], State] | None] = {
 
 
 def predict(
-    noise_fn: NoiseFn, x: State, t: Time, schedule: Schedule, threshold: str
+    noise_fn: NoiseFn, x: State, t: Time | Times, schedule: Schedule, threshold: str
 ) -> tuple[State, State]:
     """The x_0 and eps that x_t implies, each following from the other, x_0 under a threshold."""
     limit = THRESHOLDS[nearest(threshold, THRESHOLDS, "threshold")]
@@ -96,14 +96,14 @@ def predict(
 def ddim_step(
     noise_fn: NoiseFn,
     x: State,
-    t: Time,
-    t_next: Time,
+    t: Time | Times,
+    t_next: Time | Times,
     schedule: Schedule,
     threshold: str = "static",
 ) -> State:
     """One deterministic step from time t to t_next: earlier to sample, later to invert.
 
-    DDIM (Song et al. 2021) with eta = 0.
+    DDIM (Song et al. 2021) with eta = 0. Times are one for all examples, or one for each.
     """
     x_0, eps = predict(noise_fn, x, t, schedule, threshold)
     return schedule.x_t(x_0, t_next, eps)
