@@ -1,5 +1,7 @@
 """The model as a user holds it: encode, invert, decode, edit, classify, generate."""
 
+import copy
+import dataclasses
 import functools
 import os
 import warnings
@@ -12,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, UInt32
 
-from pdae_jax import latent, pdae, samplers
+from pdae_jax import latent, pdae, samplers, solvers
 from pdae_jax.arrays import (
     Array,
     Codes,
@@ -23,18 +25,18 @@ from pdae_jax.arrays import (
     Rng,
     Rngs,
     Times,
-    Visited,
 )
 from pdae_jax.images import SHAPE_REMEDY, ValueRange, checked, to_float
 from pdae_jax.networks.architecture import Architecture, group_of
 from pdae_jax.networks.groups import DTYPES, Networks
+from pdae_jax.protocol import ONLY_DOWN, ONLY_UP, PROTOCOLS, Protocol, Sampling
+from pdae_jax.reversible import Pair
 from pdae_jax.runtime import programs, sharding
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.runtime.programs import Program
-from pdae_jax.schedule import SCHEDULES
+from pdae_jax.schedule import SCHEDULES, Schedule
 from pdae_jax.workdir.workdir import Workdir
 
-METHODS = ("ddim", "ddpm")
 LegacyKey = UInt32[jax.Array, "*key words"]  # of jax.random.PRNGKey
 Seed = Rng | Rngs | LegacyKey | int | np.integer | None  # one for all, or one each; None is 0
 
@@ -43,18 +45,39 @@ OutCodes = Float[np.ndarray, "*B d"]
 KeyData = UInt32[jax.Array, "B words"]  # keys as numbers, which can be split and joined
 
 
+@dataclasses.dataclass(frozen=True)
+class ReversibleNoise:
+    """What `Model.invert` infers by a reversible solver: the picture's x_T, exactly.
+
+    Such a solver takes two states to go on from, so that both must be kept: x_T and `before`, the
+    state at the time visited before it, [B, H, W, C] each; and how they came about, for
+    `Model.decode` to run it backwards. [i] and [i:j] choose examples.
+    """
+
+    x_T: OutImages
+    before: OutImages
+    sampling: Sampling
+
+    def __len__(self) -> int:
+        return len(self.x_T)
+
+    def __getitem__(self, some: int | slice) -> "ReversibleNoise":
+        return ReversibleNoise(self.x_T[some], self.before[some], self.sampling)
+
+
 def load(
     workdir: Workdir | str | os.PathLike[str],
     *,
     precision: str = "float32",
     batch_size: int = 32,
+    protocol: str | Protocol = "fast",
 ) -> "Model":
     """The model in `workdir`: a training run's, or a converted checkpoint.
 
     Averaged (EMA) parameters of the latest checkpoint of each group, without what is stale, of
     which it warns. precision: "float32" or "bfloat16" compute; batch_size: examples on the device
-    at a time. Compiled programs are kept between starts (`programs.keep_on_disk`). Raises
-    ValueError where there is no model.
+    at a time; protocol: of sampling, "fast", or the paper's, "paper". Compiled programs are kept
+    between starts (`programs.keep_on_disk`). Raises ValueError where there is no model.
     """
     programs.keep_on_disk()
     if not isinstance(workdir, Workdir):
@@ -72,15 +95,20 @@ def load(
         attributes=workdir.attributes,
         precision=precision,
         batch_size=batch_size,
+        protocol=protocol,
     )
+
+
+Noise = OutImages | ReversibleNoise  # x_T
 
 
 class Model:
     """A diffusion autoencoder: pictures to codes z and noise x_T, and back.
 
     **What x_T is.** A picture is kept in two parts: z, what is meaningful, and x_T, pure noise of
-    the picture's own shape, which holds the stochastic detail that z does not. `decode(z)` draws
-    an x_T (another for another rng) and returns *a* picture with this z: similar, not the same.
+    the picture's own shape, which holds the stochastic detail that z does not. `decode(z)` starts
+    from the mean of such noise, 0, and returns the one picture that z alone stands for;
+    `decode(z, rng=...)` draws an x_T and returns *a* picture with this z: similar, not the same.
     `invert` infers the one x_T from which `decode(z, x_T)` returns *the* picture, nearly to the
     pixel. An x_T belongs to its image and z; to edit a picture, keep its x_T and change its z.
 
@@ -98,10 +126,12 @@ class Model:
         attributes: Sequence[str] = (),
         precision: str = "float32",
         batch_size: int = 32,
+        protocol: str | Protocol = "fast",
     ) -> None:
         """params: {"dpm", "encoder", "gradient"} (or "dpm" alone: then z must be None).
 
-        attributes: the names of the classifier's outputs, in order.
+        attributes: the names of the classifier's outputs, in order. protocol: of sampling, by its
+        name, then in at most T steps, or as it is.
         """
         if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number above 0, got {batch_size!r}")
@@ -111,6 +141,19 @@ class Model:
         self.params = jax.device_put(self.net.frozen(params), sharding.replicated(self.mesh))
         self.schedule = SCHEDULES[nearest(arch.schedule, SCHEDULES, "schedule")](arch.T)
         self.batch_size = batch_size
+        if isinstance(protocol, str):
+            protocol = PROTOCOLS[nearest(protocol, PROTOCOLS, "protocol")].at_most(arch.T)
+        self.protocol = protocol
+
+    def sampling_by(self, protocol: Protocol | None = None, **ways: Any) -> "Model":
+        """The same model with another protocol, or with fields of its own replaced.
+
+        ways: as of `Protocol`, such as `decode=Sampling("ddim", "uniform", 100)`. What is compiled
+        is shared.
+        """
+        other = copy.copy(self)
+        other.protocol = dataclasses.replace(protocol or self.protocol, **ways)
+        return other
 
     # From pictures, and back.
 
@@ -124,69 +167,83 @@ class Model:
         self,
         images: ArrayLike,
         z: ArrayLike | None = None,
-        steps: int = 100,
+        steps: int | None = None,
         value_range: ValueRange | None = None,
-    ) -> OutImages:
-        """x_T of images: DDIM run backwards, from the picture to the noise it decodes from.
+        solver: str | None = None,
+    ) -> OutImages | ReversibleNoise:
+        """x_T of images: from the picture, up in t, to the noise it decodes from; about N(0, I).
 
-        z: their codes, None to encode them; steps: more is closer (the paper infers with 1000).
-        x_T is about N(0, I).
+        z: their codes, None to encode them. steps, solver: other than the protocol's; more steps
+        are closer. "bdia" and "o-belm" infer it exactly, as a `ReversibleNoise`.
         """
         x_0, one = self._images(images, value_range)
-        x_T = self._x_T_of(x_0, self._z_of(x_0, z), steps)
+        x_T = self._x_T_of(x_0, self._z_of(x_0, z), self._how("invert", steps, solver))
         return x_T[0] if one else x_T
 
     def decode(
         self,
         z: ArrayLike | None,
-        x_T: ArrayLike | None = None,
-        steps: int = 100,
+        x_T: ArrayLike | ReversibleNoise | None = None,
+        steps: int | None = None,
         rng: Seed = None,
-        method: str = "ddim",
         stop: float = 0.0,
+        *,
+        solver: str | None = None,
+        temperature: float | None = None,
     ) -> OutImages:
-        """Pictures in [-1, 1] with codes z: Algorithm 3 ("ddim"), or Algorithm 2 ("ddpm").
+        """Pictures in [-1, 1] with codes z: Algorithm 3, or with solver="ddpm" Algorithm 2.
 
         z: None for the bare diffusion model (then x_T gives B). x_T: the noise to start from;
-        None draws it, so that the picture keeps what z says and makes up the rest; pass
-        `invert`'s for the exact picture. rng: a key or a random seed (None: 0), the
-        i-th example's by (rng, i) alone; or a key for each example, as of `samplers.keys`.
-        steps: of DDIM; DDPM always takes all T. stop: the share of the last DDIM steps that go
-        without z.
+        `invert`'s for the exact picture. Without one it is temperature times normal noise. At
+        temperature 0, the fast protocol's where no rng is given, that is the one picture of z; at
+        1, the paper's, and wherever an rng is, the picture keeps what z says and makes up the rest.
+        rng: a key or a random seed, the i-th example's by (rng, i) alone; or a key for each
+        example, as of `samplers.keys`. steps, solver: other than the protocol's; DDPM always takes
+        all T. stop: the share of T, its small times, that go without z.
         """
-        nearest(method, METHODS, "method")
         codes, one = (None, False) if z is None else self._codes(z)
-        start = None
+        how, start, before = self._how("draw", steps, solver), None, None
         if x_T is not None:
-            start, one = self._like_images(x_T, "x_T", None if codes is None else len(codes))
+            n = None if codes is None else len(codes)
+            start, before, how, one = self._given(x_T, n, steps, solver)
+            if temperature is not None:
+                raise ValueError(
+                    f"temperature = {temperature} is of an x_T that is drawn, and one is given"
+                )
         given = start if codes is None else codes
         if given is None:
             raise ValueError(
                 "decode needs z or x_T; for n pictures of the bare diffusion model "
                 "pass x_T = normal noise [n, H, W, C]"
             )
+        stochastic = how.solver in ONLY_DOWN
+        if how.solver == "ddpm" and stop:
+            raise ValueError(f"stop = {stop} is of the other solvers; DDPM takes all times with z")
+        if how.solver in ONLY_UP:
+            raise ValueError(
+                f"solver = {how.solver!r} infers x_T, and does not decode: take 'ddim'"
+            )
         rngs = self._rngs(rng, len(given))
-        start = self._noise(rngs) if start is None else start
-        if method == "ddpm":
-            if stop:
-                raise ValueError(f"stop = {stop} is of DDIM; DDPM takes every step with z")
-            out = self._batched(self._ddpm, start, codes, jax.random.key_data(rngs), one=one)
-        else:
-            path = self._path(steps)[::-1]
-            out = self._batched(self._ddim, start, codes, one=one, path=path, stop=float(stop))
+        if start is None:
+            drawn = rng is not None or stochastic
+            start = self._x_T(rngs, 1.0 if drawn and temperature is None else temperature)
+        keys = jax.random.key_data(rngs) if stochastic else None
+        out = self._batched(
+            self._decode, start, before, codes, keys, one=one, how=how, stop=float(stop)
+        )
         return np.clip(out, -1.0, 1.0)
 
     def reconstruct(
         self,
         images: ArrayLike,
-        steps: int = 100,
-        invert_steps: int = 100,
+        steps: int | None = None,
+        invert_steps: int | None = None,
         value_range: ValueRange | None = None,
     ) -> OutImages:
         """Pictures through z and their inferred x_T and back: nearly the same, in [-1, 1]."""
         x_0, one = self._images(images, value_range)
         z = self._z_of(x_0, None)
-        out = self.decode(z, self._x_T_of(x_0, z, invert_steps), steps)
+        out = self.decode(z, self._x_T_of(x_0, z, self._how("invert", invert_steps)), steps)
         return out[0] if one else out
 
     # What z means.
@@ -218,8 +275,8 @@ class Model:
         strength: float,
         *,
         keep: Sequence[str] = (),
-        steps: int = 100,
-        invert_steps: int = 100,
+        steps: int | None = None,
+        invert_steps: int | None = None,
         value_range: ValueRange | None = None,
     ) -> OutImages | OutCodes:
         """Pictures, or codes, with more of an attribute (with less, where strength is negative).
@@ -227,7 +284,8 @@ class Model:
         Of codes z the codes moved by strength sqrt(d) along the direction in normalised z; of
         pictures those decoded from their own x_T and the moved z. attribute: its name, or a
         direction [d], of any length. strength: about -0.5 to 0.5. keep: attributes that
-        must not move. steps, invert_steps: of DDIM, and of inferring x_T.
+        must not move. steps, invert_steps: of decoding and of inferring x_T, other than the
+        protocol's.
         """
         self.need("statistics")
         if np.ndim(strength) or not np.isfinite(strength):
@@ -254,7 +312,7 @@ class Model:
             return moved[0] if one else moved
         x_0, one = self._images(images_or_z, value_range)
         z = self._z_of(x_0, None)
-        x_T = self._x_T_of(x_0, z, invert_steps)
+        x_T = self._x_T_of(x_0, z, self._how("invert", invert_steps))
         out = self.decode(self.edit(z, along, strength), x_T, steps)
         return out[0] if one else out
 
@@ -272,7 +330,12 @@ class Model:
         return found[0] if one else found
 
     def interpolate(
-        self, z_1: ArrayLike, z_2: ArrayLike, x_T: ArrayLike, weight: ArrayLike, steps: int = 100
+        self,
+        z_1: ArrayLike,
+        z_2: ArrayLike,
+        x_T: ArrayLike | ReversibleNoise,
+        weight: ArrayLike,
+        steps: int | None = None,
     ) -> OutImages:
         """Decodes with G = lerp(G(z_1), G(z_2), weight) at every step: the paper's second kind.
 
@@ -281,12 +344,13 @@ class Model:
         """
         codes, one = self._codes(z_1)
         others, _ = self._codes(z_2, len(codes), "z_2")
-        start, _ = self._like_images(x_T, "x_T", len(codes))
-        path = self._path(steps)[::-1]
+        start, before, how, _ = self._given(x_T, len(codes), steps)
         if np.ndim(weight) or not 0 <= float(np.asarray(weight)) <= 1:
             raise ValueError(f"weight must be one number from 0 to 1, got {weight}")
         weights = np.full((len(codes), 1, 1, 1), weight, np.float32)
-        out = self._batched(self._trajectory, start, codes, others, weights, one=one, path=path)
+        out = self._batched(
+            self._trajectory, start, before, codes, others, weights, one=one, how=how
+        )
         return np.clip(out, -1, 1)
 
     # From nothing.
@@ -294,39 +358,42 @@ class Model:
     def generate(
         self,
         n: int,
-        steps: int = 100,
-        latent_steps: int = 100,
+        steps: int | None = None,
+        latent_steps: int | None = None,
         rng: Seed = None,
         stop: float = 0.3,
         clamp: bool = True,
         clip: bool = False,
+        temperature: float | None = None,
     ) -> OutImages:
-        """n pictures: z from the latent diffusion model, x_T at random, DDIM.
+        """n pictures: z from the latent diffusion model, x_T at random, decoded.
 
-        rng: as for `decode`; the i-th picture depends on it and i alone. stop: the last share of
-        the steps, which go without z (the original: 0.3). latent_steps, clamp, clip: as for
-        `generate_codes`.
+        rng: a key or a random seed (None: 0), or n keys; the i-th picture depends on it and i
+        alone. stop: the share of T, its small times, that go without z (the original: 0.3).
+        temperature: of x_T (None: 1). latent_steps, clamp, clip: as for `generate_codes`.
         """
         rngs = self._rngs(rng, n)
         z = self.generate_codes(n, latent_steps, rngs, clamp, clip)
-        return self.decode(z, steps=steps, rng=rngs, stop=stop)
+        return self.decode(z, steps=steps, rng=rngs, stop=stop, temperature=temperature)
 
     def generate_codes(
         self,
         n: int,
-        steps: int = 100,
+        steps: int | None = None,
         rng: Seed = None,
         clamp: bool = True,
         clip: bool = False,
     ) -> OutCodes:
         """n codes from the latent diffusion model; the i-th depends on rng and i alone.
 
-        rng: as for `decode`. steps: of latent DDIM. clamp: cuts the first noise to [-1, 1], as the
-        original does; clip: each step's z_0 too, as its sampler did by mistake.
+        rng: as for `generate`. steps: of latent DDIM, other than the protocol's. clamp: cuts the
+        first noise to [-1, 1], as the original does; clip: each step's z_0 too, as its sampler did
+        by mistake.
         """
         self.need("latent")
         self.need("statistics")
         rngs = jax.random.key_data(self._rngs(rng, n))
+        steps = self.protocol.latent_steps if steps is None else steps
         return self._batched(self._latent, rngs, steps=steps, clamp=clamp, clip=clip)
 
     # At one time t.
@@ -392,19 +459,40 @@ class Model:
 
         return Program(predict, "predict")
 
-    def _run_ddim(
-        self, params: Params, x: Images, z: Codes | None, path: Visited, stop: float = 0.0
-    ) -> Images:
-        return pdae.decode(self.net, params, self.schedule, x, z, path, stop=stop)
+    def _path(self, how: Sampling) -> np.ndarray:
+        """The times visited, ascending."""
+        return samplers.spaced_times(self.schedule, how.steps, how.spacing)
 
     @functools.cached_property
-    def _ddim(self) -> Program:
-        return Program(self._run_ddim, "decode")
+    def _decode(self) -> Program:
+        def decode(
+            params: Params,
+            x: Images,
+            before: Images | None,
+            z: Codes | None,
+            rngs: KeyData | None,
+            how: Sampling,
+            stop: float,
+        ) -> Images:
+            draw = None
+            if rngs is not None:
+                draw = samplers.draws(jax.random.wrap_key_data(rngs), self.arch.image_shape)
+            if how.solver == "ddpm":
+                times = np.arange(self.arch.T)[::-1]
+                posterior = pdae.ddpm_posterior(self.net, params, self.schedule, z, times)
+                return samplers.ddpm(posterior, x, times, draw)
+            times = self._path(how)[::-1]
+            eps = pdae.noise_fn(self.net, params, self.schedule, z, times, stop=stop)
+            return _solved(how, eps, x, before, times, self.schedule, draw)
+
+        return Program(decode, "decode")
 
     @functools.cached_property
     def _invert(self) -> Program:
-        def invert(params: Params, x_0: Pictures, z: Codes | None, path: Visited) -> Images:
-            return self._run_ddim(params, to_float(x_0), z, path)
+        def invert(params: Params, x_0: Pictures, z: Codes | None, how: Sampling) -> Images | Pair:
+            times = self._path(how)
+            eps = pdae.noise_fn(self.net, params, self.schedule, z, times)
+            return solvers.solve(how, eps, to_float(x_0), times, self.schedule)
 
         return Program(invert, "infer x_T")
 
@@ -413,25 +501,17 @@ class Model:
         def run(
             params: Params,
             x: Images,
+            before: Images | None,
             z_1: Codes,
             z_2: Codes,
             weight: Float[Array, "B 1 1 1"],
-            path: Visited,
+            how: Sampling,
         ) -> Images:
+            path = self._path(how)[::-1]
             eps = pdae.trajectory_noise_fn(self.net, params, self.schedule, z_1, z_2, weight, path)
-            return samplers.ddim(eps, x, path, self.schedule)
+            return _solved(how, eps, x, before, path, self.schedule)
 
         return Program(run, "interpolate")
-
-    @functools.cached_property
-    def _ddpm(self) -> Program:
-        def run(params: Params, x: Images, z: Codes | None, rngs: KeyData) -> Images:
-            path = np.arange(self.arch.T)[::-1]
-            posterior = pdae.ddpm_posterior(self.net, params, self.schedule, z, path)
-            draw = samplers.draws(jax.random.wrap_key_data(rngs), self.arch.image_shape)
-            return samplers.ddpm(posterior, x, path, draw)
-
-        return Program(run, "decode by DDPM")
 
     @functools.cached_property
     def _gap(self) -> Program:
@@ -477,8 +557,15 @@ class Model:
 
         return Program(draw, "noise")
 
-    def _noise(self, rngs: Rngs, uniform: bool = False) -> "_Drawn":
-        return _Drawn(self, np.asarray(jax.random.key_data(rngs)), uniform)
+    def _x_T(self, rngs: Rngs, temperature: float | None) -> Any:
+        """Noise to start from, temperature times normal; None is the protocol's temperature."""
+        temperature = self.protocol.temperature if temperature is None else temperature
+        if np.ndim(temperature) or not (np.isfinite(temperature) and temperature >= 0):
+            raise ValueError(f"temperature must be a number of at least 0, got {temperature}")
+        return self._noise(rngs, size=float(temperature))
+
+    def _noise(self, rngs: Rngs, uniform: bool = False, size: float = 1.0) -> "_Drawn":
+        return _Drawn(self, np.asarray(jax.random.key_data(rngs)), uniform, size)
 
     # A user's arguments, checked.
 
@@ -518,12 +605,43 @@ class Model:
         self.need("encoder")
         return self._batched(self._encode, x_0)
 
-    def _x_T_of(self, x_0: Any, z: Any, steps: int) -> Any:
-        return self._batched(self._invert, x_0, z, path=self._path(steps))
+    def _x_T_of(self, x_0: Any, z: Any, how: Sampling) -> Any:
+        if how.solver in ONLY_DOWN:
+            raise ValueError(
+                f"solver = {how.solver!r} draws noise that cannot be inferred: invert with "
+                f"'dpm++2m' or 'bdia'"
+            )
+        found = self._batched(self._invert, x_0, z, how=how)
+        return ReversibleNoise(found.x, found.before, how) if isinstance(found, Pair) else found
 
-    def _path(self, steps: int) -> tuple[int, ...]:
-        """The times of DDIM, ascending, as a setting of a program."""
-        return tuple(samplers.ddim_times(self.arch.T, steps).tolist())
+    def _how(self, way: str, steps: int | None = None, solver: str | None = None) -> Sampling:
+        """The protocol's sampling for one way ("invert", "decode", "draw"), with a call's own."""
+        how: Sampling = getattr(self.protocol, way)
+        given = {"steps": steps, "solver": solver}
+        how = dataclasses.replace(how, **{n: v for n, v in given.items() if v is not None})
+        self._path(how)  # refuses too many steps
+        return how
+
+    def _given(
+        self,
+        x_T: ArrayLike | ReversibleNoise,
+        n: int | None,
+        steps: int | None,
+        solver: str | None = None,
+    ) -> tuple[Any, Any, Sampling, bool]:
+        """x_T, the state before it or None, how to decode it, and whether it is one alone."""
+        if not isinstance(x_T, ReversibleNoise):
+            start, one = self._like_images(x_T, "x_T", n)
+            return start, None, self._how("decode", steps, solver), one
+        for name, value in (("steps", steps), ("solver", solver)):
+            if value is not None and value != getattr(x_T.sampling, name):
+                raise ValueError(
+                    f"{name} = {value} is not how this x_T was inferred, which was with "
+                    f"{getattr(x_T.sampling, name)}: leave it out"
+                )
+        start, one = self._like_images(x_T.x_T, "x_T", n)
+        before, _ = self._like_images(x_T.before, "x_T.before", len(start))
+        return start, before, x_T.sampling, one
 
     def _like_images(self, images: ArrayLike, name: str, n: int | None = None) -> tuple[Any, bool]:
         x = np.asarray(images)
@@ -588,13 +706,28 @@ class Model:
             )
 
 
+def _solved(
+    how: Sampling,
+    noise_fn: samplers.NoiseFn,
+    x: Images,
+    before: Images | None,
+    times: np.ndarray,
+    schedule: Schedule,
+    draw: samplers.Draw | None = None,
+) -> Images:
+    """The picture decoded from x_T, or from x_T and the state before it."""
+    start = x if before is None else Pair(x, before)
+    out = solvers.solve(how, noise_fn, start, times, schedule, draw)
+    return out.x if isinstance(out, Pair) else out
+
+
 class _Drawn:
     """Noise for each example, drawn as its slices are asked for."""
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, model: Model, rngs: np.ndarray, uniform: bool):
-        self._model, self._rngs, self._uniform = model, rngs, uniform
+    def __init__(self, model: Model, rngs: np.ndarray, uniform: bool, size: float):
+        self._model, self._rngs, self._uniform, self._size = model, rngs, uniform, size
         self.shape = (len(rngs), *model.arch.image_shape)
 
     def __len__(self) -> int:
@@ -602,7 +735,9 @@ class _Drawn:
 
     def __getitem__(self, some: slice) -> np.ndarray:
         model, rngs = self._model, self._rngs[some]
-        return model._batched(model._draw, rngs, uniform=self._uniform)
+        if not self._size:
+            return np.zeros((len(rngs), *self.shape[1:]), self.dtype)
+        return self._size * model._batched(model._draw, rngs, uniform=self._uniform)
 
 
 def _numbers(x: np.ndarray, name: str) -> np.ndarray:

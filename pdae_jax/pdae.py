@@ -211,11 +211,11 @@ def noise_fn(
 ) -> NoiseFn:
     """Algorithm 3's noise, for `samplers.ddim`: eps_theta - sqrt(1 - alpha_bar_t) G(x_t, z, t).
 
-    z: None is the bare diffusion model. times: those that will be visited. stop: the
-    share of the steps, the last ones (small t), that go without G: 0 none, 1 all of them.
+    z: None is the bare diffusion model. times: those that will be visited. stop: the share of T,
+    the small times, which go without G: 0 none, 1 all of them.
     """
     time, codes = _projections(net, params, schedule, times, z)
-    t_stop = _stop_time(times, stop)
+    t_stop = stop_time(schedule.T, stop)
 
     def eps(x_t: Images, t: Time) -> Images:
         def shifted() -> Images:
@@ -277,11 +277,8 @@ def _projections(
     return time, [net.code(params, z) for z in zs if z is not None]
 
 
-def _stop_time(times: Visited, stop: float) -> int:
-    """The first time that still has G: step i, from t_i, has it while i - 1 >= int(stop S)."""
+def stop_time(T: int, stop: float) -> int:
+    """The first time that still has G; of equally spaced times, so is the share of the steps."""
     if not 0 <= stop <= 1:
         raise ValueError(f"stop must be a share from 0 to 1, got {stop}")
-    ascending = np.sort(np.asarray(times))
-    steps = len(ascending) - 1
-    first = int(stop * steps) + 1
-    return int(ascending[first]) if first <= steps else int(ascending[-1]) + 1
+    return int(stop * (T - 1)) + 1

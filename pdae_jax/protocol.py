@@ -5,6 +5,7 @@ x_T drawn where there is none. "fast" is the default, chosen by what docs/fast.m
 """
 
 import dataclasses
+import numbers
 
 from pdae_jax.runtime.choices import nearest
 
@@ -34,8 +35,13 @@ class Sampling:
         nearest(self.solver, (*SOLVERS, *ONLY_DOWN, *ONLY_UP, *REVERSIBLE), "solver")
         nearest(self.spacing, SPACINGS, "spacing")
         nearest(self.threshold, THRESHOLDS, "threshold")
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+        whole = isinstance(self.steps, numbers.Integral) and not isinstance(self.steps, bool)
+        if not whole or self.steps < 1:
             raise ValueError(f"steps must be a whole number of at least 1, got {self.steps!r}")
+
+    def __str__(self) -> str:
+        limit = "" if self.threshold == "none" else f", {self.threshold} threshold"
+        return f"{self.steps} steps of {self.solver} ({self.spacing}{limit})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,18 +50,28 @@ class Protocol:
 
     invert: from a picture to its x_T. decode: from that x_T to a picture. draw: to a picture from
     z without an x_T of its own. temperature: the size of the x_T that is drawn; 1 the paper's, 0
-    the one picture of z. latent: of the latent model.
+    the one picture of z. latent_steps: of the latent model's DDIM.
     """
 
     invert: Sampling = Sampling()
     decode: Sampling = Sampling()
     draw: Sampling = Sampling(steps=10, threshold="static")
     temperature: float = 0.0
-    latent: Sampling = Sampling("ddim", "uniform", 100)
+    latent_steps: int = 100
+
+    def at_most(self, T: int) -> "Protocol":
+        """The same in no more steps than a schedule of T times allows."""
+
+        def few(how: Sampling) -> Sampling:
+            return dataclasses.replace(how, steps=min(how.steps, T))
+
+        return dataclasses.replace(
+            self, invert=few(self.invert), decode=few(self.decode), draw=few(self.draw)
+        )
 
 
-_PAPER = Sampling("ddim", "uniform", 100, "static")
+PAPER = Sampling("ddim", "uniform", 100, "static")
 PROTOCOLS = {
     "fast": Protocol(),
-    "paper": Protocol(dataclasses.replace(_PAPER, steps=1000), _PAPER, _PAPER, 1.0),
+    "paper": Protocol(dataclasses.replace(PAPER, steps=1000), PAPER, PAPER, 1.0),
 }

@@ -17,14 +17,17 @@ keeps it constant.
 
 import functools
 import math
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from pdae_jax import reversible
 from pdae_jax.arrays import Array, State, Visited
+from pdae_jax.protocol import Sampling
+from pdae_jax.reversible import Pair
 from pdae_jax.samplers import Draw, NoiseFn, ddim, predict
 from pdae_jax.schedule import Schedule
 
@@ -153,6 +156,28 @@ SOLVERS: dict[str, Solver] = {
     "unipc2": functools.partial(unipc, order=2),
     "unipc3": functools.partial(unipc, order=3),
 }
+
+
+def solve(
+    how: Sampling,
+    noise_fn: NoiseFn,
+    x: State | Pair,
+    times: Visited,
+    schedule: Schedule,
+    draw: Draw | None = None,
+) -> State | Pair:
+    """x along `times` by the solver and threshold that `how` names; a pair by a reversible one."""
+    if how.solver == "dpm++2m-sde":
+        if draw is None:
+            raise ValueError("dpm++2m-sde needs noise to draw")
+        return dpmpp_2m_sde(noise_fn, x, times, schedule, draw, how.threshold)
+    named: dict[str, Any] = {
+        **SOLVERS,
+        "implicit": reversible.implicit,
+        "bdia": reversible.bdia,
+        "o-belm": reversible.o_belm,
+    }
+    return named[how.solver](noise_fn, x, times, schedule, how.threshold)
 
 
 class _Path(NamedTuple):

@@ -13,11 +13,12 @@ from PIL import Image
 
 import pdae_jax
 from pdae_jax import images as pictures
-from pdae_jax import latent, pdae, samplers
+from pdae_jax import latent, multistep, pdae, protocol, samplers
 from pdae_jax.data.dataset import Data
 from pdae_jax.metrics import image
 from pdae_jax.model import Model
 from pdae_jax.networks.groups import Networks
+from pdae_jax.protocol import PROTOCOLS, Sampling
 from pdae_jax.runtime import programs, sharding
 from pdae_jax.tasks.interpolation import interpolate
 from pdae_jax.tasks.reconstruction import reconstruct, scores
@@ -60,8 +61,12 @@ def test_uint8_and_floats_are_the_same_picture(model, images):
 def test_x_T_drawn_or_given(model, images):
     z = model.encode(images)
     same, other = model.decode(z, steps=3, rng=0), model.decode(z, steps=3, rng=1)
-    np.testing.assert_array_equal(same, model.decode(z, steps=3))
+    np.testing.assert_array_equal(same, model.decode(z, steps=3, temperature=1.0))
     assert float(jnp.abs(same - other).max()) > 1e-3
+    paper = model.sampling_by(PROTOCOLS["paper"].at_most(40))
+    drawn = paper.decode(z)
+    np.testing.assert_array_equal(drawn, paper.decode(z, rng=0))
+    assert float(jnp.abs(drawn - paper.decode(z, rng=1)).max()) > 1e-3
     x_T = model.invert(images, steps=5)
     np.testing.assert_allclose(x_T, model.invert(images, z, steps=5), atol=1e-5)
     assert x_T.shape == images.shape
@@ -72,13 +77,67 @@ def test_decode_is_the_pure_functions(model, images):
     x_T = jax.random.normal(jax.random.key(5), images.shape)
     eps = pdae.noise_fn(model.net, model.params, model.schedule, z, times)
     expected = samplers.ddim(eps, x_T, times[::-1], model.schedule)
+    paper = model.sampling_by(PROTOCOLS["paper"])
+    assert_close(paper.decode(z, x_T, steps=3), jnp.clip(expected, -1, 1), 1e-4)
+
+    times = samplers.spaced_times(model.schedule, 3, "log-snr")
+    eps = pdae.noise_fn(model.net, model.params, model.schedule, z, times)
+    expected = multistep.dpmpp_2m(eps, x_T, times[::-1], model.schedule)
     assert_close(model.decode(z, x_T, steps=3), jnp.clip(expected, -1, 1), 1e-4)
 
 
-def test_ddpm_draws_by_example(model, images):
+@pytest.mark.parametrize("solver", ["ddpm", "dpm++2m-sde"])
+def test_what_is_drawn_is_drawn_by_example(model, images, solver):
     z = model.encode(images)
-    out = model.decode(z, method="ddpm", rng=7)
-    np.testing.assert_allclose(out[:1], model.decode(z[:1], method="ddpm", rng=7), atol=1e-3)
+    out = model.decode(z, solver=solver, rng=7)
+    np.testing.assert_allclose(out[:1], model.decode(z[:1], solver=solver, rng=7), atol=1e-3)
+    assert np.abs(out - model.decode(z, solver=solver, rng=8)).max() > 1e-3
+
+
+def test_temperature_is_the_size_of_what_is_drawn(model, images):
+    """0, the default where no rng is given, is the one picture of z: x_T = 0."""
+    z = model.encode(images)
+    draw = model.protocol.draw
+    cold = model.sampling_by(decode=draw).decode(z, np.zeros(images.shape, np.float32))
+    np.testing.assert_allclose(model.decode(z), cold, atol=1e-5)
+    np.testing.assert_array_equal(model.decode(z, rng=3, temperature=0.0), model.decode(z))
+    half = 0.5 * np.asarray(model._noise(model._rngs(3, 6))[:])
+    warm = model.sampling_by(decode=draw).decode(z, half)
+    np.testing.assert_allclose(model.decode(z, rng=3, temperature=0.5), warm, atol=1e-4)
+
+
+def test_a_protocol_is_every_setting_of_sampling(model, images):
+    paper = PROTOCOLS["paper"]
+    assert (paper.invert.steps, paper.decode.steps, paper.temperature) == (1000, 100, 1.0)
+    for how in (paper.invert, paper.decode, paper.draw):
+        assert (how.solver, how.spacing, how.threshold) == ("ddim", "uniform", "static")
+    named = Model(ARCH, model.params, batch_size=4, protocol="paper")
+    assert named.protocol == paper.at_most(ARCH.T) and named.protocol.invert.steps == ARCH.T
+    z = model.encode(images)
+    other = model.sampling_by(decode=Sampling("ddim", "quadratic", 5))
+    assert np.abs(other.decode(z, images / 255.0) - model.decode(z, images / 255.0)).max() > 1e-4
+    assert model.protocol == PROTOCOLS["fast"].at_most(ARCH.T)  # as before
+
+
+@pytest.mark.parametrize("solver", protocol.SOLVERS)
+def test_every_solver_infers_x_T_and_decodes_it(model, images, solver):
+    z = model.encode(images)
+    out = model.decode(z, model.invert(images, z, 12, solver=solver), 12, solver=solver)
+    assert np.isfinite(out).all() and out.shape == images.shape
+
+
+def test_reversible_noise_carries_both_states_and_returns_the_picture(model, images):
+    """From the picture to the pair and back, exactly, and one example of it alone."""
+    z = model.encode(images)
+    noise = model.invert(images, z, steps=5, solver="bdia")
+    assert noise.x_T.shape == noise.before.shape == images.shape and len(noise) == 6
+    out = model.decode(z, noise)
+    assert ((out - (images / 127.5 - 1)) ** 2).mean() / 4 < 1e-9
+    np.testing.assert_allclose(model.decode(z[2], noise[2]), out[2], atol=1e-4)
+    edited = model.edit(images, np.eye(6)[0], 0.0) if "statistics" in model.params else out
+    assert edited.shape == images.shape
+    with pytest.raises(ValueError, match="steps = 7 is not how this x_T was inferred, .* with 5"):
+        model.decode(z, noise, steps=7)
 
 
 def test_bad_arguments_are_one_line(model, images, shapes_unchecked):
@@ -90,8 +149,14 @@ def test_bad_arguments_are_one_line(model, images, shapes_unchecked):
         (lambda: model.decode(z, images[:2] / 255), r"x_T must be \[6, 8, 8, 1\], got \[2, 8"),
         (lambda: model.generate(-1), "n must be a whole number and not negative, got -1"),
         (lambda: Model(ARCH, model.params, batch_size=0), "batch_size must be a whole number"),
-        (lambda: model.decode(z, steps=0), "steps must be from 1 to T = 40, got 0"),
-        (lambda: model.decode(z, method="ddmp"), "did you mean 'ddpm'"),
+        (lambda: model.decode(z, steps=0), "steps must be a whole number of at least 1, got 0"),
+        (lambda: model.decode(z, solver="ddmp"), "did you mean 'ddpm'"),
+        (lambda: model.decode(z, solver="implicit"), "'implicit' infers x_T, and does not decode"),
+        (lambda: model.invert(images, solver="ddpm"), "'ddpm' draws noise that cannot be inferred"),
+        (lambda: model.invert(images, steps=41), "steps must be from 1 to T = 40, got 41"),
+        (lambda: model.decode(z, temperature=-1.0), "temperature must be a number of at least 0"),
+        (lambda: model.decode(z, images / 255, temperature=0.0), "temperature = 0.0 is of an x_T that"),
+        (lambda: Model(ARCH, {}, protocol="papers"), "did you mean 'paper'"),
         (lambda: model.predict(images / 255, 40, z), "t must be from 0 to 39"),
         (lambda: model.decode(None), "decode needs z or x_T"),
         (lambda: Model(ARCH, {"dpm": model.params["dpm"]}).encode(images), "no 'encoder'"),
@@ -102,12 +167,10 @@ def test_bad_arguments_are_one_line(model, images, shapes_unchecked):
 
 
 def test_tasks(model, images):
-    parts = reconstruct(model, images, steps=3, invert_steps=3, draws=2, ddpm=False)
+    parts = reconstruct(model, images, draws=2)
     assert parts.from_z.shape == (2, *images.shape) and parts.inferred.shape == images.shape
     assert set(scores(images, parts.inferred)) == {"ssim", "mse", "psnr"}
-    codes, trajectories = interpolate(
-        model, images[:2], images[2:4], (0.0, 0.5, 1.0), steps=3, invert_steps=3
-    )
+    codes, trajectories = interpolate(model, images[:2], images[2:4], (0.0, 0.5, 1.0))
     assert codes.shape == trajectories.shape == (2, 3, 8, 8, 1)
     np.testing.assert_allclose(codes[:, 0], trajectories[:, 0], atol=1e-3)  # they meet at the ends
 
@@ -369,7 +432,7 @@ def test_nonsense_is_refused_by_its_name(trained, digits, shapes_unchecked):
         (lambda: trained.decode(z, x_T * np.nan), r"x_T\[0\] has numbers that are NaN"),
         (lambda: trained.decode(z, digits), "x_T is noise of floats, and got uint8"),
         (lambda: trained.decode(z, x_T[:1]), r"x_T must be \[3, 8, 8, 1\], got \[1, 8, 8, 1\]"),
-        (lambda: trained.decode(z, method="ddpm", stop=0.3), "stop = 0.3 is of DDIM"),
+        (lambda: trained.decode(z, solver="ddpm", stop=0.3), "stop = 0.3 is of the other solvers"),
         (lambda: trained.decode(z, rng=1.5), "rng must be a random seed.*got float"),
         (lambda: trained.decode(z, rng=samplers.keys(0, range(2))), r"or 3 keys, got \(2,\)"),
         (lambda: trained.edit(z, "3", np.nan), "strength must be one finite number, got nan"),
@@ -402,8 +465,9 @@ def test_noise_too_is_drawn_batch_size_at_a_time(trained, digits):
     """However many codes there are: the same noise, by programs of few sizes."""
     model = Model(trained.arch, trained.params, batch_size=4)
     z = np.repeat(trained.encode(digits), 5, 0)
-    out = model.decode(z, steps=2)
-    np.testing.assert_allclose(out[:7], model.decode(z[:7], steps=2), atol=1e-5)
+    model = model.sampling_by(decode=model.protocol.draw)
+    out = model.decode(z, steps=2, rng=0)
+    np.testing.assert_allclose(out[:7], model.decode(z[:7], steps=2, rng=0), atol=1e-5)
     noise = samplers.draws(samplers.keys(0, range(15)), (8, 8, 1))(model.arch.T)
     np.testing.assert_allclose(out, model.decode(z, noise, steps=2), atol=1e-5)
     assert {key[1][-1][0][0] for key in model._draw._compiled} <= {1, 4}

@@ -14,6 +14,7 @@ PAGES = (
     "reconstruct",
     "interpolate",
     "evaluate",
+    "sampling",
     "manipulate",
     "generate",
     "fewshot",

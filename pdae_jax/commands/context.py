@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from etils import epy
 
-from pdae_jax.commands.options import Images, Options
+from pdae_jax.commands.options import Images, Options, protocol_of
 from pdae_jax.data.dataset import Data
 from pdae_jax.data.pipeline import first_pictures
 from pdae_jax.data.sources import Source
@@ -46,13 +46,18 @@ class Context(Generic[O]):
         self.workdir, self.options, self.output, self.line = workdir, options, output, line
         self.outer = outer
         self.run_data = data or next(reversed(workdir.trained_on), None)
-        precision = getattr(options, "precision", "float32")
+        T = workdir.architecture.T
+        options.check(T)
         self.model = (
             outer.model
             if outer
-            else model_lib.load(workdir, precision=precision, batch_size=BATCH_SIZE)
+            else model_lib.load(
+                workdir,
+                precision=getattr(options, "precision", "float32"),
+                batch_size=BATCH_SIZE,
+                protocol=protocol_of(options).at_most(T),
+            )
         )
-        options.check(self.model.arch.T)
 
     def within(self, command: str, options: Options) -> "Context[Any]":
         """The same model at another command's work, in a folder inside this one's."""
@@ -150,6 +155,11 @@ class Context(Generic[O]):
         return names.index(nearest(name, names, "attribute"))
 
     # Cache keys.
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The key of pictures that are sampled: the whole protocol."""
+        return {"protocol": dataclasses.asdict(self.model.protocol)}
 
     def cache_key(self, data: Data | None = None, **more: Any) -> dict[str, Any]:
         """The key of work on pictures: the networks, `data` (None: the command's), and more."""

@@ -10,6 +10,7 @@ from pdae_jax.commands.context import Context, Result, score_table
 from pdae_jax.commands.options import (
     Count,
     Decoding,
+    Drawing,
     Generation,
     Images,
     Inversion,
@@ -30,7 +31,7 @@ FID_PICTURES = 50_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Precision, Images, Seed, Count, Decoding, Inversion, Generation):
+class Options(Precision, Images, Seed, Count, Decoding, Inversion, Drawing, Generation):
     metrics: str = option("", "directory of the converted weights of LPIPS and FID", path=True)
     reference: str = option(
         "", "ADM's .npz for FID to compare with; else the run's training pictures", path=True
@@ -44,15 +45,14 @@ class Options(Precision, Images, Seed, Count, Decoding, Inversion, Generation):
 
 def run(context: Context[Options]) -> Result:
     """Scores of reconstruction over held-out pictures, and FID where it can be had."""
-    options, model = context.options, context.model
+    options, model, protocol = context.options, context.model, context.model.protocol
     metrics = metrics_of(options.metrics)
     if options.reference:  # before hours of scores, not after
         with samples_npz.open_reference(local(options.reference)):
             pass
     data, source = context.data(), context.source()
     key = context.cache_key(
-        steps=options.steps,
-        invert_steps=options.invert_steps,
+        **context.sampling,
         seed=options.seed,
         metrics=identity_of(metrics, options.metrics),
     )
@@ -63,8 +63,6 @@ def run(context: Context[Options]) -> Result:
         metrics,
         context.output.chunks("reconstruction", key, evaluation.CHUNK_ROWS),
         n=context.n(len(source)),
-        steps=options.steps,
-        invert_steps=options.invert_steps,
         seed=options.seed,
     )
     missing = metrics.missing(model.arch.image_shape)
@@ -79,8 +77,7 @@ def run(context: Context[Options]) -> Result:
         "missing": missing,
         "n": found.n,
         "broken": found.broken,
-        "steps": options.steps,
-        "invert_steps": options.invert_steps,
+        **context.sampling,
         "seed": options.seed,
         "weights": ", ".join(f"{name} {step:,}" for name, step in steps),
         "data": source.name,
@@ -90,8 +87,9 @@ def run(context: Context[Options]) -> Result:
     parts: list[Part] = [
         score_table(
             found.means,
-            f"Means over {found.n:,} pictures of {source.name}, pixels in [0, 1]; {options.steps} "
-            f"DDIM steps, x_T inferred in {options.invert_steps}.",
+            f"Means over {found.n:,} pictures of {source.name}, pixels in [0, 1]. z alone: "
+            f"{protocol.draw} from x_T of temperature {protocol.temperature:g}; x_T inferred in "
+            f"{protocol.invert} and decoded in {protocol.decode}.",
         )
     ]
     if fid is not None:
@@ -142,11 +140,12 @@ def fid_of(context: Context[Options], metrics: "measure.Metrics") -> tuple[float
         against = f"{min(n, len(source)):,} training pictures of {source.name}"
         chunks = output.chunks("reference", context.cache_key(metrics=weights), size)
         reference = evaluation.data_reference(context.model, data, source, metrics, chunks, n=n)
-    drawn = {name: getattr(options, name) for name in ("steps", "latent_steps", "stop", "seed")}
+    drawn = {name: getattr(options, name) for name in ("stop", "temperature", "seed")}
+    key = context.model_cache_key(**drawn, **context.sampling, metrics=weights)
     fid = evaluation.generation(
         context.model,
         metrics,
-        output.chunks("generation", context.model_cache_key(**drawn, metrics=weights), size),
+        output.chunks("generation", key, size),
         n=n,
         reference=reference,
         **drawn,
@@ -163,12 +162,13 @@ def reference_of(path: Path, metrics: "measure.Metrics") -> "evaluation.Referenc
 def markdown_row(model: str, numbers: dict[str, Any]) -> str:
     """The row, under a heading to go with it."""
     means = numbers["reconstruction"]
+    decode, invert = (numbers["protocol"][way] for way in ("decode", "invert"))
     cells = {
         "model": model,
         "weights (step, EMA)": numbers["weights"],
         "data": numbers["data"],
         "n": f"{numbers['n']:,}",
-        "steps, inference": f"{numbers['steps']}, {numbers['invert_steps']}",
+        "steps, inference": f"{decode['steps']}, {invert['steps']} ({decode['solver']})",
         "seed": str(numbers["seed"]),
     }
     alone, inferred = means[evaluation.ALONE], means[evaluation.INFERRED]

@@ -19,6 +19,7 @@ from pdae_jax.commands.context import (
 from pdae_jax.commands.options import (
     Count,
     Decoding,
+    Drawing,
     Generation,
     Labelled,
     LatentNoise,
@@ -49,7 +50,7 @@ class Labels(Labelled, Seed):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Precision, Labels, Count, Decoding, Generation, LatentNoise):
+class Options(Precision, Labels, Count, Decoding, Drawing, Generation, LatentNoise):
     def ignored(self) -> str:
         of_labels = ("images", "labels", "positives", "negatives", "unlabelled")
         changed = [name for name in of_labels if name in self.changed()]
@@ -77,7 +78,6 @@ def run(context: Context[Options]) -> Result:
         context.model,
         params,
         context.n(SHOWN),
-        latent_steps=options.latent_steps,
         clamp=options.clamp,
         clip=options.clip,
         seed=options.seed,
@@ -96,7 +96,9 @@ def run(context: Context[Options]) -> Result:
         )
         return Result([Section("Few-shot generation", [number_table(numbers)])], numbers)
     images = to_uint8(
-        context.model.decode(accepted.z, steps=options.steps, rng=options.seed, stop=options.stop)
+        context.model.decode(
+            accepted.z, rng=options.seed, stop=options.stop, temperature=options.temperature
+        )
     )
     said, headline = "", {}
     full = full_classifier(context, shots["attribute"])

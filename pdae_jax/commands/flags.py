@@ -1,6 +1,7 @@
 """A command's options as absl flags: absl parses, suggests and rejects."""
 
 import dataclasses
+import types
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,8 @@ def define(options: type[Options], flag_values: flags.FlagValues) -> None:
     kinds = typing.get_type_hints(options)
     for field in dataclasses.fields(options):
         kind, text = kinds[field.name], help_of(field)
+        if typing.get_origin(kind) is types.UnionType:  # of it and None
+            kind = typing.get_args(kind)[0]
         define_as = {
             bool: flags.DEFINE_boolean,
             int: flags.DEFINE_integer,
@@ -64,4 +67,4 @@ def help_of(field: dataclasses.Field[Any]) -> str:
         value = ",".join(map(str, value))
     if isinstance(value, bool):
         value = str(value).lower()
-    return field.metadata["help"] + (f" (default {value})" if value != "" else "")
+    return field.metadata["help"] + (f" (default {value})" if value not in ("", None) else "")

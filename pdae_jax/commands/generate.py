@@ -10,6 +10,7 @@ from pdae_jax.commands.context import Context, Result, in_lines, picture_rows
 from pdae_jax.commands.options import (
     Count,
     Decoding,
+    Drawing,
     Generation,
     LatentNoise,
     Precision,
@@ -28,17 +29,15 @@ CHUNK_ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Precision, Seed, Count, Decoding, Generation, LatentNoise):
+class Options(Precision, Seed, Count, Decoding, Drawing, Generation, LatentNoise):
     save: str = option("npz", "how to save: npz, or folder of PNGs", choices=("npz", "folder"))
 
 
 def run(context: Context[Options]) -> Result:
     """Any number of pictures, as ADM's npz or a folder of PNGs."""
-    options, n = context.options, context.n(SHOWN)
+    options, n, protocol = context.options, context.n(SHOWN), context.model.protocol
     context.model.need("latent")
-    how = {
-        name: getattr(options, name) for name in ("steps", "latent_steps", "stop", "clamp", "clip")
-    }
+    how = {name: getattr(options, name) for name in ("stop", "temperature", "clamp", "clip")}
     drawn = how | {"seed": options.seed}
 
     def generate(rows: range, advance: "chunk_cache.Advance") -> "chunk_cache.Arrays":
@@ -47,7 +46,9 @@ def run(context: Context[Options]) -> Result:
         advance(len(rows))
         return {"images": to_uint8(made)}
 
-    chunks = context.output.chunks("chunks", context.model_cache_key(**drawn), CHUNK_ROWS)
+    chunks = context.output.chunks(
+        "chunks", context.model_cache_key(**drawn, **context.sampling), CHUNK_ROWS
+    )
     shown: list[np.ndarray] = []
 
     def images() -> Iterator[np.ndarray]:
@@ -61,7 +62,7 @@ def run(context: Context[Options]) -> Result:
     rows = in_lines(np.stack(shown), 16)
     pictures = picture_rows(
         [("", row) for row in rows],
-        f"z from the latent diffusion model ({options.latent_steps} steps), x_T at random, "
-        f"{options.steps} DDIM steps, the last {options.stop:.0%} of them without z.",
+        f"z from the latent diffusion model ({protocol.latent_steps} steps), x_T at random, "
+        f"decoded in {protocol.draw}, below {options.stop:.0%} of T without z.",
     )
     return Result([Section("Generation", [pictures])], {"n": n} | drawn, {"generate": rows})

@@ -29,14 +29,7 @@ def run(context: Context[Options]) -> Result:
     images = images[: len(images) // 2 * 2]
     first, second = images[0::2], images[1::2]
     weights = np.linspace(0, 1, options.frames)
-    found = interpolation.interpolate(
-        context.model,
-        first,
-        second,
-        weights,
-        steps=options.steps,
-        invert_steps=options.invert_steps,
-    )
+    found = interpolation.interpolate(context.model, first, second, weights)
     kinds = [to_uint8(kind) for kind in found]
     shown = np.linspace(0, options.frames - 1, min(ON_PAPER, options.frames)).round().astype(int)
     rows = [

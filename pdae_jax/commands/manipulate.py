@@ -44,14 +44,7 @@ def run(context: Context[Options]) -> Result:
     options, images = context.options, context.pictures()
     direction, words = direction_of(context)
     context.statistics()
-    edited = manipulation.manipulate(
-        context.model,
-        images,
-        direction,
-        options.strengths,
-        steps=options.steps,
-        invert_steps=options.invert_steps,
-    )
+    edited = manipulation.manipulate(context.model, images, direction, options.strengths)
     rows = [np.concatenate([images[i : i + 1], to_uint8(edited[i])]) for i in range(len(images))]
     numbers: dict[str, Any] = {"attribute": words, "strengths": list(options.strengths)}
     pictures = Pictures(

@@ -10,6 +10,14 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from pdae_jax.networks.architecture import PRECISIONS
+from pdae_jax.protocol import (
+    PROTOCOLS,
+    REVERSIBLE,
+    SOLVERS,
+    SPACINGS,
+    THRESHOLDS,
+    Protocol,
+)
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.runtime.fields import described
 from pdae_jax.runtime.paths import local
@@ -40,6 +48,8 @@ class Options:
         for field in dataclasses.fields(self):
             limits = field.metadata
             value: Any = getattr(self, field.name)
+            if value is None:  # not given, and others decide
+                continue
             if limits["choices"]:
                 nearest(value, limits["choices"], field.name)
             numbers = value if isinstance(value, tuple) else (value,)
@@ -55,7 +65,7 @@ class Options:
     def check(self, T: int) -> None:
         """Raises ValueError where a model of T times has fewer than are asked for."""
         for name in ("steps", "invert_steps"):
-            steps = getattr(self, name, 0)
+            steps = getattr(self, name, 0) or 0
             if steps > T:
                 raise ValueError(f"{name} = {steps} is more than the model's T = {T}")
         for t in getattr(self, "times", ()):
@@ -125,20 +135,41 @@ class Seed(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoding(Options):
-    steps: int = option(100, "DDIM steps of decoding", at_least=1)
+    protocol: str = option("fast", "how all sampling goes: fast, or paper", choices=[*PROTOCOLS])
+    steps: int | None = option(None, "steps of decoding; else the protocol's", at_least=1)
+    solver: str | None = option(
+        None, "solver of all steps; else the protocol's", choices=(*SOLVERS, *REVERSIBLE)
+    )
+    spacing: str | None = option(
+        None, "spacing of the times visited; else the protocol's", choices=SPACINGS
+    )
+    threshold: str | None = option(
+        None, "what is done to each step's x_0; else the protocol's", choices=THRESHOLDS
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inversion(Options):
-    invert_steps: int = option(
-        100, "DDIM steps of inferring x_T; the paper's protocol: 1000", at_least=1
+    invert_steps: int | None = option(
+        None, "steps of inferring x_T; else the protocol's", at_least=1
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawing(Options):
+    temperature: float | None = option(
+        None, "size of the x_T that is drawn, 0 to draw none; else the protocol's", at_least=0
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generation(Options):
-    latent_steps: int = option(100, "DDIM steps of the latent model", at_least=1)
-    stop: float = option(0.3, "share of the last steps that go without z", at_least=0, at_most=1)
+    latent_steps: int | None = option(
+        None, "DDIM steps of the latent model; else the protocol's", at_least=1
+    )
+    stop: float = option(
+        0.3, "share of the times, the small ones, that go without z", at_least=0, at_most=1
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,3 +181,20 @@ class LatentNoise(Options):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Times(Options):
     times: tuple[int, ...] = option((), "times t to show, from 0 to T - 1; none: five")
+
+
+def protocol_of(options: Options) -> Protocol:
+    """The protocol that the options name, with what they set of it."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    protocol = PROTOCOLS[given.get("protocol", "fast")]
+    how = {name: given[name] for name in ("solver", "spacing", "threshold") if name in given}
+    down = how | ({"steps": given["steps"]} if "steps" in given else {})
+    up = how | ({"steps": given["invert_steps"]} if "invert_steps" in given else {})
+    own = {name: given[name] for name in ("temperature", "latent_steps") if name in given}
+    return dataclasses.replace(
+        protocol,
+        invert=dataclasses.replace(protocol.invert, **up),
+        decode=dataclasses.replace(protocol.decode, **down),
+        draw=dataclasses.replace(protocol.draw, **down),
+        **own,
+    )

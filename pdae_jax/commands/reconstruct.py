@@ -15,25 +15,27 @@ with epy.lazy_imports():  # --help needs no JAX
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(Precision, Images, Seed, Count, Decoding, Inversion):
-    ddpm: bool = option(True, "whether to decode by DDPM too, in all T steps")
+    ddpm: bool | None = option(
+        None,
+        "whether to decode by DDPM too, in all T steps; else as the paper did, by its protocol",
+    )
 
 
 def run(context: Context[Options]) -> Result:
     """From z alone with several x_T, with the inferred x_T, by DDPM."""
-    options, images = context.options, context.pictures()
+    options, images, protocol = context.options, context.pictures(), context.model.protocol
     found = reconstruction.reconstruct(
         context.model,
         images,
-        steps=options.steps,
-        ddpm=options.ddpm,
-        invert_steps=options.invert_steps,
+        ddpm=options.protocol == "paper" if options.ddpm is None else options.ddpm,
         seed=options.seed,
     )
-    rows = [("original", images)]
+    rows = [("original", images), ("z alone, x_T = 0", to_uint8(found.alone))]
     rows += [("z alone, x_T random", to_uint8(decoded)) for decoded in found.from_z]
     rows.append(("z and inferred x_T", to_uint8(found.inferred)))
     measured = {
-        "z alone": reconstruction.scores(images, found.from_z[0]),
+        "z alone, x_T = 0": reconstruction.scores(images, found.alone),
+        "z alone, x_T random": reconstruction.scores(images, found.from_z[0]),
         "z, inferred x_T": reconstruction.scores(images, found.inferred),
     }
     ddpm = ""
@@ -43,8 +45,8 @@ def run(context: Context[Options]) -> Result:
         ddpm = " (the last row: all DDPM steps)"
     pictures = picture_rows(
         rows,
-        f"Decoded in {options.steps} DDIM steps{ddpm}. The rows from z alone share what z says and "
-        f"differ by their x_T. x_T is inferred in {options.invert_steps} steps.",
+        f"From z alone in {protocol.draw}{ddpm}: the rows share what z says and differ by their "
+        f"x_T. x_T is inferred in {protocol.invert}, and decoded in {protocol.decode}.",
     )
     table = score_table(measured, f"Means over these {len(images)} pictures, pixels in [0, 1].")
     grids = {"reconstruct": [row for _, row in rows]}

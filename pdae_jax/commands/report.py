@@ -20,6 +20,7 @@ from pdae_jax.commands import (
     manipulate,
     probe,
     reconstruct,
+    sampling,
     shift,
 )
 from pdae_jax.commands.context import Context, Result, write_files
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Any] = {
     "reconstruct": reconstruct,
     "interpolate": interpolate,
     "evaluate": evaluate,
+    "sampling": sampling,
     "manipulate": manipulate,
     "generate": generate,
     "fewshot": fewshot,
@@ -55,6 +57,7 @@ class Options(
     generate.Options,
     fewshot.Options,
     reconstruct.Options,
+    sampling.Options,
     interpolate.Options,
     gap.Options,
     denoise.Options,

@@ -13,8 +13,9 @@ from pdae_jax.pages.markup import figure, inline, minus, plain
 class Curves:
     """A line chart of any number of series.
 
-    series: name -> (x, y), two [n] arrays of numbers. NaN and infinity, and with `log_y` also
-    y <= 0, leave a gap. Long series are thinned to what a screen can show; every extreme stays.
+    series: name -> (x, y), two [n] arrays of numbers. NaN and infinity, and with `log_x` or `log_y`
+    also what is not above 0, leave a gap. Long series are thinned to what a screen can show; every
+    extreme stays.
     ordered: the series are steps of one scale (time ranges, sizes), coloured as a ramp.
     smooth: draw the mean over this many neighbouring points, and the points themselves faintly
     behind it; for noisy losses. 1 draws the points alone.
@@ -24,6 +25,7 @@ class Curves:
     x_label: str = ""
     y_label: str = ""
     caption: str = ""
+    log_x: bool = False
     log_y: bool = False
     ordered: bool = False
     smooth: int = 1
@@ -49,9 +51,10 @@ def render(chart: Curves) -> str:
     """Renders the chart as HTML."""
     # The SVG holds lines alone, on a 1000 x 1000 canvas stretched to whatever width there is (the
     # strokes do not stretch). All words are HTML over it, so they keep their size on a phone.
-    scale = _log10 if chart.log_y else np.asarray
+    scale_x, scale = (_log10 if log else np.asarray for log in (chart.log_x, chart.log_y))
     raw = {
-        name: (np.asarray(x, float), np.asarray(y, float)) for name, (x, y) in chart.series.items()
+        name: (scale_x(np.asarray(x, float)), np.asarray(y, float))
+        for name, (x, y) in chart.series.items()
     }
     faint = {name: _runs(x, scale(y)) for name, (x, y) in raw.items()}
     lines = (
@@ -62,7 +65,8 @@ def render(chart: Curves) -> str:
     points = [run for runs in faint.values() for run in runs]
     xs, ys = np.concatenate(points, axis=1) if points else (np.arange(2.0), np.arange(2.0))
     (x_0, x_1), (y_0, y_1) = _span(xs), _span(ys)
-    x_ticks = _ticks(x_0, x_1)
+    x_values = _log_ticks(x_0, x_1) if chart.log_x else _ticks(x_0, x_1)
+    x_ticks = np.log10(x_values) if chart.log_x else x_values
     if chart.log_y:
         margin = 0.04 * (y_1 - y_0)
         y_0, y_1 = y_0 - margin, y_1 + margin
@@ -105,7 +109,7 @@ def render(chart: Curves) -> str:
         end = down(runs[-1][1][-1]) if runs else 1000
         ends.append((end, name + " (no values)" * (not runs), colour, dash))
     rules = "".join(f'<path class="rule" d="M0 {down(y):.1f}H1000"/>' for y in y_ticks)
-    y_words, x_words = _tick_labels(values), _tick_labels(x_ticks)
+    y_words, x_words = _tick_labels(values), _tick_labels(x_values)
     words = "".join(
         f'<span class="y" style="top:{down(y) / 10:.2f}%">{word}</span>'
         for y, word in zip(y_ticks, y_words)

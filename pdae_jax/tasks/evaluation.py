@@ -44,11 +44,11 @@ def reconstruction(
     chunks: ChunkCache,
     *,
     n: int,
-    steps: int = 100,
-    invert_steps: int = 1000,
     seed: int = 0,
 ) -> Reconstruction:
     """The first n pictures of a source, decoded from z alone and with the inferred x_T, scored.
+
+    By the model's protocol, its temperature included.
 
     chunks: a cache whose key tells all that the result depends on.
     """
@@ -62,11 +62,11 @@ def reconstruction(
         for batch in _pictures(model, data, source, rows):
             images, index = batch["image"], batch["index"]
             z = model.encode(images)
-            x_T = model.invert(images, z, steps=invert_steps)
+            temperature = model.protocol.temperature
             rngs = samplers.keys(seed, np.maximum(index, 0))
             decoded = {
-                ALONE: model.decode(z, steps=steps, rng=rngs),
-                INFERRED: model.decode(z, x_T, steps=steps),
+                ALONE: model.decode(z, rng=rngs, temperature=temperature),
+                INFERRED: model.decode(z, model.invert(images, z)),
                 NO_CODE: np.broadcast_to(mean, images.shape),
             }
             real = index >= 0  # the last batch is filled up
@@ -97,15 +97,16 @@ def generation(
     *,
     n: int,
     reference: Reference,
-    steps: int = 100,
-    latent_steps: int = 100,
     stop: float = 0.3,
+    temperature: float | None = None,
     seed: int = 0,
 ) -> float:
     """FID of n generated pictures against a reference's mean and covariance of features."""
 
     def features(rows: range, advance: Advance) -> Arrays:
-        made = model.generate(len(rows), steps, latent_steps, samplers.keys(seed, rows), stop)
+        made = model.generate(
+            len(rows), rng=samplers.keys(seed, rows), stop=stop, temperature=temperature
+        )
         advance(len(rows))
         return {"features": metrics.features(to_uint8(made))}
 

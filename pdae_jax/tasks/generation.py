@@ -29,7 +29,6 @@ def generate_codes_of_class(
     classifier: Classifier,
     n: int,
     *,
-    latent_steps: int = 100,
     seed: int = 0,
     clamp: bool = True,
     clip: bool = False,
@@ -46,7 +45,6 @@ def generate_codes_of_class(
         z = np.asarray(
             model.generate_codes(
                 batch,
-                latent_steps,
                 clamp=clamp,
                 clip=clip,
                 rng=samplers.keys(seed, range(drawn, drawn + batch)),

@@ -16,15 +16,12 @@ def manipulate(
     images: Pictures,
     direction: Direction,
     strengths: Sequence[float] | Float[np.ndarray, " strengths"],
-    *,
-    steps: int = 100,
-    invert_steps: int = 100,
 ) -> Float[np.ndarray, "B strengths H W C"]:
     """Edits images with each strength; the result is in [-1, 1].
 
     direction: a unit vector in normalised z, such as `Model.direction`'s of an attribute.
     """
     z = model.encode(images)
-    x_T = model.invert(images, z, steps=invert_steps)
+    x_T = model.invert(images, z)
     edited = (model.edit(z, direction, s) for s in bar("edit", strengths))
-    return np.stack([model.decode(one, x_T, steps=steps) for one in edited], axis=1)
+    return np.stack([model.decode(one, x_T) for one in edited], axis=1)

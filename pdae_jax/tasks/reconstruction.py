@@ -12,8 +12,12 @@ from pdae_jax.model import Model
 
 
 class Reconstructions(NamedTuple):
-    """Decoded from z with each of the drawn x_T, with the inferred x_T, and by DDPM; in [-1, 1]."""
+    """Decoded from z at temperature 0, with each of the drawn x_T, with the inferred x_T, by DDPM.
 
+    All in [-1, 1].
+    """
+
+    alone: Float[np.ndarray, "B H W C"]
     from_z: Float[np.ndarray, "draws B H W C"]
     inferred: Float[np.ndarray, "B H W C"]
     ddpm: Float[np.ndarray, "B H W C"] | None
@@ -23,23 +27,18 @@ def reconstruct(
     model: Model,
     images: Pictures,
     *,
-    steps: int = 100,
-    invert_steps: int = 100,
     draws: int = 3,
-    ddpm: bool = True,
+    ddpm: bool = False,
     seed: int = 0,
 ) -> Reconstructions:
-    """Decodes from z with `draws` random x_T, with the inferred one and, if asked, by DDPM.
-
-    steps: of DDIM decoding; invert_steps: of the inference of x_T (the paper: 100 and 1000).
-    """
+    """Decodes from z alone, with `draws` random x_T, with the inferred one; by DDPM if asked."""
     z = model.encode(images)
     keys = jax.random.split(jax.random.key(seed), draws)
-    from_z = np.stack([np.asarray(model.decode(z, steps=steps, rng=key)) for key in keys])
-    x_T = model.invert(images, z, steps=invert_steps)
-    inferred = np.asarray(model.decode(z, x_T, steps=steps))
-    sampled = np.asarray(model.decode(z, method="ddpm", rng=seed)) if ddpm else None
-    return Reconstructions(from_z, inferred, sampled)
+    alone = model.decode(z, temperature=0.0)
+    from_z = np.stack([model.decode(z, rng=key) for key in keys])
+    inferred = model.decode(z, model.invert(images, z))
+    sampled = model.decode(z, solver="ddpm", rng=seed) if ddpm else None
+    return Reconstructions(alone, from_z, inferred, sampled)
 
 
 def scores(images: Pictures, decoded: Pictures, metrics: Metrics | None = None) -> dict[str, float]:

@@ -11,7 +11,6 @@ from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import Params
 
 PICTURES = 8
-STEPS = 20
 
 
 class Preview:
@@ -30,11 +29,10 @@ class Preview:
 
 def grids(model: Model, images: np.ndarray) -> dict[str, np.ndarray]:
     """Samples of a diffusion model, or reconstructions by PDAE: name -> uint8 [H, W, C]."""
-    steps = min(STEPS, model.arch.T)
     if "encoder" not in model.params:
         x_T = jax.random.normal(jax.random.key(0), images.shape)
-        return {"samples": grid([to_uint8(model.decode(None, x_T, steps))])}
+        return {"samples": grid([to_uint8(model.decode(None, x_T))])}
     z = model.encode(images)
-    from_z = [to_uint8(model.decode(z, steps=steps, rng=rng)) for rng in range(2)]
-    inferred = to_uint8(model.decode(z, model.invert(images, z, steps), steps))
+    from_z = [to_uint8(model.decode(z, temperature=size)) for size in (0.0, 1.0)]
+    inferred = to_uint8(model.decode(z, model.invert(images, z)))
     return {"original_fromz_fromz_inferred": grid([images, *from_z, inferred])}
