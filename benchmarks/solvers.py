@@ -27,6 +27,7 @@ from pdae_jax.protocol import PROTOCOLS, Sampling
 from pdae_jax.tasks import round_trip
 from pdae_jax.workdir.workdir import Workdir
 
+STEPS = (5, 10, 20, 40, 100)
 TEMPERATURES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -146,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     show(protocols(model, images, given.rounds))
     trips = [
         round_trip.round_trip(model, images, *way)
-        for way in round_trip.inversions(model.arch.T, thorough=True)
+        for way in round_trip.inversions(model.arch.T, tuple(round_trip.KINDS), STEPS)
     ]
     show(table_of(trips))
     show(warmth([round_trip.at_temperature(model, images, t)[0] for t in TEMPERATURES]))

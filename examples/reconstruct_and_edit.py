@@ -70,10 +70,10 @@ def main(workdir: str) -> None:
     model, source = pdae_jax.load(workdir, batch_size=64), DIGITS.open("test")
     x = np.stack([source.image(i) for i in range(180)])
 
-    parts = reconstruct(model, x, draws=1, ddpm=False)
+    parts = reconstruct(model, x, draws=1)
     mean = np.broadcast_to(images.to_float(x).mean(0), x.shape)
     print("180 held-out digits, MSE of pixels in [0, 1]:")
-    print(f"  {scores(x, parts.from_z[0])['mse']:.3g} from z alone, {model.arch.z_size} numbers")
+    print(f"  {scores(x, parts.alone)['mse']:.3g} from z alone, {model.arch.z_size} numbers")
     print(f"  {scores(x, parts.inferred)['mse']:.2g} from z and the inferred x_T")
     print(f"  {scores(x, mean)['mse']:.3g} of no code: the mean picture")
 
@@ -86,7 +86,7 @@ def main(workdir: str) -> None:
         f"an 8, edited: p(3) {p[0, 3]:.2f} -> {p[-1, 3]:.2f}, p(8) {p[0, 8]:.2f} -> {p[-1, 8]:.2f}"
     )
 
-    rows = [x[:12], *(images.to_uint8(y[:12]) for y in (parts.from_z[0], parts.inferred, edited))]
+    rows = [x[:12], *(images.to_uint8(y[:12]) for y in (parts.alone, parts.inferred, edited))]
     path = Path(workdir) / "reconstruct_and_edit.png"
     images.to_pil(images.grid(rows), zoom=6).save(path)
     print(path)

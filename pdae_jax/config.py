@@ -8,6 +8,7 @@ import difflib
 import importlib.util
 import json
 import os
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ from typing import Any
 
 from etils import epy
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from pdae_jax.commands import fewshot, report
 from pdae_jax.commands.train import STAGES
@@ -106,9 +108,12 @@ def few_pictures(config: Any) -> None:
 
 
 def defaults(cls: type) -> dict[str, Any]:
-    """The default of every field of a dataclass that has one."""
+    """The default of every field of a dataclass that has one; None as a place for its type."""
+    kinds = typing.get_type_hints(cls)
     return {
-        field.name: field.default
+        field.name: placeholder(typing.get_args(kinds[field.name])[0])
+        if field.default is None
+        else field.default
         for field in dataclasses.fields(cls)
         if field.default is not dataclasses.MISSING
     }

@@ -13,7 +13,7 @@ from PIL import Image
 
 import pdae_jax
 from pdae_jax import commands
-from pdae_jax.commands import fewshot, generate
+from pdae_jax.commands import evaluate, fewshot, generate
 from pdae_jax.commands.context import Context
 from pdae_jax.commands.evaluate import metrics_of
 from pdae_jax.commands.page_command import run_page
@@ -22,13 +22,22 @@ from pdae_jax.data import open_source
 from pdae_jax.images import to_uint8
 from pdae_jax.metrics import inception, lpips
 from pdae_jax.metrics.frechet import Moments, frechet_distance
+from pdae_jax.protocol import Sampling
 from pdae_jax.tasks import evaluation
 from pdae_jax.workdir import chunk_cache, code_table, samples_npz
 from pdae_jax.workdir.chunk_cache import ChunkCache
 from pdae_jax.workdir.code_table import CodeTable
 from pdae_jax.workdir.workdir import Workdir
 
-QUICK = {"n": 3, "steps": 2, "invert_steps": 2, "latent_steps": 2}
+QUICK = {
+    "n": 3,
+    "steps": 2,
+    "invert_steps": 2,
+    "latent_steps": 2,
+    "inversions": ("dpm++2m",),
+    "inversion_steps": (2,),
+    "temperatures": (0.0, 1.0),
+}
 
 
 def options_of(name, **more):
@@ -56,6 +65,7 @@ def run(workdir, name, out, **more):
         ("shift", ["shift.png"]),
         ("probe", []),
         ("evaluate", ["row.md", "reconstruction"]),
+        ("sampling", ["temperature.png"]),
     ],
 )
 def test_mode(workdir, tmp_path, mode, files):
@@ -83,13 +93,36 @@ def test_mode(workdir, tmp_path, mode, files):
     if mode == "evaluate":
         model, images = pdae_jax.load(workdir), digits(3)
         z = model.encode(images)
-        alone = np.asarray(model.decode(z, steps=2)) / 2 + 0.5
+        alone = model.decode(z, steps=2) / 2 + 0.5  # x_T = 0
         mse = ((alone - images / 255) ** 2).mean()
         np.testing.assert_allclose(numbers["reconstruction"]["z alone"]["mse"], mse, rtol=1e-4)
         assert numbers["fid"] is None and "--metrics=DIR" in numbers["missing"]["LPIPS"]
         heading, rule, row = (tmp_path / "out" / "row.md").read_text().splitlines()
         assert heading.count("|") == rule.count("|") == row.count("|") == 11
-        assert "| digits | 3 | 2, 2 | 0 |" in row
+        assert "| digits | 3 | 2, 2 (dpm++2m) | 0 |" in row
+    if mode == "sampling":
+        paper, fast = numbers["inversions"]
+        assert (paper["evaluations"], fast["evaluations"]) == (999 + 100, 4)
+        cold, warm = numbers["temperatures"]
+        assert cold["diversity"] == 0 < warm["diversity"] and cold["code"] > 0
+
+
+def test_one_word_is_the_papers_protocol(workdir, tmp_path):
+    """--protocol=paper: 1000 and 100 steps of clipped DDIM, x_T drawn; other flags go over it."""
+    model, images = pdae_jax.load(workdir, protocol="paper"), digits(3)
+    options = evaluate.Options(n=3, protocol="paper", invert_steps=50)
+    output = run_page("evaluate", workdir, options, out=tmp_path / "out")
+    record = json.loads((output.path / "numbers.json").read_text())["numbers"]
+    how = record["protocol"]
+    assert how["invert"] == dataclasses.asdict(Sampling("ddim", "uniform", 50, "static"))
+    assert how["decode"] == dataclasses.asdict(Sampling("ddim", "uniform", 100, "static"))
+    z = model.encode(images)
+    decoded = model.decode(z, model.invert(images, z, steps=50))
+    mse = ((decoded - (images / 127.5 - 1)) ** 2).mean() / 4
+    means = record["reconstruction"]
+    np.testing.assert_allclose(means["z, inferred x_T"]["mse"], mse, rtol=1e-3)
+    mse = ((model.decode(z, rng=0) - (images / 127.5 - 1)) ** 2).mean() / 4
+    np.testing.assert_allclose(means["z alone"]["mse"], mse, rtol=1e-3)
 
 
 def test_precision_is_of_the_work_alone(workdir, tmp_path):

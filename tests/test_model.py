@@ -155,7 +155,10 @@ def test_bad_arguments_are_one_line(model, images, shapes_unchecked):
         (lambda: model.invert(images, solver="ddpm"), "'ddpm' draws noise that cannot be inferred"),
         (lambda: model.invert(images, steps=41), "steps must be from 1 to T = 40, got 41"),
         (lambda: model.decode(z, temperature=-1.0), "temperature must be a number of at least 0"),
-        (lambda: model.decode(z, images / 255, temperature=0.0), "temperature = 0.0 is of an x_T that"),
+        (
+            lambda: model.decode(z, images / 255, temperature=0.0),
+            "temperature = 0.0 is of an x_T that",
+        ),
         (lambda: Model(ARCH, {}, protocol="papers"), "did you mean 'paper'"),
         (lambda: model.predict(images / 255, 40, z), "t must be from 0 to 39"),
         (lambda: model.decode(None), "decode needs z or x_T"),

@@ -42,33 +42,25 @@ def test_a_picture_generated_depends_on_its_number_alone(model):
 
 def test_manipulation_starts_from_the_pictures_own_x_T(model, images):
     direction = latent.direction(model.params["classifier"], 3)
-    edited = manipulate.manipulate(
-        model, images, direction, (-0.4, 0.0, 0.4), steps=5, invert_steps=5
-    )
+    edited = manipulate.manipulate(model, images, direction, (-0.4, 0.0, 0.4))
     assert edited.shape == (6, 3, 8, 8, 1)
     z = model.encode(images)
-    same = model.decode(z, model.invert(images, z, 5), 5)
+    same = model.decode(z, model.invert(images, z))
     np.testing.assert_allclose(edited[:, 1], same, atol=1e-4)
 
 
 def test_rejection_is_bounded_and_honest(model):
     d = ARCH.z_size
     none = generate.generate_codes_of_class(
-        model, {"kernel": np.zeros(d), "bias": -30.0}, 4, latent_steps=2, most=5
+        model, {"kernel": np.zeros(d), "bias": -30.0}, 4, most=5
     )
     assert len(none.z) == 0 and none.drawn == 20 and none.rate == 0
-    every = generate.generate_codes_of_class(
-        model, {"kernel": np.zeros(d), "bias": 30.0}, 4, latent_steps=2
-    )
+    every = generate.generate_codes_of_class(model, {"kernel": np.zeros(d), "bias": 30.0}, 4)
     assert len(every.z) == 4 and (every.probability > 0.99).all()
-    half = generate.generate_codes_of_class(
-        model, {"kernel": np.zeros(d), "bias": 0.01}, 400, latent_steps=2
-    )
+    half = generate.generate_codes_of_class(model, {"kernel": np.zeros(d), "bias": 0.01}, 400)
     assert 0.4 < half.rate < 0.6  # p = 0.5: taken with p(y|z)
     kernel = 40 * np.eye(d)[0]
-    one_side = generate.generate_codes_of_class(
-        model, {"kernel": kernel, "bias": 0.0}, 20, latent_steps=2
-    )
+    one_side = generate.generate_codes_of_class(model, {"kernel": kernel, "bias": 0.0}, 20)
     assert (latent.normalise(model.params["statistics"], one_side.z)[:, 0] > 0).all()
 
 

@@ -195,7 +195,9 @@ def test_a_report_is_up_to_date_after_what_it_computed_itself(workdir, tmp_path,
     """Statistics that a report's probe leaves behind do not make the report old."""
     others = shutil.ignore_patterns("latent", "classifier", "statistics", "codes")
     shutil.copytree(workdir, tmp_path / "run", ignore=others)
-    options = report.Options(n=2, scored=2, steps=2, invert_steps=2, latent_steps=2, ddpm=False)
+    options = report.Options(
+        n=2, scored=2, steps=2, invert_steps=2, latent_steps=2, inversions=("dpm++2m",)
+    )
     page = run_page("report", tmp_path / "run", options, data=DIGITS).page
     assert "statistics" in Workdir(tmp_path / "run").groups
     written = page.stat().st_mtime_ns

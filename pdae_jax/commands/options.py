@@ -10,14 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from pdae_jax.networks.architecture import PRECISIONS
-from pdae_jax.protocol import (
-    PROTOCOLS,
-    REVERSIBLE,
-    SOLVERS,
-    SPACINGS,
-    THRESHOLDS,
-    Protocol,
-)
+from pdae_jax.protocol import PROTOCOLS, REVERSIBLE, SOLVERS, SPACINGS, THRESHOLDS, Protocol
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.runtime.fields import described
 from pdae_jax.runtime.paths import local

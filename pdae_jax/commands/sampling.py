@@ -23,18 +23,23 @@ class Options(Precision, Images, Seed, Count):
     temperatures: tuple[float, ...] = option(
         (0.0, 0.25, 0.5, 0.75, 1.0), "temperatures of x_T to compare"
     )
-    thorough: bool = option(False, "whether to compare more solvers and numbers of steps")
+    inversions: tuple[str, ...] = option(
+        ("ddim", "dpm++2m", "bdia"), "solvers to infer x_T by and to decode it"
+    )
+    inversion_steps: tuple[int, ...] = option((10, 20, 40), "steps of each of them, either way")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.temperatures or min(self.temperatures) < 0:
             raise ValueError(f"temperatures must be 0 or more, got {self.temperatures}")
+        if min(self.inversion_steps, default=1) < 1:
+            raise ValueError(f"inversion_steps must be at least 1, got {self.inversion_steps}")
 
 
 def run(context: Context[Options]) -> Result:
     """Inversions of many kinds, and z alone at several temperatures."""
     options, images, model = context.options, context.pictures(16), context.model
-    ways = round_trip.inversions(model.arch.T, options.thorough)
+    ways = round_trip.inversions(model.arch.T, options.inversions, options.inversion_steps)
     trips = [round_trip.round_trip(model, images, *way) for way in progress.bar("inversions", ways)]
     warm = [
         round_trip.at_temperature(model, images, t, seed=options.seed)
@@ -102,8 +107,8 @@ def table_of(trips: "list[round_trip.Trip]") -> Table:
         ["", "evaluations", "MSE", "std", "kurtosis", "neighbours", "edit", "interpolation"],
         rows,
         caption="Of x_T: standard deviation, kurtosis and correlation of neighbouring pixels; of "
-        "normal noise 1, 3 and 0. Edit, interpolation: the distance, in standard deviations, of the "
-        "code of a decoded picture from the z that it was decoded from, halfway to another "
+        "normal noise 1, 3 and 0. Edit, interpolation: the distance, in standard deviations, of "
+        "the code of a decoded picture from the z that it was decoded from, halfway to another "
         "picture's; from the picture's own x_T, and from halfway to the other's.",
     )
 

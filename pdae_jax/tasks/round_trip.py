@@ -11,11 +11,15 @@ from pdae_jax import samplers
 from pdae_jax.arrays import Array
 from pdae_jax.metrics.measure import Metrics
 from pdae_jax.model import Model, OutCodes, OutImages, ReversibleNoise
-from pdae_jax.protocol import PROTOCOLS, REVERSIBLE, Sampling
+from pdae_jax.protocol import ONLY_UP, PROTOCOLS, REVERSIBLE, SOLVERS, Sampling
+from pdae_jax.runtime.choices import nearest
 from pdae_jax.tasks.interpolation import slerp
 
 HALF = 0.5  # of the way to another picture's z
-PAPERS, IMPLICIT = "the paper's", "DDIM, undone implicitly"
+PAPERS = "the paper's"
+KINDS = {name: Sampling(name) for name in (*SOLVERS, *ONLY_UP, *REVERSIBLE)} | {
+    "ddim, clipped": Sampling("ddim", "uniform", threshold="static")  # the paper's, in fewer steps
+}
 
 
 class Trip(NamedTuple):
@@ -39,29 +43,22 @@ class Trip(NamedTuple):
     interpolation: float
 
 
-def inversions(T: int, thorough: bool = False) -> list[tuple[str, Sampling, Sampling]]:
+def inversions(
+    T: int, kinds: Sequence[str], steps: Sequence[int]
+) -> list[tuple[str, Sampling, Sampling]]:
     """The inversions to compare, of T times: a label, up and down. The paper's is the first.
 
-    thorough: more solvers and numbers of steps.
+    kinds: of `KINDS`, each with each number of steps that T allows.
     """
     paper = PROTOCOLS["paper"].at_most(T)
     found = [(PAPERS, paper.invert, paper.decode)]
-
-    def add(label: str, how: Sampling, few: Sequence[int], more: Sequence[int]) -> None:
-        for steps in sorted((*few, *more) if thorough else few):
-            if steps < T:
-                down = dataclasses.replace(how, steps=steps)
-                up = dataclasses.replace(down, solver="implicit") if label == IMPLICIT else down
-                found.append((label, up, down))
-
-    add("DDIM, clipped", Sampling("ddim", "uniform", threshold="static"), (20, 100), (10, 50))
-    add("DDIM", Sampling("ddim"), (), (10, 20, 50, 100))
-    add("DPM-Solver++(2M)", Sampling("dpm++2m"), (5, 10, 20, 40), ())
-    add("DEIS, order 2", Sampling("deis2"), (), (5, 10, 20, 40))
-    add("UniPC, order 2", Sampling("unipc2"), (10, 20), (5, 40))
-    add("UniPC, order 3", Sampling("unipc3"), (), (5, 10, 20, 40))
-    add(IMPLICIT, Sampling("ddim"), (10,), (5, 20))
-    add("BDIA", Sampling("bdia"), (10,), (5, 20))
+    for kind in kinds:
+        how = KINDS[nearest(kind, KINDS, "kind of inversion")]
+        for n in steps:
+            if n < T:
+                up = dataclasses.replace(how, steps=n)
+                undone = up.solver in ONLY_UP
+                found.append((kind, up, dataclasses.replace(up, solver="ddim") if undone else up))
     return found
 
 
