@@ -31,6 +31,12 @@ class Group(NamedTuple):
     objective: str  # that trains it, and in whose folder it is saved
     fields: tuple[str, ...] = ()  # of `Architecture`, which its arrays were trained for
     from_codes: bool = False  # computed from codes, so that no code depends on it
+    distilled: bool = False  # computed from the networks that give codes, likewise
+
+    @property
+    def derived(self) -> bool:
+        """Whether no code depends on it, and it is stale once what gives codes has changed."""
+        return self.from_codes or self.distilled
 
 
 DPM_FIELDS = (
@@ -41,6 +47,8 @@ GROUPS = {
     "dpm": Group("dpm", tuple(DPM_FIELDS.split())),
     "encoder": Group("pdae", ("z_size", "encoder_widths", "encoder_heads")),
     "gradient": Group("pdae", ("z_size",)),
+    "shifted": Group("distill", ("z_size",), distilled=True),
+    "fewstep": Group("fewstep", ("z_size",), distilled=True),
     "latent": Group(
         "latent", ("z_size", "latent_layers", "latent_hidden", "latent_time"), from_codes=True
     ),

@@ -229,18 +229,16 @@ class Workdir:
             with self.checkpoints(folder, keep) as checkpoints:
                 checkpoints.save(step, trees)
 
-    # What was made from codes lies beside a record of the networks' steps. Once those are trained
-    # further it is stale, and is not used until it is made again.
+    # What was made from codes, or distilled, lies beside a record of the networks' steps. Once they
+    # are trained further it is stale, and is not used until it is made again.
 
     @property
     def stale(self) -> tuple[str, ...]:
-        """The folders of what was trained over codes that the networks no longer give."""
+        """The folders of what was trained over networks, or their codes, that are no longer so."""
         return tuple(
             folder
             for folder in self.saved
-            if folder != "statistics"
-            and self._is_from_codes(folder)
-            and not self._is_of_now(folder)
+            if folder != "statistics" and self._is_derived(folder) and not self._is_of_now(folder)
         )
 
     def _is_of_now(self, folder: str) -> bool:
@@ -250,7 +248,7 @@ class Workdir:
         return self._are_the_networks(record["checkpoints"])
 
     def write_origin(self, folder: str, **more: Any) -> None:
-        """Records the networks over whose codes something is made from now on."""
+        """Records the networks over which, or whose codes, something is made from now on."""
         self._write(self._origin_file(folder), {"checkpoints": self._networks()} | more)
 
     def _origin(self, folder: str) -> dict[str, Any] | None:
@@ -401,7 +399,7 @@ class Workdir:
         return {
             folder: of_folder
             for folder, of_folder in self.contents.items()
-            if not self._is_from_codes(folder)
+            if not self._is_derived(folder)
         }
 
     @property
@@ -417,6 +415,9 @@ class Workdir:
 
     def _is_from_codes(self, folder: str) -> bool:
         return all(group_of(group).from_codes for group in self.saved[folder].groups)
+
+    def _is_derived(self, folder: str) -> bool:
+        return all(group_of(group).derived for group in self.saved[folder].groups)
 
     def code_table(self, split: str) -> CodeTable:
         """The codes of a split of the run's own data."""
