@@ -61,6 +61,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config_lib.few_pictures(config)
     config.dpm.steps = 5000
     config.pdae.steps = 7000
+    config_lib.distilled(config)
     config.pdae.gamma = 0.0  # most of a picture's colour is settled while it is nearly all noise
     config.report.scored = 126
     return config

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "pdae_jax"
 # Each imports from itself and from those before it alone.
 LAYERS = (
     "runtime",
-    "arrays protocol schedule samplers solvers reversible pdae latent",
+    "arrays protocol schedule samplers solvers reversible pdae distillation latent",
     "networks",
     "data",
     "images",

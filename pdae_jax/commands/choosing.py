@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epy
 
-from pdae_jax.cost.sizing import FIELDS, SHARE, Pictures, Plan, Wishes, stages
+from pdae_jax.cost.sizing import FIELDS, SETTINGS, SHARE, Pictures, Plan, Wishes, stages
 from pdae_jax.data.dataset import Data
 from pdae_jax.data.errors import DataError
 from pdae_jax.data.sources import Source, binary
@@ -55,7 +55,8 @@ def choose(config: Any, given: Mapping[str, Any], path: str | os.PathLike[str]) 
     if len(order) > 1 and "stages" not in given:  # a variant is one stage
         order = stages(pictures, config.pretrained)
     if set(FIELDS) <= {*settled, *ACCUMULATE, "stages"} and is_trained(workdir, order, settled):
-        return {"stages": order} | {n: v for n, v in settled.items() if n not in given}
+        fields = settled | distilled(order, settled)
+        return {"stages": order} | {n: v for n, v in fields.items() if n not in given}
     precision = settled.get("precision", sizing.precision_on(jax.default_backend() == "cpu"))
     machine = machine_lib.measured(nearest(precision, PRECISIONS, "precision"))
     plan = sizing.choose(pictures, machine, wishes, settled, parts)
@@ -65,6 +66,7 @@ def choose(config: Any, given: Mapping[str, Any], path: str | os.PathLike[str]) 
     seconds = expected(order, plan, config, workdir, machine, pictures)
     print(duration.line(seconds), file=sys.stderr)
     chosen = {"stages": order} | plan.fields()
+    chosen |= distilled(order, chosen)
     return {name: value for name, value in chosen.items() if name not in given}
 
 
@@ -94,6 +96,16 @@ def kept(workdir: "workdir_lib.Workdir", config: Any, given: Mapping[str, Any]) 
         stay = ("batch_size", "accumulate", "precision")
         settled = {n: value for n, value in settled.items() if n.rpartition(".")[2] in stay}
     return settled | of_model(workdir)
+
+
+def distilled(stages: Sequence[str], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of what is distilled on pictures: those of PDAE, and half its steps."""
+    found = {}
+    for stage in stages:
+        if stage in OBJECTIVES and OBJECTIVES[stage].sees_pictures and OBJECTIVES[stage].derived:
+            found |= {f"{stage}.{name}": fields[f"pdae.{name}"] for name in SETTINGS}
+            found[f"{stage}.steps"] = -(-fields["pdae.steps"] // 2)
+    return found
 
 
 def of_model(workdir: "workdir_lib.Workdir") -> dict[str, Any]:
@@ -157,6 +169,10 @@ def expected(
     latent = Settings(**config.latent)
     settings["latent"] = dataclasses.replace(latent, steps=plan.latent_steps)
     settings["classifier"] = Settings(**config.classifier)
+    like_pdae = distilled(stages, plan.fields())
+    for stage in {name.partition(".")[0] for name in like_pdae}:
+        steps = like_pdae[f"{stage}.steps"]
+        settings[stage] = dataclasses.replace(plan.settings["pdae"], steps=steps)
     done, seconds = workdir.latest_steps, {}
     for stage in stages:
         if stage in OBJECTIVES:

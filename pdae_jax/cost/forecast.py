@@ -147,7 +147,7 @@ def training_flops(arch: Architecture, objective: str, batch: int = 8) -> float:
 
         return jax.grad(loss)(trained)
 
-    params = jax.eval_shape(lambda: net.init(jax.random.key(0)))
+    params = jax.eval_shape(lambda: net.init(jax.random.key(0), (*row.trains, *row.needs)))
     trained, frozen = (
         {group: params[group] for group in groups} for groups in (row.trains, row.needs)
     )

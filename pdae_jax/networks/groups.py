@@ -1,8 +1,9 @@
 """The networks of one model as pure functions of their parameters.
 
 Parameters are one plain dict of groups: "dpm", "encoder", "gradient" and "latent", of the networks,
-and "statistics" and "classifier", plain arrays. What is trained and what is frozen is a split of
-this dict. Flax stays behind this file.
+"shifted" and "fewstep", the ways up that are distilled from them, and "statistics" and
+"classifier", plain arrays. What is trained and what is frozen is a split of this dict. Flax stays
+behind this file.
 """
 
 import dataclasses
@@ -24,12 +25,16 @@ from pdae_jax.networks.latent_mlp import LatentMLP
 from pdae_jax.networks.unet import UNet
 from pdae_jax.pdae import Prediction
 
-NETWORKS = ("dpm", "encoder", "gradient", "latent")
+STUDENTS = ("shifted", "fewstep")  # ways up that are distilled: estimators by their parameters
+NETWORKS = ("dpm", "encoder", "gradient", "latent", *STUDENTS)
 DTYPES: dict[str, DTypeLike] = dict(zip(PRECISIONS, (jnp.float32, jnp.bfloat16), strict=True))
 
 
 class Time(NamedTuple):
-    """The projections of t for both networks: N = B times in training, 1 in a sampler's step."""
+    """The projections of t for both networks: N = B times in training, 1 in a sampler's step.
+
+    gradient: of the estimator, or of the student in its place.
+    """
 
     dpm: Float[Array, "N width_dpm"]
     gradient: Float[Array, "N width_gradient"] | None
@@ -91,6 +96,8 @@ class Networks:
             "latent": lambda rng: self.latent.init(rng, z, t),
         }
         rngs = dict(zip(inits, jax.random.split(rng, len(inits))))
+        for group in STUDENTS:  # which training begins otherwise: `student`
+            inits[group], rngs[group] = init_gradient, rngs["gradient"]
         zeros = {
             "classifier": lambda: {
                 "kernel": jnp.zeros((arch.z_size, labels)),
@@ -120,18 +127,53 @@ class Networks:
         """z = E(x_0), x_0 in [-1, 1]."""
         return _apply(self.encoder, params["encoder"], x_0)
 
-    def time(self, params: Params, t: Int[Array, " N"]) -> Time:
-        """The projections of t: all that depends on it alone, for a sampler to compute once."""
-        embedding, projection = _apply(self.unet, params["dpm"], t, method="time")
-        if "gradient" not in params:
-            return Time(projection, None)
-        return Time(
-            projection, _apply(self.estimator, params["gradient"], embedding, method="time")
-        )
+    def student(self, params: Params) -> Params:
+        """What a student begins from: eps_theta's own way up, under G's embedding of z.
 
-    def code(self, params: Params, z: Codes) -> Float[Array, "B width"]:
+        G's projections of z stand as they are.
+        """
+        arch, dpm, gradient = self.arch, params["dpm"], params["gradient"]
+        width, channels = 2 * sum(arch.up_conditions()), arch.image_shape[2]
+
+        def eps_alone(a: Array) -> Array:  # of [eps, v], for every pixel of a patch
+            a = a.reshape(*a.shape[:-1], arch.patch**2, arch.out_channels)[..., :channels]
+            return a.reshape(*a.shape[:-2], -1)
+
+        return {
+            "time_projection": jax.tree.map(lambda a: a[..., -width:], dpm["time_projection"]),
+            "z_embedding": gradient["z_embedding"],
+            "z_projection": gradient["z_projection"],
+            "up": {**dpm["up"], "out": jax.tree.map(eps_alone, dpm["up"]["out"])},
+        }
+
+    def time(self, params: Params, t: Int[Array, " N"], up: str = "gradient") -> Time:
+        """The projections of t: all that depends on it alone, for a sampler to compute once.
+
+        up: the way up beside eps_theta's, or in its place: "gradient", or one of STUDENTS.
+        """
+        embedding, projection = _apply(self.unet, params["dpm"], t, method="time")
+        if up not in params:
+            return Time(projection, None)
+        return Time(projection, _apply(self.estimator, params[up], embedding, method="time"))
+
+    def code(self, params: Params, z: Codes, up: str = "gradient") -> Float[Array, "B width"]:
         """The projection of z: all that depends on it alone, for a sampler to compute once."""
-        return _apply(self.estimator, params["gradient"], z, method="code")
+        return _apply(self.estimator, params[up], z, method="code")
+
+    def distilled(
+        self,
+        params: Params,
+        x_t: Images,
+        time: Time,
+        code: Float[Array, "B width"],
+        up: str = "shifted",
+    ) -> Images:
+        """One pass down and one up, a student's: what it puts out at (x_t, t, z).
+
+        time, code: from `time` and `code` of the same way up.
+        """
+        features = _apply(self.unet, params["dpm"], x_t, time.dpm, method="features")
+        return _apply(self.estimator, params[up], features, time.gradient, code)
 
     def predict(
         self,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pdae_jax import latent, pdae
+from pdae_jax import distillation, latent, pdae
 from pdae_jax.images import to_float
 from pdae_jax.networks.groups import Networks, Params
 from pdae_jax.schedule import Schedule
@@ -45,6 +45,22 @@ def classifier_draw(rng: jax.Array, batch: Drawn, T: int) -> Drawn:
 pdae_draw = dpm_draw
 
 
+distill_draw = dpm_draw
+
+
+def fewstep_draw(rng: jax.Array, batch: Drawn, T: int) -> Drawn:
+    """`dpm_draw` at the times from which few steps go on, and with less noise in half the examples.
+
+    Theirs is times a temperature, uniform in [0, 1], for an x_T of any.
+    """
+    rng, rng_cold, rng_size = jax.random.split(rng, 3)
+    drawn, times = dpm_draw(rng, batch, T), jnp.asarray(distillation.few_times(T))
+    shape = (len(drawn["t"]), 1, 1, 1)
+    cold = jax.random.bernoulli(rng_cold, 0.5, shape)
+    size = jnp.where(cold, jax.random.uniform(rng_size, shape), 1.0)
+    return drawn | {"eps": drawn["eps"] * size, "t": times[drawn["t"] * len(times) // T]}
+
+
 def _noised(name: str, x_0: jax.Array, rng: jax.Array, T: int) -> Drawn:
     rng_t, rng_eps = jax.random.split(rng)
     t = jax.random.randint(rng_t, (len(x_0),), 0, T)
@@ -77,6 +93,22 @@ def pdae_health(given: Given, drawn: Drawn) -> dict[str, jax.Array]:
         "shuffled_over_own": shuffled / own,
         "dloss_dz_norm": jnp.linalg.norm(gradient, axis=-1).mean(),
     }
+
+
+def distill_init(net: Networks, weights: Params) -> Params:
+    return {"shifted": net.student(weights)}
+
+
+def distill_loss(given: Given, drawn: Drawn) -> jax.Array:
+    return distillation.shifted_loss(given.net, given.params, given.schedule, **drawn)
+
+
+def fewstep_init(net: Networks, weights: Params) -> Params:
+    return {"fewstep": net.student(weights)}
+
+
+def fewstep_loss(given: Given, drawn: Drawn) -> jax.Array:
+    return distillation.endpoint_loss(given.net, given.params, given.schedule, **drawn)
 
 
 latent_schedule = latent.SCHEDULE

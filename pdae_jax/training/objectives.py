@@ -10,6 +10,7 @@ from typing import Any
 
 from etils import epy
 
+from pdae_jax.networks.architecture import group_of
 from pdae_jax.training.settings import Settings
 
 with epy.lazy_imports():  # a config, which reads the table, needs no JAX
@@ -47,6 +48,11 @@ class Objective:
         return getattr(losses, f"{self.name}_draw")
 
     @property
+    def init(self) -> Callable[..., dict[str, Any]] | None:
+        """(net, the prerequisites' weights) -> what is trained, to begin from; None: at random."""
+        return getattr(losses, f"{self.name}_init", None)
+
+    @property
     def health(self) -> Callable[..., dict[str, Any]] | None:
         """(losses.Given, drawn) -> scalars worth watching; None without any."""
         return getattr(losses, f"{self.name}_health", None)
@@ -61,6 +67,11 @@ class Objective:
         """Whether its data are pictures; else it reads a table of codes."""
         return "image" in self.reads
 
+    @property
+    def derived(self) -> bool:
+        """Whether what it trains is made again once what gives codes has changed."""
+        return all(group_of(group).derived for group in self.trains)
+
 
 PDAE = ("dpm", "encoder", "gradient")
 
@@ -70,6 +81,23 @@ OBJECTIVES = {
         Objective("dpm", "the diffusion model", trains=("dpm",)),
         Objective(
             "pdae", "PDAE", trains=("encoder", "gradient"), needs=("dpm",), prerequisites=("dpm",)
+        ),
+        # From weights at hand: a fraction of what PDAE takes.
+        Objective(
+            "distill",
+            "the distilled network",
+            trains=("shifted",),
+            needs=PDAE,
+            prerequisites=PDAE,
+            settings=Settings(steps=100_000),
+        ),
+        Objective(
+            "fewstep",
+            "the few-step network",
+            trains=("fewstep",),
+            needs=PDAE,
+            prerequisites=PDAE,
+            settings=Settings(steps=100_000),
         ),
         # The last two see codes alone: a step costs next to nothing.
         Objective(

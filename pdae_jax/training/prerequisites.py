@@ -99,15 +99,16 @@ def check_can_train(workdir: Workdir, row: Objective) -> int:
 
 
 def discard_stale(workdir: Workdir, row: Objective) -> None:
-    """Deletes what was trained over codes that the networks no longer give, to make it again."""
+    """Deletes what was trained over networks, or their codes, of before, to make it again."""
     stale = row.name in workdir.stale  # all of them look, as they open checkpoints together
     if processes.ask_first(lambda: stale):
-        processes.say(f"{row.name} was trained over the codes of before: it is made again")
+        what = "networks" if row.sees_pictures else "codes"
+        processes.say(f"{row.name} was trained over the {what} of before: it is made again")
         workdir.discard(row.name)
 
 
 def say_what_becomes_stale(workdir: Workdir, row: Objective) -> None:
-    """Says what was made from codes of what the objective changes, and is made again by its stage.
+    """Says what was made of what the objective changes, and is made again by its stage.
 
     Raises ValueError where something else was trained over it, which nobody would want to lose.
     """
@@ -115,7 +116,7 @@ def say_what_becomes_stale(workdir: Workdir, row: Objective) -> None:
     for name in workdir.latest_steps:
         other = OBJECTIVES.get(name)
         if other and set(other.prerequisites) & set(row.trains):
-            if other.sees_pictures:
+            if not other.derived:
                 raise ValueError(
                     f"{name} in {workdir} was trained over {' and '.join(row.trains)} as it is at "
                     f"step {workdir.latest_steps[row.name]}, and would not fit it after more "

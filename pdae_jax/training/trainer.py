@@ -15,7 +15,7 @@ from pdae_jax.data.pipeline import first_pictures, train_batches
 from pdae_jax.data.sources import binary
 from pdae_jax.model import Model
 from pdae_jax.networks.architecture import Architecture
-from pdae_jax.networks.groups import DTYPES, Networks
+from pdae_jax.networks.groups import DTYPES, Networks, Params
 from pdae_jax.runtime import processes, sharding
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.schedule import SCHEDULES
@@ -119,12 +119,13 @@ def _train(
         n, what = len(codes.z), f"codes of {codes.z.shape[1]} numbers"
     else:
         n, what = len(source), f"pictures of {' x '.join(map(str, arch.image_shape))}"
+    given = row.init(net, weights) if row.init and not step else None
     fresh = functools.partial(fresh_state, net, row, settings, seed, len(attributes))
-    shapes = sharding.shapes(mesh, jax.eval_shape(fresh))
+    shapes = sharding.shapes(mesh, jax.eval_shape(fresh, given))
     with workdir.checkpoints(objective, settings.keep) as checkpoints:
         log = Log(records, objective, step, settings.steps, settings.batch_size)
         log.begin(data, how)
-        if codes:
+        if row.derived:
             workdir.write_origin(objective)
         if attributes:
             workdir.write_attributes(attributes)
@@ -164,7 +165,7 @@ def _train(
         try:
             with memory.shortage(memory.advice(objective, settings, mesh, precision)):
                 frozen = jax.device_put(frozen, sharding.over_fsdp(mesh, frozen))
-                state = start(fresh, shapes, checkpoints, step)
+                state = start(fresh, given, shapes, checkpoints, step)
                 state, done = loop.run(state, frozen, batches, checkpoints, log)
         finally:
             log.close()
@@ -262,16 +263,21 @@ def binary_attributes(codes: Codes, data: Data) -> Codes:
 
 
 def fresh_state(
-    net: Networks, row: Objective, settings: Settings, seed: int, labels: int
+    net: Networks, row: Objective, settings: Settings, seed: int, labels: int, given: Params | None
 ) -> TrainState:
-    params = net.init(jax.random.key(seed), row.trains, labels)
+    """The state of step 0: of the parameters given, or of random ones."""
+    params = given or net.init(jax.random.key(seed), row.trains, labels)
     return TrainState.create(params, settings.optimizer())
 
 
 def start(
-    fresh: Callable[[], TrainState], shapes: TrainState, checkpoints: Checkpoints, step: int
+    fresh: Callable[[Params | None], TrainState],
+    given: Params | None,
+    shapes: TrainState,
+    checkpoints: Checkpoints,
+    step: int,
 ) -> TrainState:
     """The state saved at `step`, or a fresh one, where the shapes' shardings say."""
     if checkpoints.latest() is not None:
         return restore(checkpoints, step, shapes)
-    return jax.jit(fresh, out_shardings=jax.tree.map(lambda s: s.sharding, shapes))()
+    return jax.jit(fresh, out_shardings=jax.tree.map(lambda s: s.sharding, shapes))(given)
