@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, UInt32
 
-from pdae_jax import latent, pdae, samplers, solvers
+from pdae_jax import distillation, latent, pdae, samplers, solvers
 from pdae_jax.arrays import (
     Array,
     Codes,
@@ -25,6 +25,7 @@ from pdae_jax.arrays import (
     Rng,
     Rngs,
     Times,
+    Visited,
 )
 from pdae_jax.images import SHAPE_REMEDY, ValueRange, checked, to_float
 from pdae_jax.networks.architecture import Architecture, group_of
@@ -463,6 +464,15 @@ class Model:
         """The times visited, ascending."""
         return samplers.spaced_times(self.schedule, how.steps, how.spacing)
 
+    def _noise_fn(
+        self, how: Sampling, params: Params, z: Codes | None, times: Visited, stop: float = 0.0
+    ) -> samplers.NoiseFn:
+        """Algorithm 3's noise by the network that `how` names, or the bare diffusion model's."""
+        given = self.net, params, self.schedule
+        if z is None or how.network == "pdae":
+            return pdae.noise_fn(*given, z, times, stop=stop)
+        return distillation.noise_fn(*given, z, times, stop=stop, up=how.network)
+
     @functools.cached_property
     def _decode(self) -> Program:
         def decode(
@@ -482,7 +492,7 @@ class Model:
                 posterior = pdae.ddpm_posterior(self.net, params, self.schedule, z, times)
                 return samplers.ddpm(posterior, x, times, draw)
             times = self._path(how)[::-1]
-            eps = pdae.noise_fn(self.net, params, self.schedule, z, times, stop=stop)
+            eps = self._noise_fn(how, params, z, times, stop)
             return _solved(how, eps, x, before, times, self.schedule, draw)
 
         return Program(decode, "decode")
@@ -491,7 +501,7 @@ class Model:
     def _invert(self) -> Program:
         def invert(params: Params, x_0: Pictures, z: Codes | None, how: Sampling) -> Images | Pair:
             times = self._path(how)
-            eps = pdae.noise_fn(self.net, params, self.schedule, z, times)
+            eps = self._noise_fn(how, params, z, times)
             return solvers.solve(how, eps, to_float(x_0), times, self.schedule)
 
         return Program(invert, "infer x_T")
@@ -508,7 +518,11 @@ class Model:
             how: Sampling,
         ) -> Images:
             path = self._path(how)[::-1]
-            eps = pdae.trajectory_noise_fn(self.net, params, self.schedule, z_1, z_2, weight, path)
+            given = self.net, params, self.schedule, z_1, z_2, weight, path
+            if how.network == "pdae":
+                eps = pdae.trajectory_noise_fn(*given)
+            else:
+                eps = distillation.trajectory_noise_fn(*given, up=how.network)
             return _solved(how, eps, x, before, path, self.schedule)
 
         return Program(run, "interpolate")
@@ -620,6 +634,8 @@ class Model:
         given = {"steps": steps, "solver": solver}
         how = dataclasses.replace(how, **{n: v for n, v in given.items() if v is not None})
         self._path(how)  # refuses too many steps
+        if how.network != "pdae" and "gradient" in self.params:  # else there is no z
+            self.need(how.network)
         return how
 
     def _given(

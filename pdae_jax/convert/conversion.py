@@ -23,7 +23,7 @@ from pdae_jax.convert.torch_checkpoint import Source, StateDict, read_source
 from pdae_jax.metrics import inception, lpips
 from pdae_jax.model import Model
 from pdae_jax.networks.architecture import Architecture
-from pdae_jax.networks.groups import Networks
+from pdae_jax.networks.groups import STUDENTS, Networks
 from pdae_jax.runtime import atomic
 from pdae_jax.runtime.choices import listed
 from pdae_jax.workdir.workdir import Workdir
@@ -366,8 +366,9 @@ def state_dicts(workdir: Workdir) -> dict[str, StateDict]:
 def export(model: str | os.PathLike, path: str | os.PathLike) -> None:
     """Writes the model of a workdir as one PyTorch file in the layout of the PDAE authors'.
 
-    It has ema_denoise_fn, or ema_decoder and ema_encoder, and what else the model holds; beside
-    them its "architecture", by which `convert` imports it exactly. Needs PyTorch.
+    It has ema_denoise_fn, or ema_decoder and ema_encoder, and what else the model holds that the
+    authors have; beside them its "architecture", by which `convert` imports it exactly. What they
+    have not, what is distilled, is named and left out. Needs PyTorch.
     """
     try:
         import torch
@@ -390,6 +391,8 @@ def export(model: str | os.PathLike, path: str | os.PathLike) -> None:
     for name, state in state_dicts(workdir).items():
         tensors = {key: torch.from_numpy(array.copy()) for key, array in state.items()}
         value |= tensors if name == "statistics" else {keys[name]: tensors}
+    if left_out := [group for group in STUDENTS if group in workdir.groups]:
+        print(f"left out, as the original has no such networks: {' and '.join(left_out)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic.new_file(path) as partial:
         torch.save(value, partial)

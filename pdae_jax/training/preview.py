@@ -9,6 +9,7 @@ from pdae_jax.images import grid, to_uint8
 from pdae_jax.model import Model
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import Params
+from pdae_jax.protocol import PROTOCOLS
 
 PICTURES = 8
 
@@ -24,6 +25,9 @@ class Preview:
 
     def __call__(self, params: Params) -> dict[str, np.ndarray]:
         self.model.params = self.model.net.frozen(params)
+        for name, group in {"distilled": "shifted", "fewstep": "fewstep"}.items():
+            if group in params:
+                self.model.protocol = PROTOCOLS[name].at_most(self.model.arch.T)
         return grids(self.model, self.images)
 
 
