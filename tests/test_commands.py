@@ -111,8 +111,8 @@ def test_one_word_is_the_papers_protocol(workdir, tmp_path):
     """--protocol=paper: 1000 and 100 steps of clipped DDIM, x_T drawn; other flags go over it."""
     model, images = pdae_jax.load(workdir, protocol="paper"), digits(3)
     options = evaluate.Options(n=3, protocol="paper", invert_steps=50)
-    output = run_page("evaluate", workdir, options, out=tmp_path / "out")
-    record = json.loads((output.path / "numbers.json").read_text())["numbers"]
+    run_page("evaluate", workdir, options, out=tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "numbers.json").read_text())["numbers"]
     how = record["protocol"]
     assert how["invert"] == dataclasses.asdict(Sampling("ddim", "uniform", 50, "static"))
     assert how["decode"] == dataclasses.asdict(Sampling("ddim", "uniform", 100, "static"))

@@ -48,7 +48,10 @@ def run(context: Context[Options]) -> Result:
     scores = [found for found, _ in warm]
     numbers = {
         "pictures": len(images),
-        "inversions": [trip._asdict() | {"invert": str(trip.invert)} for trip in trips],
+        "inversions": [
+            trip._asdict() | {way: str(getattr(trip, way)) for way in ("invert", "decode")}
+            for trip in trips
+        ],
         "temperatures": [found._asdict() for found in scores],
     }
     paper, *others = trips
