@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, UInt32
 
-from pdae_jax import distillation, latent, pdae, samplers, solvers
+from pdae_jax import distillation, latent, multistep, pdae, samplers
 from pdae_jax.arrays import (
     Array,
     Codes,
@@ -502,7 +502,7 @@ class Model:
         def invert(params: Params, x_0: Pictures, z: Codes | None, how: Sampling) -> Images | Pair:
             times = self._path(how)
             eps = self._noise_fn(how, params, z, times)
-            return solvers.solve(how, eps, to_float(x_0), times, self.schedule)
+            return multistep.solve(how, eps, to_float(x_0), times, self.schedule)
 
         return Program(invert, "infer x_T")
 
@@ -733,7 +733,7 @@ def _solved(
 ) -> Images:
     """The picture decoded from x_T, or from x_T and the state before it."""
     start = x if before is None else Pair(x, before)
-    out = solvers.solve(how, noise_fn, start, times, schedule, draw)
+    out = multistep.solve(how, noise_fn, start, times, schedule, draw)
     return out.x if isinstance(out, Pair) else out
 
 

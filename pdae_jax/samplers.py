@@ -3,7 +3,7 @@
 A sampler sees a function of (x_t, t), never a network, its parameters or a code. The bare
 diffusion model, PDAE at a given z, trajectory interpolation and the latent diffusion model are
 all noise functions (see `pdae` and `latent`). Here are the paper's two samplers, and what others
-share: the times visited, and thresholds of x_0. `solvers` has those of higher order, `reversible`
+share: the times visited, and thresholds of x_0. `multistep` has those of higher order, `reversible`
 those that can be run backwards exactly.
 """
 
