@@ -22,7 +22,7 @@ from jaxtyping import Int
 from pdae_jax import samplers
 from pdae_jax.arrays import Array, Codes, Images, Params, PerExample, Rng, Time, Times, Visited
 from pdae_jax.samplers import NoiseFn, PosteriorFn
-from pdae_jax.schedule import Factor, Schedule, at
+from pdae_jax.schedule import Factor, Schedule, Table, at
 
 
 class Prediction(NamedTuple):
@@ -75,17 +75,18 @@ def training_loss(
     t: Times,
     eps: Images,
     *,
-    gamma: float = 0.1,
+    weight: Table | None = None,
     dropout: Rng | None = None,
 ) -> PerExample:
     """Algorithm 1: the loss of each example, [B].
 
     lambda_t (eps - (eps_theta(x_t, t) - k_t G(x_t, E(x_0), t)))^2, averaged over an image;
-    k_t = sqrt(alpha_t) sqrt(1 - alpha_bar_t) / beta_t Sigma_t. The caller differentiates it by E
-    and G alone; eps_theta is in evaluation mode.
+    k_t = sqrt(alpha_t) sqrt(1 - alpha_bar_t) / beta_t Sigma_t. weight: lambda over t, one of
+    `Schedule.loss_weight`; None is the paper's. The caller differentiates it by E and G alone;
+    eps_theta is in evaluation mode.
     """
     z = net.encode(params, x_0)
-    return code_loss(net, params, schedule, x_0, t, eps, z, gamma=gamma, dropout=dropout)
+    return code_loss(net, params, schedule, x_0, t, eps, z, weight=weight, dropout=dropout)
 
 
 def code_loss(
@@ -97,14 +98,14 @@ def code_loss(
     eps: Images,
     z: Codes,
     *,
-    gamma: float = 0.1,
+    weight: Table | None = None,
     dropout: Rng | None = None,
 ) -> PerExample:
     """Algorithm 1's loss of given codes z; `training_loss` is this at z = E(x_0)."""
     x_t = schedule.x_t(x_0, t, eps)
     out = net.predict(params, x_t, net.time(params, t), net.code(params, z), dropout=dropout)
     k_t = at(schedule.mean_shift, t, x_t) * Sigma(schedule, t, x_t, out.v)
-    lambda_t = at(schedule.loss_weight(gamma), t, x_t)
+    lambda_t = at(schedule.loss_weight() if weight is None else weight, t, x_t)
     return (lambda_t * (eps - (out.eps - k_t * out.gradient)) ** 2).mean((1, 2, 3))
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Float
 
 from pdae_jax.arrays import Images, State, Time, Times
+from pdae_jax.loss_weight import PAPER, WEIGHTINGS, Table
+from pdae_jax.runtime.choices import nearest
 
-Table = Float[np.ndarray, "T"]  # a number for each t
 Factor = Float[jax.Array, ""] | Float[jax.Array, "B *ones"]  # of all examples, or of each
 
 
@@ -88,10 +89,20 @@ class Schedule:
         """rho_t = sqrt(1 - alpha_bar) / sqrt(alpha_bar): the noise in x_t / sqrt(alpha_bar)."""
         return np.sqrt(1.0 / self.alpha_bar - 1.0)
 
-    def loss_weight(self, gamma: float = 0.1) -> Table:
-        """lambda_t = SNR^gamma / (1 + SNR), with SNR = alpha_bar / (1 - alpha_bar)."""
+    def loss_weight(self, gamma: float = PAPER, weighting: str = "gamma") -> Table:
+        """lambda_t, the weight of the eps-loss: SNR^gamma / (1 + SNR), or another by its name.
+
+        weighting: of `loss_weight.WEIGHTINGS`. Raises ValueError where float32 cannot hold it.
+        """
         snr = self.alpha_bar / (1.0 - self.alpha_bar)
-        return snr**gamma / (1.0 + snr)
+        with np.errstate(over="ignore"):
+            weight = WEIGHTINGS[nearest(weighting, WEIGHTINGS, "weighting")](snr, gamma)
+        if not weight.max() < np.finfo(np.float32).max:
+            raise ValueError(
+                f"gamma = {gamma:g} makes weights beyond float32 for SNR from {snr.min():.2g} to "
+                f"{snr.max():.2g}; take one nearer to 0"
+            )
+        return weight
 
     def x_t(self, x_0: State, t: Time | Times, eps: State) -> State:
         """Noises x_0 to time t: sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps."""

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "pdae_jax"
 # Each imports from itself and from those before it alone.
 LAYERS = (
     "runtime",
-    "arrays protocol schedule samplers solvers reversible pdae distillation latent",
+    "arrays protocol loss_weight schedule samplers solvers reversible pdae distillation latent",
     "networks",
     "data",
     "images",
@@ -35,6 +35,7 @@ NEVER = {
     "runtime.choices": "jax",
     "runtime.progress": "jax",
     "runtime.atomic": "jax",
+    "loss_weight": "jax",
     "arrays": "flax optax orbax",
     "schedule": "flax optax orbax",
     "samplers": "flax optax orbax",

@@ -56,8 +56,8 @@ class Loop:
             n = self.settings.accumulate  # as many examples as one gradient fits
             batch = jax.tree.map(lambda x: x[::n], batch)
             drawn = self.objective.draw(rng, batch, self.schedule.T)
-            gamma = self.settings.gamma
-            return lines(Given(self.net, self.schedule, {**frozen, **params}, gamma), drawn)
+            weight = self.settings.loss_weight(self.schedule)
+            return lines(Given(self.net, self.schedule, {**frozen, **params}, weight), drawn)
 
         return jax.jit(health, out_shardings=sharding.replicated(self.mesh))
 

@@ -12,18 +12,21 @@ import jax.numpy as jnp
 from pdae_jax import distillation, latent, pdae
 from pdae_jax.images import to_float
 from pdae_jax.networks.groups import Networks, Params
-from pdae_jax.schedule import Schedule
+from pdae_jax.schedule import Schedule, Table
 
 Drawn = dict[str, Any]
 
 
 class Given(NamedTuple):
-    """All that a loss depends on beside its draws; gamma is of lambda_t, dropout a key or None."""
+    """All that a loss depends on beside its draws.
+
+    weight: PDAE's lambda over t, None for the paper's; dropout: a key or None.
+    """
 
     net: Networks
     schedule: Schedule
     params: Params
-    gamma: float = 0.1
+    weight: Table | None = None
     dropout: jax.Array | None = None
 
 
@@ -73,17 +76,17 @@ def dpm_loss(given: Given, drawn: Drawn) -> jax.Array:
 
 
 def pdae_loss(given: Given, drawn: Drawn) -> jax.Array:
-    net, schedule, params, gamma, dropout = given
-    return pdae.training_loss(net, params, schedule, **drawn, gamma=gamma, dropout=dropout)
+    net, schedule, params, weight, dropout = given
+    return pdae.training_loss(net, params, schedule, **drawn, weight=weight, dropout=dropout)
 
 
 def pdae_health(given: Given, drawn: Drawn) -> dict[str, jax.Array]:
     """Is z used? The loss with the neighbour's z against its own, and |dL/dz| of an example."""
-    net, schedule, params, gamma, _ = given
+    net, schedule, params, weight, _ = given
     z = net.encode(params, drawn["x_0"])
 
     def loss(z: jax.Array) -> jax.Array:
-        return pdae.code_loss(net, params, schedule, **drawn, z=z, gamma=gamma).sum()
+        return pdae.code_loss(net, params, schedule, **drawn, z=z, weight=weight).sum()
 
     own, gradient = jax.value_and_grad(loss)(z)
     shuffled = loss(jnp.roll(z, 1, axis=0))

@@ -4,10 +4,14 @@ import dataclasses
 
 from etils import epy
 
+from pdae_jax import loss_weight
+from pdae_jax.runtime.choices import nearest
 from pdae_jax.runtime.fields import described
 
 with epy.lazy_imports():  # a config, which reads the defaults, needs no JAX
     import optax
+
+    from pdae_jax.schedule import Schedule, Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +29,10 @@ class Settings:
     decay: str = described("constant", "learning rate after the warm-up: constant, or cosine to 0")
     clip: float = described(0.0, "largest norm of the gradient; 0: any")
     ema: float = described(0.9999, "decay a step of the average of the weights")
-    gamma: float = described(0.1, "gamma of lambda_t, the weight of PDAE's loss over t")
+    weighting: str = described(
+        "gamma", f"weight of PDAE's loss over t: {', '.join(loss_weight.WEIGHTINGS)}"
+    )
+    gamma: float = described(loss_weight.PAPER, "exponent of the weightings gamma and p2")
     max_skipped: int = described(20, "non-finite steps in a row that end the run")
     log_every: int = described(100, "steps between log lines")
     health_every: int = described(1000, "steps between health lines; 0: none")
@@ -35,9 +42,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         at_least_one = "steps batch_size accumulate max_skipped log_every save_every keep".split()
-        not_negative = (
-            "learning_rate b1 b2 ema clip gamma warmup health_every pictures_every".split()
-        )
+        not_negative = "learning_rate b1 b2 ema clip warmup health_every pictures_every".split()
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -53,6 +58,12 @@ class Settings:
             )
         if self.decay not in ("constant", "cosine"):
             raise ValueError(f'decay must be "constant" or "cosine", got {self.decay!r}')
+        nearest(self.weighting, loss_weight.WEIGHTINGS, "weighting")
+        loss_weight.check(self.weighting, self.gamma)
+
+    def loss_weight(self, schedule: "Schedule") -> "Table":
+        """lambda_t of PDAE's loss; ValueError where float32 cannot hold it."""
+        return schedule.loss_weight(self.gamma, self.weighting)
 
     def optimizer(self) -> "optax.GradientTransformation":
         """Adam without weight decay, behind an optional clip of the gradient's norm.

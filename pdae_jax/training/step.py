@@ -66,14 +66,12 @@ def make_update(
     drawn: `Objective.draw`'s; dropout: a key or None. A step whose loss or gradient is not finite
     changes nothing but the counters. The EMA follows every step that was not, from the first.
     """
-    optimizer = settings.optimizer()
+    optimizer, weight = settings.optimizer(), settings.loss_weight(schedule)
 
     def mean_loss(
         params: Params, frozen: Params, drawn: Drawn, dropout: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        losses = objective.loss(
-            Given(net, schedule, {**frozen, **params}, settings.gamma, dropout), drawn
-        )
+        losses = objective.loss(Given(net, schedule, {**frozen, **params}, weight, dropout), drawn)
         return losses.mean(), losses
 
     def gradient(

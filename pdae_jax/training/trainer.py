@@ -194,6 +194,12 @@ def check_arguments(
             f"attention = {arch.attention}, and no level has maps of {absent[0]} pixels: they have "
             f"{', '.join(map(str, arch.map_sizes))}, and the others no attention"
         )
+    for name in ("weighting", "gamma"):  # of PDAE's loss alone
+        if "gradient" not in row.trains and getattr(settings, name) != getattr(row.settings, name):
+            raise ValueError(
+                f"{name} = {getattr(settings, name)} would have no effect on {row.name}: it is of "
+                f"the loss of pdae; set --config.pdae.{name}"
+            )
     if "dpm" in row.trains and arch.learned_variance:
         raise ValueError(
             "learned_variance = True is for imported diffusion models, whose variance was trained: "
@@ -206,6 +212,8 @@ def say_what_has_no_effect(
 ) -> None:
     """Says which settings and data a finished objective was not trained with."""
     before = records.settings()
+    if before:  # a field that came later: its default is what there was
+        before = dataclasses.asdict(row.settings) | before
     differs = [
         f"{name} = {how[name]} (it was {before[name]})"
         for name in sorted(before.keys() & how.keys() - WITHOUT_EFFECT)
