@@ -8,6 +8,7 @@ import sys
 import pytest
 from helpers import ROOT, run_program
 
+from benchmarks import weighting
 from benchmarks.speed import summarise
 from benchmarks.worker import Worker
 
@@ -158,3 +159,18 @@ def test_a_contender_that_dies_is_one_line():
             precision="float32",
             steps=1,
         )
+
+
+def test_weightings(tmp_path):
+    args = ["--workdir", tmp_path, "--steps", 2, "--dpm_steps", 2, "--batch", 8, "--n", 4]
+    args += ["--ddim_steps", 2, "--repeats", 1, "--weightings", "constant", "--seeds", 0]
+    out = run("weighting", *args)
+    (row,) = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert (row["name"], row["seed"], len(row["losses"])) == ("constant", 0, 10)
+    assert all(row[key] > 0 for key in ("drawn", "zero", "inferred", "ap", "loss"))
+    assert "| constant | 0.1 | 0.1 |" in out and "| without z |" in out
+    assert "The weight of the loss over t" in (tmp_path / "index.html").read_text()
+    # Nothing is measured twice, and results of other settings are not mixed.
+    assert "constant, seed 0" not in run("weighting", *args)
+    with pytest.raises(ValueError, match="results of other settings: n = 3 .there 4."):
+        weighting.main([str(arg) for arg in [*args, "--n", 3]])
