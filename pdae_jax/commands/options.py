@@ -126,18 +126,23 @@ class Seed(Options):
     seed: int = option(0, "random seed", at_least=0, at_most=2**32 - 1)
 
 
+EITHER_WAY = (*SOLVERS, *REVERSIBLE)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoding(Options):
-    protocol: str = option("fast", "how all sampling goes: fast, or paper", choices=[*PROTOCOLS])
+    protocol: str = option(
+        "fast", f"how all sampling goes: {', '.join(PROTOCOLS)}", choices=[*PROTOCOLS]
+    )
     steps: int | None = option(None, "steps of decoding; else the protocol's", at_least=1)
     solver: str | None = option(
-        None, "solver of all steps; else the protocol's", choices=(*SOLVERS, *REVERSIBLE)
+        None, f"solver: {', '.join(EITHER_WAY)}; else the protocol's", choices=EITHER_WAY
     )
     spacing: str | None = option(
-        None, "spacing of the times visited; else the protocol's", choices=SPACINGS
+        None, f"spacing of the times: {', '.join(SPACINGS)}; else the protocol's", choices=SPACINGS
     )
     threshold: str | None = option(
-        None, "what is done to each step's x_0; else the protocol's", choices=THRESHOLDS
+        None, f"threshold of x_0: {', '.join(THRESHOLDS)}; else the protocol's", choices=THRESHOLDS
     )
 
 
@@ -151,7 +156,9 @@ class Inversion(Options):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Drawing(Options):
     temperature: float | None = option(
-        None, "size of the x_T that is drawn, 0 to draw none; else the protocol's", at_least=0
+        None,
+        "size of the x_T drawn, 0 for none; else the protocol's, and 1 of what is generated",
+        at_least=0,
     )
 
 
