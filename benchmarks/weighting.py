@@ -179,8 +179,17 @@ def read(file: Path, how: Row) -> list[Row]:
     return rows
 
 
-def summarise(rows: list[Row], schedule: Schedule, bare: list[float]) -> list[Table]:
-    """Scores, loss by t and share of the weight by t: a line a weighting, over its seeds."""
+def by_name(rows: list[Row]) -> dict[str, np.ndarray]:
+    """The losses over t of each weighting, the mean over its seeds."""
+    found = {n: [row["losses"] for row in rows if row["name"] == n] for n in CHOICES}
+    return {n: np.mean(losses, axis=0) for n, losses in found.items() if losses}
+
+
+def summarise(rows: list[Row], schedule: Schedule, bare: np.ndarray) -> list[Table]:
+    """Scores, and by t: the loss, the weight's share, and what of the weighted loss z takes away.
+
+    A line a weighting, over its seeds.
+    """
 
     def over(name: str, value: Callable[[Row], float], spread: bool = True) -> str:
         found = [value(row) for row in rows if row["name"] == name]
@@ -189,9 +198,15 @@ def summarise(rows: list[Row], schedule: Schedule, bare: list[float]) -> list[Ta
         std = f" ± {np.std(found, ddof=1):.2g}" if spread and len(found) > 1 else ""
         return f"{np.mean(found):.3g}{std}"
 
-    names = [name for name in CHOICES if any(row["name"] == name for row in rows)]
+    names = list(by_name(rows))
     times = [f"t {some.start}-{some.stop - 1}" for some in ranges(schedule)]
     numbers = range(RANGES)
+    means = by_name(rows)
+    least = np.min(list(means.values()), axis=0)
+    taken = {}
+    for n in names:
+        share = np.array(shares(schedule, n))
+        taken[n] = share * (bare - least) / (share @ bare)
     return [
         Table(
             ["weighting", *SCORES.values()],
@@ -211,6 +226,11 @@ def summarise(rows: list[Row], schedule: Schedule, bare: list[float]) -> list[Ta
             [[n, *(f"{x:.2g}" for x in shares(schedule, n))] for n in names],
             "Share of the weight's sum.",
         ),
+        Table(
+            ["what z can take", *times, "in all"],
+            [[n, *(f"{x:.2g}" for x in taken[n]), f"{taken[n].sum():.2g}"] for n in names],
+            "Share of the weighted loss that z takes away under the best weighting of each range.",
+        ),
     ]
 
 
@@ -219,17 +239,14 @@ def markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def curves(rows: list[Row], schedule: Schedule, bare: list[float]) -> list[Curves]:
+def curves(rows: list[Row], schedule: Schedule, bare: np.ndarray) -> list[Curves]:
     """The share of the weight, and the share of the bare model's loss that is left, over t."""
     middle = np.array([(some.start + some.stop - 1) / 2 for some in ranges(schedule)])
-    names = [name for name in CHOICES if any(row["name"] == name for row in rows)]
-    left = {
-        n: np.mean([row["losses"] for row in rows if row["name"] == n], axis=0) / bare
-        for n in names
-    }
+    means = by_name(rows)
+    left = {n: losses / bare for n, losses in means.items()}
     return [
         Curves(
-            {n: (middle, np.array(shares(schedule, n))) for n in names},
+            {n: (middle, np.array(shares(schedule, n))) for n in means},
             x_label="t",
             y_label="share of the weight",
         ),
@@ -328,7 +345,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows.append(row)
             print(f"{name}, seed {seed}: {json.dumps(row)}", flush=True)
 
-    bare = measure.bare_losses(measure.net.frozen(Workdir(dpm).weights(["dpm"])))
+    weights = measure.net.frozen(Workdir(dpm).weights(["dpm"]))
+    bare = np.array(measure.bare_losses(weights))
     tables = summarise(rows, measure.schedule, bare)
     for table in tables:
         print(f"\n{markdown(table)}")
