@@ -363,7 +363,7 @@ def test_eight_devices_give_the_same_as_one(workdir, tmp_path):
     run_program("all_commands", workdir, tmp_path / "8", devices=8)
     run_program("all_commands", workdir, tmp_path / "1")
     pictures = sorted((tmp_path / "1").rglob("*.png"))
-    assert len(pictures) == 7
+    assert len(pictures) == 8
     for path in pictures:
         one, eight = (
             np.asarray(Image.open(p), np.int32)
