@@ -52,6 +52,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.dpm.steps = 800
     config.pdae.steps = 1200
     config_lib.distilled(config)
+    config.fewstep.update(batch_size=64, steps=400)
     config.report.attribute = "3"
     config.report.stop = 0.0  # so small a diffusion model makes no digit without z
     config.report.strengths = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)

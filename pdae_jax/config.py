@@ -109,10 +109,13 @@ def few_pictures(config: Any) -> None:
 
 
 def distilled(config: Any) -> None:
-    """Sets what is distilled as PDAE is trained, in half the steps: it begins from its weights."""
+    """Sets what is distilled as PDAE is trained, in half the steps: it begins from its weights.
+
+    The average of the weights looks back over half as many.
+    """
     for stage in (config.distill, config.fewstep):
         stage.update(config.pdae)
-        stage.steps = config.pdae.steps // 2
+        stage.update(steps=-(-config.pdae.steps // 2), ema=config.pdae.ema**2)
 
 
 def defaults(cls: type) -> dict[str, Any]:

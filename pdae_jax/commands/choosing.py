@@ -99,12 +99,13 @@ def kept(workdir: "workdir_lib.Workdir", config: Any, given: Mapping[str, Any]) 
 
 
 def distilled(stages: Sequence[str], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of what is distilled on pictures: those of PDAE, and half its steps."""
+    """The fields of what is distilled on pictures: as `config.distilled` sets them by PDAE's."""
     found = {}
     for stage in stages:
         if stage in OBJECTIVES and OBJECTIVES[stage].sees_pictures and OBJECTIVES[stage].derived:
             found |= {f"{stage}.{name}": fields[f"pdae.{name}"] for name in SETTINGS}
             found[f"{stage}.steps"] = -(-fields["pdae.steps"] // 2)
+            found[f"{stage}.ema"] = fields["pdae.ema"] ** 2
     return found
 
 
