@@ -14,7 +14,7 @@ import functools
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -83,10 +83,9 @@ def mse(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean((a - b) ** 2))
 
 
-def curve(model: Model, images: np.ndarray, steps: Sequence[int]) -> list[str]:
+def curve(model: Model, images: np.ndarray, steps: Sequence[int]) -> Iterator[str]:
     """Rows of the table: for each network and x_T the numbers over steps."""
     z, wanted = model.encode(images), images.astype(np.float32) / 255
-    rows = []
     for temperature, start in ((0.0, "0"), (1.0, "drawn")):
         full = decoded(model, z, "pdae", min(100, model.arch.T), temperature)
         for network in NAMES:
@@ -95,11 +94,10 @@ def curve(model: Model, images: np.ndarray, steps: Sequence[int]) -> list[str]:
             for n in FEW if network == "fewstep" else steps:
                 x = decoded(model, z, network, n, temperature)
                 similar = float(np.mean(ssim(x, wanted)))
-                rows.append(
+                yield (
                     f"| {start} | {NAMES[network]} | {n} | {mse(x, wanted):.5f} | {similar:.4f} | "
                     f"{mse(x, full):.5f} |"
                 )
-    return rows
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -134,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(of_steps(f"celeba64's networks, batch {given.large_batch}", seconds), flush=True)
     print("\n| x_T | network | steps | MSE | SSIM | MSE to PDAE's 100 steps |")
     print("|---|---|---:|---:|---:|---:|")
-    print("\n".join(curve(model, images, given.steps)))
+    for row in curve(model, images, given.steps):
+        print(row, flush=True)
 
 
 if __name__ == "__main__":
