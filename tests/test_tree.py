@@ -15,7 +15,7 @@ PACKAGE = ROOT / "pdae_jax"
 # Each imports from itself and from those before it alone.
 LAYERS = (
     "runtime",
-    "arrays protocol loss_weight schedule samplers solvers reversible pdae distillation latent",
+    "arrays protocol loss_weight schedule samplers multistep reversible pdae distillation latent",
     "networks",
     "data",
     "images",
