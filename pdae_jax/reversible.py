@@ -30,9 +30,9 @@ from pdae_jax.samplers import NoiseFn, predict
 from pdae_jax.schedule import Schedule, at
 
 UNIT = 2.0**-16  # of BDIA's states: pictures of 8 bits are 2^-7 apart, noise stays below 2^8
-# O-BELM's units grow and shrink with the steps' widths. The finest leaves 2^4 for noise; the
-# coarsest is a rounding that the network does not see.
-FINEST, COARSEST = 2.0**-18, 2.0**-7
+# O-BELM's units follow the steps' widths. Pictures have FIRST, or a finer one so that none is above
+# COARSEST, a rounding that the network does not see; below FINEST no room for noise is left.
+FIRST, COARSEST, FINEST = 2.0**-14, 2.0**-10, 2.0**-20
 
 
 class Pair(NamedTuple):
@@ -89,19 +89,22 @@ def o_belm(
     alpha, rho = np.sqrt(schedule.alpha_bar[t]), schedule.noise_level[t]
     h = np.diff(rho)
     q = (h[1:] / h[:-1]) ** 2
-    of_y = np.append(1.0, h[1:2] / h[:1])  # units of y: two chains, each from one time to the next
+    # Units of y: two chains, each from one time to the next but one.
+    of_y = np.append(1.0, h[1] / h[0] if len(q) else alpha[0] / alpha[1])
     for i in range(len(q)):
         of_y = np.append(of_y, of_y[i] * q[i])
-    spread = (alpha * of_y).max() / (alpha * of_y).min()
-    if not spread <= COARSEST / FINEST:
+    units = alpha * of_y
+    spread = units.max() / units.min()
+    scale = min(FIRST / units[0], COARSEST / units.max())
+    if not scale * units.min() >= FINEST:
         raise ValueError(
             f"o-belm multiplies rounding by {spread:.2g} on these {len(h)} steps, and float32 "
-            f"allows {COARSEST / FINEST:.0f}: take other steps or spacing, or bdia"
+            f"allows about {COARSEST / FINEST:.0f}: take other steps or spacing, or bdia"
         )
-    of_y *= FINEST / (alpha * of_y).min()
+    of_y, units = of_y * scale, units * scale
     of_eps = (1 - q) * rho[1:-1] + h[1:] * (h[:-1] + h[1:]) / h[:-1]
     leaps = np.stack([1 - q, of_eps], axis=1) / of_y[2:, None]
-    return _leapfrog(noise_fn, x, times, schedule, threshold, alpha * of_y, leaps)
+    return _leapfrog(noise_fn, x, times, schedule, threshold, units, leaps)
 
 
 def _ascending(times: Visited) -> Int[np.ndarray, " S"]:
@@ -187,7 +190,8 @@ def implicit(
             axes = tuple(range(1, x.ndim))
             size = (change**2).sum(axes, keepdims=True)
             weight = (change * off).sum(axes, keepdims=True) / jnp.where(size > 0, size, 1.0)
-            weight = jnp.where(first, 0.0, weight)
+            # Of iterates that hardly differ the weight says little; 1 is enough where it matters.
+            weight = jnp.where(first, 0.0, jnp.clip(weight, -1.0, 1.0))
             return (x + off - weight * (x + off - last - last_off), x, off, eps), None
 
         start = schedule.x_t(schedule.x_0(x_s, s, eps), t, eps)
