@@ -11,8 +11,8 @@ import jaxtyping
 
 # Every call's arrays are checked against its annotations, before anything of these is imported.
 NETWORKS = ("encoder", "gradient_estimator", "groups", "latent_mlp", "layers", "unet")
-SHAPED = ["schedule", "samplers", "pdae", "latent", "model", "metrics", "tasks"]
-SHAPED += [f"networks.{name}" for name in NETWORKS]
+SHAPED = ["schedule", "samplers", "multistep", "reversible", "pdae", "latent", "model", "metrics"]
+SHAPED += ["tasks", *(f"networks.{name}" for name in NETWORKS)]
 jaxtyping.install_import_hook([f"pdae_jax.{name}" for name in SHAPED], "beartype.beartype")
 
 from pdae_jax.runtime import cpu  # noqa: E402
