@@ -254,6 +254,7 @@ def curves(rows: list[Row], schedule: Schedule, bare: np.ndarray) -> list[Curves
             {n: (middle, y) for n, y in left.items()},
             x_label="t",
             y_label="loss / loss without z",
+            log_y=True,
         ),
     ]
 
@@ -350,11 +351,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     tables = summarise(rows, measure.schedule, bare)
     for table in tables:
         print(f"\n{markdown(table)}")
-    facts = how | {"date": str(datetime.date.today()), "cores": os.cpu_count() or 1}
+    facts = {
+        "seeds": len({row["seed"] for row in rows}),
+        "steps": given.steps,
+        "digits a step": given.batch,
+        "digits held out": len(measure.test["x_0"]),
+        "DDIM steps": given.ddim_steps,
+        "cores": os.cpu_count() or 1,
+        "jax": jax.__version__,
+        "date": str(datetime.date.today()),
+    }
     write(
         given.workdir / "index.html",
         "The weight of the loss over t, on digits",
-        facts | {"jax": jax.__version__},
+        facts,
         [Section("Over t", curves(rows, measure.schedule, bare)), Section("Numbers", tables)],
     )
 
