@@ -30,7 +30,7 @@ from pdae_jax.arrays import (
 from pdae_jax.images import SHAPE_REMEDY, ValueRange, checked, to_float
 from pdae_jax.networks.architecture import Architecture, group_of
 from pdae_jax.networks.groups import DTYPES, Networks
-from pdae_jax.protocol import ONLY_DOWN, ONLY_UP, PROTOCOLS, Protocol, Sampling
+from pdae_jax.protocol import ONLY_DOWN, ONLY_UP, REVERSIBLE, Protocol, Sampling, protocol_of
 from pdae_jax.reversible import Pair
 from pdae_jax.runtime import programs, sharding
 from pdae_jax.runtime.choices import nearest
@@ -52,7 +52,8 @@ class ReversibleNoise:
 
     Such a solver takes two states to go on from, so that both must be kept: x_T and `before`, the
     state at the time visited before it, [B, H, W, C] each; and how they came about, for
-    `Model.decode` to run it backwards. [i] and [i:j] choose examples.
+    `Model.decode` to run it backwards, by a model of the same batch_size. [i] and [i:j] choose
+    examples.
     """
 
     x_T: OutImages
@@ -62,7 +63,7 @@ class ReversibleNoise:
     def __len__(self) -> int:
         return len(self.x_T)
 
-    def __getitem__(self, some: int | slice) -> "ReversibleNoise":
+    def __getitem__(self, some: int | slice | np.ndarray) -> "ReversibleNoise":
         return ReversibleNoise(self.x_T[some], self.before[some], self.sampling)
 
 
@@ -142,18 +143,17 @@ class Model:
         self.params = jax.device_put(self.net.frozen(params), sharding.replicated(self.mesh))
         self.schedule = SCHEDULES[nearest(arch.schedule, SCHEDULES, "schedule")](arch.T)
         self.batch_size = batch_size
-        if isinstance(protocol, str):
-            protocol = PROTOCOLS[nearest(protocol, PROTOCOLS, "protocol")].at_most(arch.T)
-        self.protocol = protocol
+        self.protocol = protocol_of(protocol, arch.T)
 
-    def sampling_by(self, protocol: Protocol | None = None, **ways: Any) -> "Model":
-        """The same model with another protocol, or with fields of its own replaced.
+    def sampling_by(self, protocol: str | Protocol | None = None, **ways: Any) -> "Model":
+        """The same model with another protocol, by name or as it is, or with fields replaced.
 
         ways: as of `Protocol`, such as `decode=Sampling("ddim", "uniform", 100)`. What is compiled
         is shared.
         """
         other = copy.copy(self)
-        other.protocol = dataclasses.replace(protocol or self.protocol, **ways)
+        whole = self.protocol if protocol is None else protocol_of(protocol, self.arch.T)
+        other.protocol = dataclasses.replace(whole, **ways)
         return other
 
     # From pictures, and back.
@@ -195,18 +195,20 @@ class Model:
         """Pictures in [-1, 1] with codes z: Algorithm 3, or with solver="ddpm" Algorithm 2.
 
         z: None for the bare diffusion model (then x_T gives B). x_T: the noise to start from;
-        `invert`'s for the exact picture. Without one it is temperature times normal noise. At
-        temperature 0, the fast protocol's where no rng is given, that is the one picture of z; at
-        1, the paper's, and wherever an rng is, the picture keeps what z says and makes up the rest.
+        `invert`'s for the exact picture, decoded without a threshold. Without one it is
+        temperature times normal noise. At temperature 0, the fast protocol's where no rng is
+        given, that is the one picture of z (of a deterministic solver); at 1, the paper's, or the
+        fast one's with an rng, the picture keeps what z says and makes up the rest.
         rng: a key or a random seed, the i-th example's by (rng, i) alone; or a key for each
         example, as of `samplers.keys`. steps, solver: other than the protocol's; DDPM always takes
         all T. stop: the share of T, its small times, that go without z.
         """
         codes, one = (None, False) if z is None else self._codes(z)
-        how, start, before = self._how("draw", steps, solver), None, None
+        way = "stopped" if stop else "draw"
+        how, start, before = self._how(way, steps, solver), None, None
         if x_T is not None:
             n = None if codes is None else len(codes)
-            start, before, how, one = self._given(x_T, n, steps, solver)
+            start, before, how, one = self._given(x_T, n, steps, solver, drawn=codes is None)
             if temperature is not None:
                 raise ValueError(
                     f"temperature = {temperature} is of an x_T that is drawn, and one is given"
@@ -220,17 +222,23 @@ class Model:
         stochastic = how.solver in ONLY_DOWN
         if how.solver == "ddpm" and stop:
             raise ValueError(f"stop = {stop} is of the other solvers; DDPM takes all times with z")
-        if how.solver in ONLY_UP:
-            raise ValueError(
-                f"solver = {how.solver!r} infers x_T, and does not decode: take 'ddim'"
-            )
         rngs = self._rngs(rng, len(given))
         if start is None:
-            drawn = rng is not None or stochastic
-            start = self._x_T(rngs, 1.0 if drawn and temperature is None else temperature)
+            if temperature is None:
+                random = rng is not None or stochastic
+                temperature = self.protocol.temperature or (1.0 if random else 0.0)
+            start = self._x_T(rngs, temperature)
         keys = jax.random.key_data(rngs) if stochastic else None
         out = self._batched(
-            self._decode, start, before, codes, keys, one=one, how=how, stop=float(stop)
+            self._decode,
+            start,
+            before,
+            codes,
+            keys,
+            one=one,
+            whole=before is not None,
+            how=how,
+            stop=float(stop),
         )
         return np.clip(out, -1.0, 1.0)
 
@@ -341,16 +349,29 @@ class Model:
         """Decodes with G = lerp(G(z_1), G(z_2), weight) at every step: the paper's second kind.
 
         The first kind is `decode(lerp(z_1, z_2, weight), x_T)`. x_T: usually slerp of the two
-        pictures' (`samplers.slerp`). weight: a number from 0 (z_1) to 1 (z_2).
+        pictures' (`tasks.interpolation.slerp`). weight: a number from 0 (z_1) to 1 (z_2).
         """
         codes, one = self._codes(z_1)
         others, _ = self._codes(z_2, len(codes), "z_2")
         start, before, how, _ = self._given(x_T, len(codes), steps)
+        if how.solver in ONLY_DOWN:
+            raise ValueError(
+                f"trajectories go by a deterministic solver, and the protocol decodes by "
+                f"{how.solver!r}: take 'dpm++2m' or 'ddim'"
+            )
         if np.ndim(weight) or not 0 <= float(np.asarray(weight)) <= 1:
             raise ValueError(f"weight must be one number from 0 to 1, got {weight}")
         weights = np.full((len(codes), 1, 1, 1), weight, np.float32)
         out = self._batched(
-            self._trajectory, start, before, codes, others, weights, one=one, how=how
+            self._trajectory,
+            start,
+            before,
+            codes,
+            others,
+            weights,
+            one=one,
+            whole=before is not None,
+            how=how,
         )
         return np.clip(out, -1, 1)
 
@@ -487,7 +508,7 @@ class Model:
             draw = None
             if rngs is not None:
                 draw = samplers.draws(jax.random.wrap_key_data(rngs), self.arch.image_shape)
-            if how.solver == "ddpm":
+            if draw and how.solver == "ddpm":
                 times = np.arange(self.arch.T)[::-1]
                 posterior = pdae.ddpm_posterior(self.net, params, self.schedule, z, times)
                 return samplers.ddpm(posterior, x, times, draw)
@@ -571,11 +592,11 @@ class Model:
 
         return Program(draw, "noise")
 
-    def _x_T(self, rngs: Rngs, temperature: float | None) -> Any:
-        """Noise to start from, temperature times normal; None is the protocol's temperature."""
-        temperature = self.protocol.temperature if temperature is None else temperature
-        if np.ndim(temperature) or not (np.isfinite(temperature) and temperature >= 0):
-            raise ValueError(f"temperature must be a number of at least 0, got {temperature}")
+    def _x_T(self, rngs: Rngs, temperature: float) -> Any:
+        """Noise to start from, temperature times normal."""
+        number = np.ndim(temperature) == 0 and np.asarray(temperature).dtype.kind in "fiu"
+        if not (number and np.isfinite(temperature) and temperature >= 0):
+            raise ValueError(f"temperature must be a number of at least 0, got {temperature!r}")
         return self._noise(rngs, size=float(temperature))
 
     def _noise(self, rngs: Rngs, uniform: bool = False, size: float = 1.0) -> "_Drawn":
@@ -583,8 +604,18 @@ class Model:
 
     # A user's arguments, checked.
 
-    def _batched(self, program: Program, *arrays: Any, one: bool = False, **static: Any) -> Any:
-        """The program over all examples; without their axis where there is `one`."""
+    def _batched(
+        self,
+        program: Program,
+        *arrays: Any,
+        one: bool = False,
+        whole: bool = False,
+        **static: Any,
+    ) -> Any:
+        """The program over all examples; without their axis where there is `one`.
+
+        whole: always in whole batches, as programs of other sizes round otherwise.
+        """
         n = next(len(a) for a in arrays if a is not None)
         if n:
             out = sharding.in_batches(
@@ -594,6 +625,7 @@ class Model:
                 mesh=self.mesh,
                 batch_size=self.batch_size,
                 words=program.words,
+                whole=whole,
                 **static,
             )
         else:
@@ -625,14 +657,20 @@ class Model:
                 f"solver = {how.solver!r} draws noise that cannot be inferred: invert with "
                 f"'dpm++2m' or 'bdia'"
             )
-        found = self._batched(self._invert, x_0, z, how=how)
-        return ReversibleNoise(found.x, found.before, how) if isinstance(found, Pair) else found
+        found = self._batched(self._invert, x_0, z, whole=how.solver in REVERSIBLE, how=how)
+        if isinstance(found, Pair):
+            return ReversibleNoise(np.asarray(found.x), np.asarray(found.before), how)
+        return found
 
     def _how(self, way: str, steps: int | None = None, solver: str | None = None) -> Sampling:
         """The protocol's sampling for one way ("invert", "decode", "draw"), with a call's own."""
         how: Sampling = getattr(self.protocol, way)
         given = {"steps": steps, "solver": solver}
         how = dataclasses.replace(how, **{n: v for n, v in given.items() if v is not None})
+        if how.solver in ONLY_UP and way != "invert":
+            raise ValueError(
+                f"solver = {how.solver!r} infers x_T, and does not decode: take 'ddim'"
+            )
         self._path(how)  # refuses too many steps
         if how.network != "pdae" and "gradient" in self.params:  # else there is no z
             self.need(how.network)
@@ -644,11 +682,15 @@ class Model:
         n: int | None,
         steps: int | None,
         solver: str | None = None,
+        drawn: bool = False,
     ) -> tuple[Any, Any, Sampling, bool]:
-        """x_T, the state before it or None, how to decode it, and whether it is one alone."""
+        """x_T, the state before it or None, how to decode it, and whether it is one alone.
+
+        drawn: it was not inferred from a picture, as where there is no z.
+        """
         if not isinstance(x_T, ReversibleNoise):
             start, one = self._like_images(x_T, "x_T", n)
-            return start, None, self._how("decode", steps, solver), one
+            return start, None, self._how("draw" if drawn else "decode", steps, solver), one
         for name, value in (("steps", steps), ("solver", solver)):
             if value is not None and value != getattr(x_T.sampling, name):
                 raise ValueError(

@@ -169,8 +169,9 @@ def solve(
     """x along `times` by the solver and threshold that `how` names; a pair by a reversible one."""
     if how.solver == "dpm++2m-sde":
         if draw is None:
-            raise ValueError("dpm++2m-sde needs noise to draw")
-        return dpmpp_2m_sde(noise_fn, x, times, schedule, draw, how.threshold)
+            raise ValueError("dpm++2m-sde draws noise at every step: take dpm++2m")
+        start = x.x if isinstance(x, Pair) else x
+        return dpmpp_2m_sde(noise_fn, start, times, schedule, draw, how.threshold)
     named: dict[str, Any] = {
         **SOLVERS,
         "implicit": reversible.implicit,

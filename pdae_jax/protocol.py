@@ -7,6 +7,7 @@ steps that another is trained for them (docs/distillation.md).
 """
 
 import dataclasses
+import math
 import numbers
 
 from pdae_jax.runtime.choices import nearest
@@ -18,6 +19,8 @@ THRESHOLDS = ("none", "static", "dynamic")
 ONLY_DOWN = ("ddpm", "dpm++2m-sde")
 ONLY_UP = ("implicit",)  # undoes DDIM
 REVERSIBLE = ("bdia", "o-belm")  # x_T is a pair of states
+# What comparisons of inversions take; the last is the paper's way in fewer steps.
+INVERSIONS = (*SOLVERS, *ONLY_UP, *REVERSIBLE, "ddim-clipped")
 NETWORKS = ("pdae", "shifted", "fewstep")  # that tell the noise under z: the latter are distilled
 FEW = (1, 2, 4)  # DDIM steps that "fewstep" is trained for
 
@@ -62,20 +65,49 @@ class Sampling:
         return f"{self.steps} steps of {self.solver} ({self.spacing}{limit}{network})"
 
 
+WAYS = ("invert", "decode", "draw", "stopped")
+
+
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     """How a model samples.
 
     invert: from a picture to its x_T. decode: from that x_T to a picture. draw: to a picture from
-    z without an x_T of its own. temperature: the size of the x_T that is drawn; 1 the paper's, 0
-    the one picture of z. latent_steps: of the latent model's DDIM.
+    z without an x_T of its own, or without z. stopped: as draw, where the small times go without z:
+    in steps that stop where they are told. temperature: the size of the x_T that is drawn; 1 the
+    paper's, 0 the one picture of z (where an rng is given, 1). latent_steps: of the latent model's
+    DDIM. Raises ValueError where a way cannot go so.
     """
 
     invert: Sampling = Sampling()
     decode: Sampling = Sampling()
     draw: Sampling = Sampling(steps=10, threshold="static")
+    stopped: Sampling = Sampling("ddim", "uniform", 20, "static")
     temperature: float = 0.0
     latent_steps: int = 100
+
+    def __post_init__(self) -> None:
+        for way, wrong, remedy in (
+            ("invert", ONLY_DOWN, "dpm++2m or bdia"),
+            ("decode", ONLY_UP, "ddim"),
+            ("draw", ONLY_UP, "ddim"),
+            ("stopped", (*ONLY_UP, "ddpm"), "ddim"),
+        ):
+            how = getattr(self, way)
+            if how.solver in wrong:
+                raise ValueError(f"{way} cannot go by solver = {how.solver!r}: take {remedy}")
+        if self.invert.network == "fewstep":
+            raise ValueError("invert cannot go by network = 'fewstep', which knows the way down")
+        if self.invert.solver in REVERSIBLE and self.decode != self.invert:
+            raise ValueError(
+                f"what {self.invert.solver} infers is decoded in the same way: decode must be "
+                f"{self.invert}, got {self.decode}"
+            )
+        temperature = self.temperature
+        if not (isinstance(temperature, numbers.Real) and 0 <= temperature < math.inf):
+            raise ValueError(f"temperature must be a number of at least 0, got {temperature!r}")
+        if not (isinstance(self.latent_steps, numbers.Integral) and self.latent_steps >= 1):
+            raise ValueError(f"latent_steps must be at least 1, got {self.latent_steps!r}")
 
     def at_most(self, T: int) -> "Protocol":
         """The same in no more steps than a schedule of T times allows."""
@@ -83,18 +115,26 @@ class Protocol:
         def few(how: Sampling) -> Sampling:
             return dataclasses.replace(how, steps=min(how.steps, T))
 
-        return dataclasses.replace(
-            self, invert=few(self.invert), decode=few(self.decode), draw=few(self.draw)
-        )
+        return dataclasses.replace(self, **{way: few(getattr(self, way)) for way in WAYS})
 
 
 PAPER = Sampling("ddim", "uniform", 100, "static")
 DISTILLED = Sampling(network="shifted")
 PROTOCOLS = {
     "fast": Protocol(),
-    "paper": Protocol(dataclasses.replace(PAPER, steps=1000), PAPER, PAPER, 1.0),
+    "paper": Protocol(dataclasses.replace(PAPER, steps=1000), PAPER, PAPER, PAPER, 1.0),
     "distilled": Protocol(
-        DISTILLED, DISTILLED, Sampling(steps=10, threshold="static", network="shifted")
+        DISTILLED,
+        DISTILLED,
+        Sampling(steps=10, threshold="static", network="shifted"),
+        Sampling("ddim", "uniform", 20, "static", "shifted"),
     ),
     "fewstep": Protocol(draw=Sampling("ddim", "uniform", 2, "static", "fewstep")),
 }
+
+
+def protocol_of(name: str | Protocol, T: int) -> Protocol:
+    """The protocol of a name, in at most T steps, or the given one as it is."""
+    if isinstance(name, Protocol):
+        return name
+    return PROTOCOLS[nearest(name, PROTOCOLS, "protocol")].at_most(T)

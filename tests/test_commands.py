@@ -13,16 +13,17 @@ from PIL import Image
 
 import pdae_jax
 from pdae_jax import commands
-from pdae_jax.commands import evaluate, fewshot, generate
+from pdae_jax.commands import evaluate, fewshot, generate, reconstruct
 from pdae_jax.commands.context import Context
 from pdae_jax.commands.evaluate import metrics_of
+from pdae_jax.commands.options import protocol_by
 from pdae_jax.commands.page_command import run_page
 from pdae_jax.convert import name_map
 from pdae_jax.data import open_source
 from pdae_jax.images import to_uint8
 from pdae_jax.metrics import inception, lpips
 from pdae_jax.metrics.frechet import Moments, frechet_distance
-from pdae_jax.protocol import Sampling
+from pdae_jax.protocol import PROTOCOLS, Sampling
 from pdae_jax.tasks import evaluation
 from pdae_jax.workdir import chunk_cache, code_table, samples_npz
 from pdae_jax.workdir.chunk_cache import ChunkCache
@@ -123,6 +124,23 @@ def test_one_word_is_the_papers_protocol(workdir, tmp_path):
     np.testing.assert_allclose(means["z, inferred x_T"]["mse"], mse, rtol=1e-3)
     mse = ((model.decode(z, rng=0) - (images / 127.5 - 1)) ** 2).mean() / 4
     np.testing.assert_allclose(means["z alone"]["mse"], mse, rtol=1e-3)
+
+
+def test_options_make_a_protocol():
+    """What options set goes over the protocol; where they cannot go together, it is said."""
+
+    def by(**given):
+        return protocol_by(reconstruct.Options(**given))
+
+    fast, paper = PROTOCOLS["fast"], PROTOCOLS["paper"]
+    assert by() == fast and by(protocol="paper") == paper
+    assert by(steps=30).invert == fast.invert and by(steps=30).draw.steps == 30
+    assert by(solver="bdia", steps=7).invert == by(solver="bdia", steps=7).decode
+    assert by(solver="bdia", invert_steps=9).decode.steps == 9
+    few = by(protocol="fewstep", steps=4)
+    assert few.draw.steps == 4 and few.decode == fast.decode
+    with pytest.raises(ValueError, match="decodes in the steps that it inferred x_T in, .* = 9"):
+        by(solver="bdia", invert_steps=9, steps=8)
 
 
 def test_precision_is_of_the_work_alone(workdir, tmp_path):

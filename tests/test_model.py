@@ -20,7 +20,7 @@ from pdae_jax.model import Model
 from pdae_jax.networks.groups import Networks
 from pdae_jax.protocol import PROTOCOLS, Sampling
 from pdae_jax.runtime import programs, sharding
-from pdae_jax.tasks.interpolation import interpolate
+from pdae_jax.tasks.interpolation import interpolate, slerp
 from pdae_jax.tasks.reconstruction import reconstruct, scores
 
 ARCH = dataclasses.replace(DIGITS_ARCH, z_size=6, T=40)
@@ -63,7 +63,7 @@ def test_x_T_drawn_or_given(model, images):
     same, other = model.decode(z, steps=3, rng=0), model.decode(z, steps=3, rng=1)
     np.testing.assert_array_equal(same, model.decode(z, steps=3, temperature=1.0))
     assert float(jnp.abs(same - other).max()) > 1e-3
-    paper = model.sampling_by(PROTOCOLS["paper"].at_most(40))
+    paper = model.sampling_by("paper")
     drawn = paper.decode(z)
     np.testing.assert_array_equal(drawn, paper.decode(z, rng=0))
     assert float(jnp.abs(drawn - paper.decode(z, rng=1)).max()) > 1e-3
@@ -104,6 +104,43 @@ def test_temperature_is_the_size_of_what_is_drawn(model, images):
     half = 0.5 * np.asarray(model._noise(model._rngs(3, 6))[:])
     warm = model.sampling_by(decode=draw).decode(z, half)
     np.testing.assert_allclose(model.decode(z, rng=3, temperature=0.5), warm, atol=1e-4)
+    lukewarm = model.sampling_by(temperature=0.5)  # a protocol's own holds with an rng too
+    np.testing.assert_array_equal(lukewarm.decode(z, rng=0), lukewarm.decode(z))
+    np.testing.assert_array_equal(lukewarm.decode(z), model.decode(z, rng=0, temperature=0.5))
+
+
+def test_where_small_times_go_without_z_steps_are_uniform(model, images):
+    z = model.encode(images)
+    assert (model.protocol.stopped.solver, model.protocol.stopped.spacing) == ("ddim", "uniform")
+    other = model.sampling_by(draw=model.protocol.stopped).decode(z, stop=1e-9)
+    np.testing.assert_array_equal(model.decode(z, stop=1e-9), other)
+
+
+def test_without_z_noise_is_drawn_and_clipped(model):
+    """x_T of the bare diffusion model is no picture's: it goes the way of what is drawn."""
+    x_T = np.asarray(jax.random.normal(jax.random.key(5), (2, 8, 8, 1)))
+    other = model.sampling_by(decode=Sampling("ddim", "uniform", 3))
+    np.testing.assert_array_equal(model.decode(None, x_T), other.decode(None, x_T))
+    changed = model.sampling_by(draw=Sampling("ddim", "uniform", 3, "static"))
+    assert np.abs(model.decode(None, x_T) - changed.decode(None, x_T)).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"invert": Sampling("ddpm")}, "invert cannot go by solver = 'ddpm': take dpm"),
+        ({"decode": Sampling("implicit")}, "decode cannot go by solver = 'implicit': take ddim"),
+        ({"draw": Sampling("implicit")}, "draw cannot go by solver = 'implicit': take ddim"),
+        ({"invert": Sampling("bdia")}, "what bdia infers is decoded in the same way: decode must"),
+        ({"invert": Sampling("ddim", "uniform", 2, "none", "fewstep")}, "cannot go by network"),
+        ({"temperature": "hot"}, "temperature must be a number of at least 0, got 'hot'"),
+        ({"temperature": np.nan}, "temperature must be a number of at least 0, got nan"),
+        ({"latent_steps": 0}, "latent_steps must be at least 1, got 0"),
+    ],
+)
+def test_a_protocol_that_cannot_be_is_refused(model, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        model.sampling_by(**wrong)
 
 
 def test_a_protocol_is_every_setting_of_sampling(model, images):
@@ -133,15 +170,16 @@ def test_reversible_noise_carries_both_states_and_returns_the_picture(model, ima
     assert noise.x_T.shape == noise.before.shape == images.shape and len(noise) == 6
     out = model.decode(z, noise)
     assert ((out - (images / 127.5 - 1)) ** 2).mean() / 4 < 1e-9
-    np.testing.assert_allclose(model.decode(z[2], noise[2]), out[2], atol=1e-4)
-    edited = model.edit(images, np.eye(6)[0], 0.0) if "statistics" in model.params else out
-    assert edited.shape == images.shape
+    np.testing.assert_array_equal(model.decode(z[2], noise[2]), out[2])  # by the same program
+    mixed = slerp(noise[:2], noise[2:4], 0.5)
+    assert np.isfinite(model.decode(z[:2], mixed)).all()
+    assert np.isfinite(model.interpolate(z[:2], z[2:4], mixed, 0.5)).all()
     with pytest.raises(ValueError, match="steps = 7 is not how this x_T was inferred, .* with 5"):
         model.decode(z, noise, steps=7)
 
 
 def test_bad_arguments_are_one_line(model, images, shapes_unchecked):
-    z = model.encode(images)
+    z, z_noise = model.encode(images), images / 255.0
     for call, message in [
         (lambda: model.encode(images[0, :4]), r"images must be \[B, 8, 8, 1\], got \[4, 8, 1\]; "),
         (lambda: model.decode(z[:, :3]), r"z must be \[B, 6\], got \[6, 3\]"),
@@ -154,6 +192,12 @@ def test_bad_arguments_are_one_line(model, images, shapes_unchecked):
         (lambda: model.decode(z, solver="implicit"), "'implicit' infers x_T, and does not decode"),
         (lambda: model.invert(images, solver="ddpm"), "'ddpm' draws noise that cannot be inferred"),
         (lambda: model.invert(images, steps=41), "steps must be from 1 to T = 40, got 41"),
+        (lambda: model.decode(z, temperature="hot"), "temperature must be a number of at least 0"),
+        (
+            lambda: model.sampling_by(decode=Sampling("ddpm")).interpolate(z, z, z_noise, 0.5),
+            "trajectories go by a deterministic solver, and the protocol decodes by 'ddpm'",
+        ),
+        (lambda: model.sampling_by("papr"), "did you mean 'paper'"),
         (lambda: model.decode(z, temperature=-1.0), "temperature must be a number of at least 0"),
         (
             lambda: model.decode(z, images / 255, temperature=0.0),

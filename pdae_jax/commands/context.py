@@ -7,12 +7,14 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from etils import epy
 
-from pdae_jax.commands.options import Images, Options, protocol_of
+from pdae_jax.commands.options import Images, Options, protocol_by
 from pdae_jax.data.dataset import Data
 from pdae_jax.data.pipeline import first_pictures
 from pdae_jax.data.sources import Source
 from pdae_jax.images import visible
+from pdae_jax.networks.architecture import group_of
 from pdae_jax.pages.page import Pictures, Section, Table
+from pdae_jax.protocol import WAYS
 from pdae_jax.runtime.choices import nearest
 
 with epy.lazy_imports():  # --help needs no JAX
@@ -55,7 +57,7 @@ class Context(Generic[O]):
                 workdir,
                 precision=getattr(options, "precision", "float32"),
                 batch_size=BATCH_SIZE,
-                protocol=protocol_of(options).at_most(T),
+                protocol=protocol_by(options).at_most(T),
             )
         )
 
@@ -158,8 +160,12 @@ class Context(Generic[O]):
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """The key of pictures that are sampled: the whole protocol."""
-        return {"protocol": dataclasses.asdict(self.model.protocol)}
+        """The key of pictures that are sampled: the whole protocol, and students that it names."""
+        protocol = self.model.protocol
+        networks = {getattr(protocol, way).network for way in WAYS}
+        contents = self.workdir.contents
+        students = {name: contents.get(group_of(name).objective) for name in sorted(networks)}
+        return {"protocol": dataclasses.asdict(protocol), "students": students}
 
     def cache_key(self, data: Data | None = None, **more: Any) -> dict[str, Any]:
         """The key of work on pictures: the networks, `data` (None: the command's), and more."""

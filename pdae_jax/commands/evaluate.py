@@ -77,7 +77,7 @@ def run(context: Context[Options]) -> Result:
         "missing": missing,
         "n": found.n,
         "broken": found.broken,
-        **context.sampling,
+        "protocol": context.sampling["protocol"],
         "seed": options.seed,
         "weights": ", ".join(f"{name} {step:,}" for name, step in steps),
         "data": source.name,

@@ -63,6 +63,7 @@ def run(context: Context[Options]) -> Result:
     pictures = picture_rows(
         [("", row) for row in rows],
         f"z from the latent diffusion model ({protocol.latent_steps} steps), x_T at random, "
-        f"decoded in {protocol.draw}, below {options.stop:.0%} of T without z.",
+        f"decoded in {protocol.stopped if options.stop else protocol.draw}, below "
+        f"{options.stop:.0%} of T without z.",
     )
     return Result([Section("Generation", [pictures])], {"n": n} | drawn, {"generate": rows})

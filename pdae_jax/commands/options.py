@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from pdae_jax.networks.architecture import PRECISIONS
-from pdae_jax.protocol import PROTOCOLS, REVERSIBLE, SOLVERS, SPACINGS, THRESHOLDS, Protocol
+from pdae_jax.protocol import PROTOCOLS, REVERSIBLE, SOLVERS, SPACINGS, THRESHOLDS, WAYS, Protocol
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.runtime.fields import described
 from pdae_jax.runtime.paths import local
@@ -183,18 +183,28 @@ class Times(Options):
     times: tuple[int, ...] = option((), "times t to show, from 0 to T - 1; none: five")
 
 
-def protocol_of(options: Options) -> Protocol:
-    """The protocol that the options name, with what they set of it."""
+def protocol_by(options: Options) -> Protocol:
+    """The protocol that the options name, with what they set of it.
+
+    Raises ValueError where a reversible solver would decode in other steps than it inferred.
+    """
     given = {name: value for name, value in vars(options).items() if value is not None}
     protocol = PROTOCOLS[given.get("protocol", "fast")]
     how = {name: given[name] for name in ("solver", "spacing", "threshold") if name in given}
-    down = how | ({"steps": given["steps"]} if "steps" in given else {})
+    steps = {"steps": given["steps"]} if "steps" in given else {}
     up = how | ({"steps": given["invert_steps"]} if "invert_steps" in given else {})
     own = {name: given[name] for name in ("temperature", "latent_steps") if name in given}
-    return dataclasses.replace(
-        protocol,
-        invert=dataclasses.replace(protocol.invert, **up),
-        decode=dataclasses.replace(protocol.decode, **down),
-        draw=dataclasses.replace(protocol.draw, **down),
-        **own,
-    )
+    invert = dataclasses.replace(protocol.invert, **up)
+    few = protocol.draw.network == "fewstep"  # trained for its own way and steps
+    decode = dataclasses.replace(protocol.decode, **how, **({} if few else steps))
+    draw = dataclasses.replace(protocol.draw, **({} if few else how), **steps)
+    stopped = dataclasses.replace(protocol.stopped, **how, **({} if few else steps))
+    if invert.solver in REVERSIBLE:
+        if "invert_steps" in given and given.get("steps", invert.steps) != invert.steps:
+            raise ValueError(
+                f"{invert.solver} decodes in the steps that it inferred x_T in, invert_steps = "
+                f"{invert.steps}, and steps = {given['steps']}: leave one out"
+            )
+        invert = decode = dataclasses.replace(invert, **steps)
+    ways = dict(zip(WAYS, (invert, decode, draw, stopped), strict=True))
+    return dataclasses.replace(protocol, **ways, **own)

@@ -9,6 +9,8 @@ from pdae_jax.commands.context import Context, Result, picture_rows
 from pdae_jax.commands.options import Count, Images, Precision, Seed, option
 from pdae_jax.images import to_uint8
 from pdae_jax.pages.page import Curves, Section, Table
+from pdae_jax.protocol import INVERSIONS
+from pdae_jax.runtime.choices import nearest
 
 with epy.lazy_imports():  # --help needs no JAX
     from pdae_jax.runtime import progress
@@ -24,7 +26,8 @@ class Options(Precision, Images, Seed, Count):
         (0.0, 0.25, 0.5, 0.75, 1.0), "temperatures of x_T to compare"
     )
     inversions: tuple[str, ...] = option(
-        ("ddim", "dpm++2m", "bdia"), "solvers to infer x_T by and to decode it"
+        ("ddim", "dpm++2m", "bdia"),
+        f"ways to infer x_T and decode it, of {', '.join(INVERSIONS)}",
     )
     inversion_steps: tuple[int, ...] = option((10, 20, 40), "steps of each of them, either way")
 
@@ -34,6 +37,8 @@ class Options(Precision, Images, Seed, Count):
             raise ValueError(f"temperatures must be 0 or more, got {self.temperatures}")
         if min(self.inversion_steps, default=1) < 1:
             raise ValueError(f"inversion_steps must be at least 1, got {self.inversion_steps}")
+        for name in self.inversions:
+            nearest(name, INVERSIONS, "inversion")
 
 
 def run(context: Context[Options]) -> Result:
@@ -56,7 +61,7 @@ def run(context: Context[Options]) -> Result:
     }
     paper, *others = trips
     good = [trip.evaluations for trip in others if trip.mse <= paper.mse]
-    headline = {"evaluations saved": paper.evaluations / min(good)} if good else {}
+    headline = {"times fewer evaluations": paper.evaluations / min(good)} if good else {}
     rows = [("original", images)]
     for found, out in warm:
         label = f"x_T at {found.temperature:g}"

@@ -67,18 +67,20 @@ def in_batches(
     mesh: Mesh,
     batch_size: int,
     words: str = "",
+    whole: bool = False,
     **static: Any,
 ) -> Any:
     """function(params, *arrays, **static) over chunks of at most batch_size examples, joined.
 
     Each array is [n, ...], or None, and whatever gives slices that NumPy knows; the results are
     NumPy's. The device holds two chunks at a time, whatever n is. A chunk is spread over the mesh's
-    devices; all of a call have one size (`chunk_size`), to which the last one is padded.
+    devices; all of a call have one size (`chunk_size`; batch_size where they must be `whole`), to
+    which the last one is padded.
     """
     n = next(len(a) for a in arrays if a is not None)
     if not n:
         raise ValueError("got no examples: the batch is empty")
-    size = chunk_size(n, batch_size, mesh.size)
+    size = chunk_size(batch_size if whole else n, batch_size, mesh.size)
     starts = range(0, n, size)
     pieces, under_way = [], None
     for start in bar(words, starts) if len(starts) > 1 else starts:

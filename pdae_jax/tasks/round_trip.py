@@ -18,7 +18,7 @@ from pdae_jax.tasks.interpolation import slerp
 HALF = 0.5  # of the way to another picture's z
 PAPERS = "the paper's"
 KINDS = {name: Sampling(name) for name in (*SOLVERS, *ONLY_UP, *REVERSIBLE)} | {
-    "ddim, clipped": Sampling("ddim", "uniform", threshold="static")  # the paper's, in fewer steps
+    "ddim-clipped": Sampling("ddim", "uniform", threshold="static")  # the paper's, in fewer steps
 }
 
 
@@ -48,18 +48,17 @@ def inversions(
 ) -> list[tuple[str, Sampling, Sampling]]:
     """The inversions to compare, of T times: a label, up and down. The paper's is the first.
 
-    kinds: of `KINDS`, each with each number of steps that T allows.
+    kinds: of `KINDS`, each with each number of steps, or T where that is more.
     """
     paper = PROTOCOLS["paper"].at_most(T)
     found = [(PAPERS, paper.invert, paper.decode)]
     for kind in kinds:
         how = KINDS[nearest(kind, KINDS, "kind of inversion")]
         for n in steps:
-            if n < T:
-                up = dataclasses.replace(how, steps=n)
-                undone = up.solver in ONLY_UP
-                found.append((kind, up, dataclasses.replace(up, solver="ddim") if undone else up))
-    return found
+            up = dataclasses.replace(how, steps=min(n, T))
+            undone = up.solver in ONLY_UP
+            found.append((kind, up, dataclasses.replace(up, solver="ddim") if undone else up))
+    return list(dict.fromkeys(found))
 
 
 def round_trip(
@@ -71,7 +70,7 @@ def round_trip(
     x_T = ways.invert(images, z)
     out = ways.decode(z, x_T)
     other = np.roll(np.arange(len(z)), 1)
-    middle = samplers.lerp(z, z[other], HALF)
+    middle = np.asarray(samplers.lerp(z, z[other], HALF))
     edited = ways.decode(middle, x_T)
     between = ways.decode(middle, slerp(x_T, x_T[other], HALF))
     return Trip(
@@ -142,7 +141,7 @@ def at_temperature(
         temperature,
         float(np.mean([one["mse"].mean() for one in scores])),
         float(np.mean([one["ssim"].mean() for one in scores])),
-        edges(out.reshape(-1, *out.shape[2:])) / edges(images / 127.5 - 1),
+        edges(out.reshape(-1, *out.shape[2:])) / edges(np.asarray(images) / 127.5 - 1),
         float(out.std(0).mean() / 2),
         float(np.mean([code_error(model, one, z, z) for one in out])),
     )
