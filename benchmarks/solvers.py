@@ -23,11 +23,20 @@ from pdae_jax.commands.sampling import pareto, table_of, warmth
 from pdae_jax.data.pipeline import first_pictures
 from pdae_jax.model import Model
 from pdae_jax.pages.page import Section, Table, write
-from pdae_jax.protocol import PROTOCOLS, Sampling
+from pdae_jax.protocol import INVERSIONS, PROTOCOLS, Sampling
 from pdae_jax.tasks import round_trip
 from pdae_jax.workdir.workdir import Workdir
 
 STEPS = (5, 10, 20, 40, 100)
+ALONE = (
+    ("ddim", "uniform", 100),
+    *(("dpm++2m", "log-snr", n) for n in (4, 6, 10, 20)),
+    ("dpm++2m", "uniform", 10),
+    ("dpm++2m", "karras", 10),
+    ("dpm++2m", "quadratic", 10),
+    ("unipc2", "log-snr", 10),
+    ("deis2", "log-snr", 10),
+)
 TEMPERATURES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -72,15 +81,7 @@ def protocols(model: Model, images: np.ndarray, rounds: int) -> Table:
 def alone(model: Model, images: np.ndarray) -> Table:
     """From z alone at temperature 0, by solver and number of evaluations."""
     z, rows = model.encode(images), []
-    for solver, spacing, steps in (
-        ("ddim", "uniform", 100),
-        *(("dpm++2m", "log-snr", n) for n in (4, 6, 10, 20)),
-        ("dpm++2m", "uniform", 10),
-        ("dpm++2m", "karras", 10),
-        ("dpm++2m", "quadratic", 10),
-        ("unipc2", "log-snr", 10),
-        ("deis2", "log-snr", 10),
-    ):
+    for solver, spacing, steps in ALONE:
         errors = []
         for threshold in ("none", "static", "dynamic"):
             how = Sampling(solver, spacing, steps, threshold)
@@ -129,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdir", default="runs/digits", help="a run (default runs/digits)")
     parser.add_argument("--n", type=int, default=180, help="held-out pictures (default 180)")
     parser.add_argument("--train", type=int, default=1500, help="pictures that x_T is fitted on")
+    parser.add_argument("--inversions", nargs="+", choices=INVERSIONS, default=INVERSIONS)
+    parser.add_argument("--steps", nargs="+", type=int, default=STEPS, help="of each inversion")
     parser.add_argument("--rounds", type=int, default=3, help="of each timing (default 3)")
     parser.add_argument("--out", type=Path, help="folder for a page")
     given = parser.parse_args(argv)
@@ -148,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     show(protocols(model, images, given.rounds))
     trips = [
         round_trip.round_trip(model, images, *way)
-        for way in round_trip.inversions(model.arch.T, tuple(round_trip.KINDS), STEPS)
+        for way in round_trip.inversions(model.arch.T, given.inversions, given.steps)
     ]
     show(table_of(trips))
     show(warmth([round_trip.at_temperature(model, images, t)[0] for t in TEMPERATURES]))

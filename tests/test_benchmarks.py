@@ -8,7 +8,7 @@ import sys
 import pytest
 from helpers import ROOT, run_program
 
-from benchmarks import weighting
+from benchmarks import solvers, weighting
 from benchmarks.speed import summarise
 from benchmarks.worker import Worker
 
@@ -174,3 +174,22 @@ def test_weightings(tmp_path):
     assert "constant, seed 0" not in run("weighting", *args)
     with pytest.raises(ValueError, match="results of other settings: n = 3 .there 4."):
         weighting.main([str(arg) for arg in [*args, "--n", 3]])
+
+
+def test_solvers(workdir, tmp_path, capsys, monkeypatch):
+    """Both protocols, an inversion, temperatures, thresholds and a linear x_T, as Markdown."""
+    monkeypatch.setattr(solvers, "ALONE", (("dpm++2m", "log-snr", 2),))
+    monkeypatch.setattr(solvers, "TEMPERATURES", (0.0, 1.0))
+    line = f"--workdir {workdir} --n 4 --train 8 --rounds 1 --inversions bdia --steps 2"
+    solvers.main([*line.split(), "--out", str(tmp_path)])
+    out = capsys.readouterr().out
+    rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| ")]
+    evaluations = {row[0]: row[1] for row in rows}
+    assert (evaluations["| fast"], evaluations["| paper"]) == ("40", "1099")
+    assert evaluations["| bdia: 2 + 2 steps"] == "3"
+    (exact,) = [row for row in rows if row[0] == "| bdia: 2 + 2 steps"]
+    assert float(exact[2]) < 1e-9
+    assert {"| 0", "| 1", "| dpm++2m, log-snr, 2", "| inferred"} <= evaluations.keys()
+    assert (
+        "Error" not in out and "evaluations of the noise" in (tmp_path / "index.html").read_text()
+    )
