@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 from sklearn.linear_model import RidgeCV
 
-import pdae_jax
 from benchmarks.worker import command
 from pdae_jax.commands.sampling import pareto, table_of, warmth
 from pdae_jax.data.pipeline import first_pictures
-from pdae_jax.model import Model
+from pdae_jax.model import Model, load
 from pdae_jax.pages.page import Section, Table, write
 from pdae_jax.protocol import INVERSIONS, PROTOCOLS, Sampling
 from pdae_jax.tasks import round_trip
@@ -96,7 +95,8 @@ def alone(model: Model, images: np.ndarray) -> Table:
 def expected_x_T(model: Model, images: np.ndarray, train: np.ndarray) -> Table:
     """x_T as a linear function of z, fitted on the training pictures, against x_T = 0."""
     z_train, z = model.encode(train), model.encode(images)
-    x_train, x_T = model.invert(train, z_train), model.invert(images, z)
+    x_train = np.asarray(model.invert(train, z_train))
+    x_T = np.asarray(model.invert(images, z))
     began = time.perf_counter()
     fitted = RidgeCV(np.logspace(-2, 4, 13)).fit(z_train, x_train.reshape(len(train), -1))
     took = time.perf_counter() - began
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
 
     workdir = Workdir(given.workdir)
-    model = pdae_jax.load(workdir, batch_size=64)
+    model = load(workdir, batch_size=64)
     data = workdir.trained_on[-1]
     images, train = (
         first_pictures(data.open(split), model.arch.image_shape, n, data.max_broken)
