@@ -204,9 +204,10 @@ class Model:
         all T. stop: the share of T, its small times, that go without z.
         """
         codes, one = (None, False) if z is None else self._codes(z)
-        way = "stopped" if stop else "draw"
-        how, start, before = self._how(way, steps, solver), None, None
-        if x_T is not None:
+        start, before = None, None
+        if x_T is None:
+            how = self._how("stopped" if stop else "draw", steps, solver)
+        else:
             n = None if codes is None else len(codes)
             start, before, how, one = self._given(x_T, n, steps, solver, drawn=codes is None)
             if temperature is not None:

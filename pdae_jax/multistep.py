@@ -28,7 +28,7 @@ from pdae_jax import reversible
 from pdae_jax.arrays import Array, State, Visited
 from pdae_jax.protocol import Sampling
 from pdae_jax.reversible import Pair
-from pdae_jax.samplers import Draw, NoiseFn, ddim, predict
+from pdae_jax.samplers import Draw, NoiseFn, ddim, one_way, predict
 from pdae_jax.schedule import Schedule
 
 Rows = Float[np.ndarray, "S n"]  # of each step: the factor of x, and of evaluations, newest first
@@ -191,9 +191,7 @@ class _Path(NamedTuple):
 
 
 def _along(schedule: Schedule, times: Visited) -> _Path:
-    t = np.asarray(times)
-    if len(t) < 2 or len(np.unique(np.sign(np.diff(t)))) != 1 or t[0] == t[1]:
-        raise ValueError(f"times must ascend or descend, and be two or more, got {t.tolist()}")
+    t = one_way(times)
     alpha, sigma = np.sqrt(schedule.alpha_bar[t]), np.sqrt(1.0 - schedule.alpha_bar[t])
     return _Path(alpha, sigma, schedule.log_snr[t], schedule.noise_level[t])
 

@@ -27,13 +27,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pdae_jax.arrays import State, Time, Visited
-from pdae_jax.samplers import NoiseFn, predict
+from pdae_jax.samplers import NoiseFn, one_way, predict
 from pdae_jax.schedule import Schedule, at
 
 UNIT = 2.0**-16  # of BDIA's states: pictures of 8 bits are 2^-7 apart, noise stays below 2^8
 # O-BELM's units follow the steps' widths. Pictures have FIRST, or a finer one so that none is above
 # COARSEST, a rounding that the network does not see; below FINEST no room for noise is left.
 FIRST, COARSEST, FINEST = 2.0**-14, 2.0**-10, 2.0**-20
+EVALUATIONS = 2  # of the noise a step, by which DDIM is undone
 
 
 class Pair(NamedTuple):
@@ -109,10 +110,7 @@ def o_belm(
 
 
 def _ascending(times: Visited) -> Int[np.ndarray, " S"]:
-    t = np.asarray(times)
-    steps = np.diff(t)
-    if not (len(steps) and ((steps > 0).all() or (steps < 0).all())):
-        raise ValueError(f"times must ascend or descend, and be two or more, got {t.tolist()}")
+    t = one_way(times)
     return t if t[-1] > t[0] else t[::-1]
 
 
@@ -162,7 +160,7 @@ def implicit(
     schedule: Schedule,
     threshold: str = "none",
     *,
-    evaluations: int = 2,
+    evaluations: int = EVALUATIONS,
 ) -> State:
     """Inverts DDIM's own steps: at each, the x_t from which `ddim_step` leads to the given x_s.
 

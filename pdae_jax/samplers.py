@@ -72,6 +72,15 @@ def _dynamic(x_0: State) -> State:
     return jnp.clip(x_0, -size, size) / size
 
 
+def one_way(times: Visited) -> Int[np.ndarray, " S"]:
+    """The times as an array; ValueError where they neither ascend nor descend."""
+    t = np.asarray(times)
+    steps = np.diff(t)
+    if not (len(steps) and ((steps > 0).all() or (steps < 0).all())):
+        raise ValueError(f"times must ascend or descend, and be two or more, got {t.tolist()}")
+    return t
+
+
 # What is done to the x_0 that a step implies, before it is used.
 THRESHOLDS: dict[str, Callable[[State], State] | None] = {
     "none": None,  # so that a step can be undone

@@ -230,6 +230,7 @@ def test_the_protocol_takes_a_student(trained):
     )
     for steps in FEW:
         assert few.decode(z, steps=steps).shape == x_0.shape
+    np.testing.assert_array_equal(few.decode(z, x_T, steps=n), model.decode(z, x_T, steps=n))
     with pytest.raises(ValueError, match=r"'fewstep' was trained for.*1, 2, 4, got ddim.* and 5"):
         few.decode(z, steps=5)
     with pytest.raises(ValueError, match="'ddpm' shifts a mean.*'shifted' does not tell"):

@@ -12,6 +12,7 @@ from pdae_jax.arrays import Array
 from pdae_jax.metrics.measure import Metrics
 from pdae_jax.model import Model, OutCodes, OutImages, ReversibleNoise
 from pdae_jax.protocol import ONLY_UP, PROTOCOLS, REVERSIBLE, SOLVERS, Sampling
+from pdae_jax.reversible import EVALUATIONS
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.tasks.interpolation import slerp
 
@@ -89,7 +90,7 @@ def evaluations(model: Model, how: Sampling, up: bool) -> int:
     """How often a way up or down evaluates the noise."""
     steps = len(samplers.spaced_times(model.schedule, how.steps, how.spacing)) - 1
     if how.solver == "implicit":
-        return 2 * steps
+        return EVALUATIONS * steps
     return steps - 1 if how.solver in REVERSIBLE and not up else steps
 
 
