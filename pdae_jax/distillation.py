@@ -58,19 +58,15 @@ def noise_fn(
     """`pdae.noise_fn` by a student: a step costs one pass down and one up."""
     time = samplers.tabulate(lambda t: net.time(params, t, up), times, schedule.T)
     code = net.code(params, z, up)
-    t_stop = pdae.stop_time(schedule.T, stop)
 
-    def eps(x_t: Images, t: Time) -> Images:
-        def shifted() -> Images:
-            out = net.distilled(params, x_t, time(t), code, up)
-            return noise_of_velocity(schedule, x_t, t, out) if up == "fewstep" else out
+    def shifted(x_t: Images, t: Time) -> Images:
+        out = net.distilled(params, x_t, time(t), code, up)
+        return noise_of_velocity(schedule, x_t, t, out) if up == "fewstep" else out
 
-        def bare() -> Images:
-            return net.predict(params, x_t, time(t)).eps
+    def bare(x_t: Images, t: Time) -> Images:
+        return net.predict(params, x_t, time(t)).eps
 
-        return jax.lax.cond(t >= t_stop, shifted, bare) if stop > 0 else shifted()
-
-    return eps
+    return pdae.until(schedule, stop, shifted, bare)
 
 
 def trajectory_noise_fn(

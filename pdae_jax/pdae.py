@@ -216,21 +216,15 @@ def noise_fn(
     the small times, which go without G: 0 none, 1 all of them.
     """
     time, codes = _projections(net, params, schedule, times, z)
-    t_stop = stop_time(schedule.T, stop)
 
-    def eps(x_t: Images, t: Time) -> Images:
-        def shifted() -> Images:
-            out = net.predict(params, x_t, time(t), *codes)
-            return out.eps - at(schedule.score_shift, t, x_t) * out.gradient
+    def shifted(x_t: Images, t: Time) -> Images:
+        out = net.predict(params, x_t, time(t), *codes)
+        return out.eps - at(schedule.score_shift, t, x_t) * out.gradient
 
-        def bare() -> Images:
-            return net.predict(params, x_t, time(t)).eps
+    def bare(x_t: Images, t: Time) -> Images:
+        return net.predict(params, x_t, time(t)).eps
 
-        if not codes:
-            return bare()
-        return jax.lax.cond(t >= t_stop, shifted, bare) if stop > 0 else shifted()
-
-    return eps
+    return until(schedule, stop, shifted if codes else bare, bare)
 
 
 def decode(
@@ -278,8 +272,11 @@ def _projections(
     return time, [net.code(params, z) for z in zs if z is not None]
 
 
-def stop_time(T: int, stop: float) -> int:
-    """The first time that still has G; of equally spaced times, so is the share of the steps."""
+def until(schedule: Schedule, stop: float, shifted: NoiseFn, bare: NoiseFn) -> NoiseFn:
+    """`shifted`, but `bare` at the small times, a share `stop` of T."""
     if not 0 <= stop <= 1:
         raise ValueError(f"stop must be a share from 0 to 1, got {stop}")
-    return int(stop * (T - 1)) + 1
+    if stop == 0:
+        return shifted
+    first = int(stop * (schedule.T - 1)) + 1  # that still is under z
+    return lambda x_t, t: jax.lax.cond(t >= first, shifted, bare, x_t, t)
