@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from helpers import start_processes
@@ -261,9 +262,12 @@ def test_all_go_by_what_the_first_process_sees():
     assert all({"3", "the first, 0"} <= set(words.splitlines()) for words in said)
 
 
-def test_the_question_whether_to_stop_never_goes_back(monkeypatch):
+def test_the_question_whether_to_stop_never_goes_back(monkeypatch, request):
     """Whatever step a stage begins at: JAX waits for a number after the highest asked."""
     asked = []
+    before = jax.config.jax_enable_preemption_service
+    request.addfinalizer(lambda: jax.config.update("jax_enable_preemption_service", before))
+    jax.config.update("jax_enable_preemption_service", True)  # a command run here may leave it off
     monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
     monkeypatch.setattr(
         processes.multihost_utils,
