@@ -15,6 +15,7 @@ PACKAGE = ROOT / "pdae_jax"
 # Each imports from itself and from those before it alone.
 LAYERS = (
     "runtime",
+    "formats",
     "arrays protocol loss_weight schedule samplers multistep reversible pdae distillation latent",
     "networks",
     "data",
@@ -45,6 +46,7 @@ NEVER = {
     "networks.architecture": "jax flax",
     "images": "jax",
     "data": "jax flax optax orbax torch",
+    "formats": "jax flax optax orbax torch",
     "metrics": "optax orbax",
     "tasks": "optax ml_collections torch",
     "workdir": "optax ml_collections sklearn torch",

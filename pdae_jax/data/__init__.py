@@ -10,10 +10,10 @@ pictures without starting JAX.
 from pdae_jax.data.builtin import Digits, Emoji
 from pdae_jax.data.code_batches import code_batches
 from pdae_jax.data.dataset import Data, open_source
-from pdae_jax.data.errors import DataError
 from pdae_jax.data.pipeline import Batches, batches, first_pictures, train_batches
 from pdae_jax.data.sources import LMDB, TFDS, Folder, Source
 from pdae_jax.data.transforms import CELEBA_CROP, decode, prepare
+from pdae_jax.formats.errors import DataError
 
 __all__ = [
     "CELEBA_CROP",

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pdae_jax.data.errors import DataError
 from pdae_jax.data.sources import Source, check_split, require
 from pdae_jax.data.transforms import decode
+from pdae_jax.formats.errors import DataError
 
 
 class Digits(Source):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pdae_jax.data.builtin import Digits, Emoji
-from pdae_jax.data.errors import DataError
 from pdae_jax.data.sources import LMDB, TFDS, Folder, Source
+from pdae_jax.formats.errors import DataError
 from pdae_jax.runtime.fields import REQUIRED, described
 from pdae_jax.runtime.paths import local
 

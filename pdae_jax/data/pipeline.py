@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from pdae_jax.data.errors import DataError
 from pdae_jax.data.sources import Source
 from pdae_jax.data.transforms import Crop, Size, prepare
 from pdae_jax.data.workers import WorkerPool
+from pdae_jax.formats.errors import DataError
 
 logger = logging.getLogger(__name__)
 

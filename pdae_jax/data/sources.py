@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 import numpy as np
 from PIL import Image
 
-from pdae_jax.data.errors import DataError
 from pdae_jax.data.transforms import CELEBA_CROP, Crop, decode, to_uint8
+from pdae_jax.formats.errors import DataError
 from pdae_jax.runtime.paths import local
 
 SPLITS = ("train", "test", "all")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from pdae_jax.data.errors import DataError
+from pdae_jax.formats.errors import DataError
 
 Size = int | tuple[int, int]  # height and width
 Crop = tuple[int, int, int, int]  # top, bottom, left, right in pixels

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import IO, Any
 
-from pdae_jax.data.errors import DataError
+from pdae_jax.formats.errors import DataError
 
 Process = subprocess.Popen[bytes]
 

@@ -1,4 +1,4 @@
-"""`DataError`, the one exception of this package."""
+"""`DataError`, the one exception of pictures and tables that cannot be used."""
 
 
 class DataError(ValueError):
