@@ -35,11 +35,15 @@ class Source:
       attributes:  names of the labels, a tuple of A strings.
       labels:      float32 `[N, A]`; NaN where unknown, 0 and 1 for yes and no.
       crop:        `(top, bottom, left, right)` that the data set is known to need, or None.
+      group:       str `[N]`, what each picture belongs to, such as a patient; `[0]` without groups.
+      split_of:    str `[N]`, "train" or "test"; `[0]` where that is not known.
     """
 
     name = "source"
     attributes: tuple[str, ...] = ()
     crop: Crop | None = None
+    group: np.ndarray = np.zeros(0, str)
+    split_of: np.ndarray = np.zeros(0, str)
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -54,6 +58,10 @@ class Source:
     def where(self, i: int) -> str:
         """The path or key of picture `i`, for messages."""
         return f"{self.name}[{i}]"
+
+    def path(self, i: int) -> str:
+        """The same, relative to the data set's folder: what tables are joined by."""
+        return self.where(i)
 
     def read_from(self) -> list[str]:
         """The files that pictures are read from, where a person may change them."""

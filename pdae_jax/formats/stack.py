@@ -101,7 +101,7 @@ def check_axes(name: str, shape: Sequence[int], axes: str) -> None:
     good = len(axes) == len(shape) and len(set(axes)) == len(axes) and {"Y", "X"} <= set(axes)
     if not good or not axes.isalpha():
         raise DataError(
-            f"{name}: axes = {axes!r} do not fit an array of shape {list(shape)}: give a letter for "
+            f"{name}: axes = {axes!r} do not fit an array of shape {list(shape)}: give a letter to "
             f"each axis, Y and X of the picture, C of channels, others of several pictures, such "
             f"as --config.data.axes={'ZTCYX'[-max(len(shape), 2) :]}"
         )

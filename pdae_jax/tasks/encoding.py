@@ -76,7 +76,17 @@ def _compute(
     labels = np.asarray(source.labels, np.float32)
     bad = found["why"] != ""
     broken = np.stack([where[bad].astype(str), found["why"][bad]], axis=1)
-    codes = Codes(found["z"], labels, tuple(source.attributes), where, broken)
+    path = np.array([source.path(i) for i in range(len(source))])
+    codes = Codes(
+        found["z"],
+        labels,
+        tuple(source.attributes),
+        where,
+        broken,
+        path,
+        source.group,
+        source.split_of,
+    )
     codes = codes if keep_broken else codes.without_broken()
     table.write(codes, cache_key)
     chunks.remove()

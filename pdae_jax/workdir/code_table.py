@@ -16,21 +16,30 @@ CHUNK_ROWS = 4096
 
 
 class Codes(NamedTuple):
-    """z of every picture, float32 [N, d]; its labels, float32 [N, A], with the attributes' names;
-    and where each picture is (a path or a key). broken: those that could not be read, [K, 2] of
-    where and why; they have no rows, or, where they were asked for, rows of NaN."""
+    """z of every picture, float32 [N, d], and what is known of it.
+
+    labels: float32 [N, A], with the attributes' names. where: the picture's full path or its key.
+    broken: those that could not be read, [K, 2] of where and why; they have no rows, or, where they
+    were asked for, rows of NaN. path: as `where`, relative to the data set's folder, for joining
+    tables. group: such as the patient; split: "train" or "test". The last three are [N] of str, or
+    [0] where there are none.
+    """
 
     z: np.ndarray
     labels: np.ndarray
     attributes: tuple[str, ...]
     where: np.ndarray
     broken: np.ndarray = np.zeros((0, 2), str)
+    path: np.ndarray = np.zeros(0, str)
+    group: np.ndarray = np.zeros(0, str)
+    split: np.ndarray = np.zeros(0, str)
 
     def without_broken(self) -> "Codes":
         """The rows whose picture could be read."""
         good = np.isfinite(self.z).all(1)
-        rows = self.z[good], self.labels[good]
-        return Codes(*rows, self.attributes, self.where[good], self.broken)
+        columns = ("z", "labels", "where", "path", "group", "split")
+        rows = {name: getattr(self, name) for name in columns}
+        return self._replace(**{name: a[good] for name, a in rows.items() if len(a) == len(good)})
 
 
 class CodeTable:
