@@ -1,14 +1,18 @@
 """`Stack`, the pictures of one file, and how arrays of any axes become pictures."""
 
+import collections
 import dataclasses
+import os
+import re
+import threading
 from collections.abc import Callable, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from pdae_jax.formats import zip_archive
 from pdae_jax.formats.errors import DataError
 
-File = str | IO[bytes]  # a path, or an open binary file, such as of an archive's member
 MOST_PIXELS = 2**29  # of one picture; more is taken for a damaged header, or a bomb
 
 
@@ -32,12 +36,38 @@ class Layout:
     axes: a letter for each, Y and X of the picture, C of its channels (S is the same), any other
     letter of an axis along which there are several pictures; "" as the file says. channels: those
     taken, in this order; () all. slices: of a volume, "AXIS:FROM:TO", pictures FROM to TO - 1 along
-    one axis, such as "2:40:120"; "" all along the last.
+    one axis, such as "2:40:120"; either end may be empty; "" all along the last.
     """
 
     axes: str = ""
     channels: tuple[int, ...] = ()
     slices: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file that is opened as often as it is needed, on disk or in a ZIP archive.
+
+    path: on disk, of the file or of the archive. member: its name in the archive.
+    """
+
+    path: str
+    member: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}/{self.member}" if self.member else self.path
+
+    def open(self) -> IO[bytes]:
+        return (
+            zip_archive.open_inside(self.path, self.member)
+            if self.member
+            else open(self.path, "rb")
+        )
+
+    def source(self) -> str | IO[bytes]:
+        """What libraries open themselves: a path where there is one, since that reads least."""
+        return self.open() if self.member else self.path
 
 
 class Stack:
@@ -61,7 +91,8 @@ class ArrayStack(Stack):
     """The pictures of an array with named axes, read one plane at a time.
 
     name: of the file, in messages. shape: of the array. axes: a letter for each. read: a picklable
-    function that returns an object to be indexed, such as a memory map; called for each picture.
+    function that returns an object to be indexed by integers and slices, such as a memory map;
+    called for each picture. channel_names: of all channels, or (). limits: as in `Picture`.
     """
 
     def __init__(
@@ -70,40 +101,108 @@ class ArrayStack(Stack):
         shape: Sequence[int],
         axes: str,
         read: Callable[[], Any],
-        layout: Layout = Layout(),  # noqa: B008 - frozen
+        layout: Layout = Layout(),
+        channel_names: Sequence[str] = (),
+        limits: tuple[float, float] | None = None,
     ):
-        self.name, self._read = name, read
+        self.name, self._read, self._limits = name, read, limits
         self._axes = axes.upper().replace("S", "C")
         check_axes(name, shape, self._axes)
+        if 0 in shape:
+            raise DataError(f"{name}: an array of shape {list(shape)} holds no picture: remove it")
         sizes = dict(zip(self._axes, shape, strict=True))
         check_pixels(name, sizes["Y"], sizes["X"])
         self._several = [axis for axis in self._axes if axis not in "YXC"]
         self._counts = [sizes[axis] for axis in self._several]
+        self._first = [0] * len(self._counts)
+        if layout.slices:
+            axis, first, last = slices_of(name, layout.slices, shape)
+            if self._axes[axis] not in self._several:
+                raise DataError(
+                    f"{name}: slices = {layout.slices!r} are along axis {axis}, which is "
+                    f"{self._axes[axis]} of axes = {self._axes}, and no axis of several pictures: "
+                    f"set --config.data.slices, or --config.data.axes"
+                )
+            k = self._several.index(self._axes[axis])
+            self._first[k], self._counts[k] = first, last - first
+        there = sizes.get("C", 1)
+        check_channels(name, layout.channels, there)
         self._channels = layout.channels
-        if layout.channels:
-            check_channels(name, layout.channels, sizes.get("C", 1))
+        if len(channel_names) == there:
+            self.channel_names = tuple(channel_names[c] for c in self._channels or range(there))
 
     def __len__(self) -> int:
         return int(np.prod(self._counts, dtype=np.int64))
 
     def picture(self, k: int) -> Picture:
-        place = dict(zip(self._several, np.unravel_index(k, self._counts or (1,)), strict=False))
-        index = tuple(int(place[axis]) if axis in place else slice(None) for axis in self._axes)
-        plane = np.asarray(self._read()[index])
+        places = np.unravel_index(k, self._counts) if self._counts else ()
+        place = {
+            axis: int(i) + first
+            for axis, i, first in zip(self._several, places, self._first, strict=True)
+        }
+        array = self._read()
         left = [axis for axis in self._axes if axis not in place]
-        plane = np.moveaxis(plane, [left.index(axis) for axis in "YX"], [0, 1])
-        plane = plane if "C" in left else plane[..., None]
-        return Picture(plane[..., list(self._channels)] if self._channels else plane)
+
+        def plane(**chosen: int) -> np.ndarray:
+            at = place | chosen
+            values = np.asarray(array[tuple(at.get(axis, slice(None)) for axis in self._axes)])
+            kept = [axis for axis in left if axis not in chosen]
+            values = np.moveaxis(values, [kept.index(axis) for axis in "YX"], [0, 1])
+            return values if "C" in kept else values[..., None]
+
+        if self._channels and "C" in left and left[-1] != "C":  # a channel is a plane: few are read
+            values = np.concatenate([plane(C=c) for c in self._channels], axis=-1)
+        else:
+            values = plane()
+            values = values[..., list(self._channels)] if self._channels else values
+        return Picture(native(values), self._limits)
+
+
+class Kept:
+    """What was made of files, for as long as it is among what was used last, in each process.
+
+    most: the sum of `size` over what is kept; the last value is kept whatever its size.
+    threads: whether values are for one thread alone, such as open files.
+    """
+
+    def __init__(self, most: int, size: Callable[[Any], int] = lambda _: 1, threads: bool = False):
+        self._most, self._size, self._threads = most, size, threads
+        self._values: collections.OrderedDict[Any, Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, file: File, make: Callable[[], Any], *key: Any) -> Any:
+        """The value of a file and a key, made if it is not kept, or if the file has changed."""
+        known = os.stat(file.path)
+        thread = threading.get_ident() if self._threads else 0
+        key = (os.getpid(), thread, file, known.st_mtime_ns, known.st_size, *key)
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        value = make()
+        with self._lock:
+            self._values[key] = value
+            while (
+                len(self._values) > 1 and sum(map(self._size, self._values.values())) > self._most
+            ):
+                self._values.popitem(last=False)
+        return value
+
+
+def native(values: np.ndarray) -> np.ndarray:
+    """A copy in this machine's byte order, which no file or memory map stands behind."""
+    return np.array(values, values.dtype.newbyteorder("="), order="C")
 
 
 def check_axes(name: str, shape: Sequence[int], axes: str) -> None:
     """Raises DataError unless there is a letter for each axis, once, Y and X among them."""
     good = len(axes) == len(shape) and len(set(axes)) == len(axes) and {"Y", "X"} <= set(axes)
     if not good or not axes.isalpha():
+        example = "ZTCYX"[-max(len(shape), 2) :]
         raise DataError(
             f"{name}: axes = {axes!r} do not fit an array of shape {list(shape)}: give a letter to "
             f"each axis, Y and X of the picture, C of channels, others of several pictures, such "
-            f"as --config.data.axes={'ZTCYX'[-max(len(shape), 2) :]}"
+            f"as --config.data.axes={example}"
         )
 
 
@@ -126,6 +225,47 @@ def check_pixels(name: str, height: int, width: int) -> None:
         )
 
 
+def check_type(name: str, dtype: np.dtype) -> None:
+    """Raises DataError for an array of anything but numbers and bools."""
+    if dtype.kind not in "biuf":
+        raise DataError(f"{name} holds {dtype}, which are no values of pixels: save real numbers")
+
+
+def chosen(file: str, inside: str, arrays: dict[str, tuple[Sequence[int], np.dtype]]) -> str:
+    """Which of a file's arrays, given by name as (shape, type), is meant.
+
+    inside: the name asked for; "" is the only array that can be pictures: numbers of two or more
+    axes. Raises DataError, which lists the arrays, where there is no such one.
+    """
+    able = [
+        name for name, (shape, dtype) in arrays.items() if len(shape) >= 2 and dtype.kind in "biuf"
+    ]
+    if inside in arrays:
+        return inside
+    if not inside and len(able) == 1:
+        return able[0]
+    listed = ", ".join(f"{name} {list(arrays[name][0])}" for name in able[:10]) or "none"
+    listed += f" and {len(able) - 10} more" if len(able) > 10 else ""
+    if inside:
+        raise DataError(f"{file} has no array {inside!r}; arrays that can be pictures: {listed}")
+    if not able:
+        raise DataError(f"{file} has no array that can be pictures: numbers of two or more axes")
+    raise DataError(f"{file} has several arrays, {listed}: give one, such as {file}:{able[0]}")
+
+
+def axes_in(name: str, shape: Sequence[int], layout: Layout) -> str:
+    """The axes of an array that does not name them: as asked for, else as `axes_of` finds them.
+
+    Slices of an array of three axes say what its axes are: pictures along that one.
+    """
+    if layout.axes:
+        return layout.axes
+    if layout.slices and len(shape) == 3:
+        axis = slices_of(name, layout.slices, shape)[0]
+        return "YX"[:axis] + "Z" + "YX"[axis:]
+    return axes_of(name, shape)
+
+
 def axes_of(name: str, shape: Sequence[int]) -> str:
     """The axes of an array that does not name them, where its shape leaves no doubt.
 
@@ -145,3 +285,26 @@ def axes_of(name: str, shape: Sequence[int]) -> str:
         f"--config.data.axes, such as {', '.join(likely)} (Y, X, C for channels; others count "
         f"pictures)"
     )
+
+
+def slices_of(name: str, slices: str, shape: Sequence[int]) -> tuple[int, int, int]:
+    """Slices "AXIS:FROM:TO" as (AXIS, FROM, TO); DataError where there are none such."""
+    parts = re.fullmatch(r"(\d):(\d*):(\d*)", slices)
+    if not parts:
+        raise DataError(
+            f"slices = {slices!r} are not AXIS:FROM:TO: set --config.data.slices such as 2:40:120, "
+            f"or 2:: for all along axis 2"
+        )
+    axis = int(parts[1])
+    if axis >= len(shape):
+        raise DataError(
+            f"{name} has no axis {axis} that slices = {slices!r} could lie along: its shape is "
+            f"{list(shape)}; set --config.data.slices"
+        )
+    first, last = int(parts[2] or 0), int(parts[3] or shape[axis])
+    if not 0 <= first < last <= shape[axis]:
+        raise DataError(
+            f"{name} has slices 0 to {shape[axis] - 1} along axis {axis}, and slices = {slices!r} "
+            f"are asked for: set --config.data.slices"
+        )
+    return axis, first, last

@@ -1,0 +1,89 @@
+"""Files of any format: which can be opened, and their pictures."""
+
+import functools
+import os
+import re
+from types import ModuleType
+
+from pdae_jax.formats import numpy_file, pillow_file, zip_archive
+from pdae_jax.formats.errors import DataError
+from pdae_jax.formats.stack import File, Layout, Stack
+
+_FORMATS: dict[str, ModuleType] = {
+    suffix: module for module in (numpy_file,) for suffix in module.SUFFIXES
+}
+_DOUBLE = tuple(suffix for suffix in _FORMATS if suffix.count(".") == 2)  # such as .nii.gz
+# Formats of several arrays, of which one is named after a colon.
+_INSIDE = tuple(suffix for module in (numpy_file,) for suffix in module.INSIDE)
+_COLON = re.compile("(?:" + "|".join(map(re.escape, _INSIDE)) + "):", re.IGNORECASE)
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """The suffixes of all formats, lower case, with their dots."""
+    return pillow_file.suffixes() | frozenset(_FORMATS)
+
+
+def __getattr__(name: str) -> frozenset[str]:
+    if name == "SUFFIXES":  # when asked for, since Pillow imports all that it knows
+        return suffixes()
+    raise AttributeError(name)
+
+
+def suffix_of(path: str) -> str:
+    """The suffix that tells a file's format, lower case: ".png", ".nii.gz"; or what there is."""
+    name = path.lower()
+    for double in _DOUBLE:
+        if name.endswith(double):
+            return double
+    return os.path.splitext(name)[1]
+
+
+def is_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is of a format that is read, by its name.
+
+    A name without a suffix, or with one that has no letter, is opened: hospitals' DICOM files have
+    none. A `.zarr` is a folder.
+    """
+    return suffix_of(os.fspath(path)) in suffixes()
+
+
+def is_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is an archive whose members are pictures, by its name."""
+    return zip_archive.is_archive(os.fspath(path))
+
+
+def pictures_in(path: str | os.PathLike[str]) -> list[str]:
+    """The files of an archive that can be opened, as `open_stack` takes them."""
+    return [name for name in zip_archive.members(os.fspath(path)) if is_picture(name)]
+
+
+def open_stack(path: str, layout: Layout = Layout()) -> Stack:
+    """The pictures of a file: a path, a member `cases.zip/name.png`, or `file.h5:dataset`.
+
+    Pillow's formats hold one picture, and are opened when it is read. Raises DataError for a file
+    that cannot be used, or of which the layout cannot be.
+    """
+    place, inside = _parts(path)
+    archived = zip_archive.split(place)
+    file = File(*archived) if archived else File(place)
+    suffix = suffix_of(place)
+    if module := _FORMATS.get(suffix):
+        if not file.member and not os.path.exists(place):
+            raise DataError(f"no such file: {place}")
+        return (
+            module.open_stack(file, layout, inside) if inside else module.open_stack(file, layout)
+        )
+    if suffix in suffixes():
+        return pillow_file.open_stack(file, layout)
+    raise DataError(f"{path} is of no format that is read: its suffix is {suffix!r}")
+
+
+def _parts(path: str) -> tuple[str, str]:
+    """A path as a file and the array in it that is named after a colon, "" where none is."""
+    if not os.path.exists(path):
+        for colon in _COLON.finditer(path):
+            place = path[: colon.end() - 1]
+            if os.path.exists(place) or zip_archive.split(place):
+                return place, path[colon.end() :].strip("/")
+    return path, ""
