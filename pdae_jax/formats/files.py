@@ -5,12 +5,12 @@ import os
 import re
 from types import ModuleType
 
-from pdae_jax.formats import numpy_file, pillow_file, zip_archive
-from pdae_jax.formats.errors import DataError
+from pdae_jax.formats import numpy_file, pillow_file, tiff, zip_archive
+from pdae_jax.formats.errors import DataError, first_line
 from pdae_jax.formats.stack import File, Layout, Stack
 
 _FORMATS: dict[str, ModuleType] = {
-    suffix: module for module in (numpy_file,) for suffix in module.SUFFIXES
+    suffix: module for module in (numpy_file, tiff) for suffix in module.SUFFIXES
 }
 _DOUBLE = tuple(suffix for suffix in _FORMATS if suffix.count(".") == 2)  # such as .nii.gz
 # Formats of several arrays, of which one is named after a colon.
@@ -45,7 +45,7 @@ def is_picture(path: str | os.PathLike[str]) -> bool:
     A name without a suffix, or with one that has no letter, is opened: hospitals' DICOM files have
     none. A `.zarr` is a folder.
     """
-    return suffix_of(os.fspath(path)) in suffixes()
+    return _format(os.fspath(path)) is not None
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:
@@ -67,16 +67,27 @@ def open_stack(path: str, layout: Layout = Layout()) -> Stack:
     place, inside = _parts(path)
     archived = zip_archive.split(place)
     file = File(*archived) if archived else File(place)
-    suffix = suffix_of(place)
-    if module := _FORMATS.get(suffix):
-        if not file.member and not os.path.exists(place):
-            raise DataError(f"no such file: {place}")
-        return (
-            module.open_stack(file, layout, inside) if inside else module.open_stack(file, layout)
-        )
-    if suffix in suffixes():
+    module = _format(place)
+    if module is None:
+        raise DataError(f"{path} is of no format that is read: its suffix is {suffix_of(place)!r}")
+    if module is pillow_file:
         return pillow_file.open_stack(file, layout)
-    raise DataError(f"{path} is of no format that is read: its suffix is {suffix!r}")
+    if not os.path.exists(file.path):
+        raise DataError(f"no such file: {place}")
+    try:
+        more = (inside,) if inside else ()
+        return module.open_stack(file, layout, *more)
+    except DataError:
+        raise
+    except Exception as error:  # each library has its own
+        raise DataError(
+            f"{path} cannot be read ({type(error).__name__}: {first_line(error)}): copy it again"
+        ) from error
+
+
+def _format(path: str) -> ModuleType | None:
+    suffix = suffix_of(path)
+    return _FORMATS.get(suffix) or (pillow_file if suffix in suffixes() else None)
 
 
 def _parts(path: str) -> tuple[str, str]:

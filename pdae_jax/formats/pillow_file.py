@@ -112,6 +112,15 @@ def flatten(values: np.ndarray, largest: int) -> np.ndarray:
     return ((mixed + largest // 2) // largest).astype(values.dtype)
 
 
+def turned(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Values [h, w, ...] as EXIF's orientation, 1 to 8, asks; any other number is taken as 1."""
+    orientation = orientation if 1 <= orientation <= 8 else 1
+    if orientation >= 5:
+        values = values.swapaxes(0, 1)
+    values = values[:, ::-1] if orientation in (2, 3, 7, 6) else values
+    return np.ascontiguousarray(values[::-1] if orientation in (3, 4, 7, 8) else values)
+
+
 def _read(file: str | IO[bytes], name: str) -> Picture:
     try:
         with Image.open(file) as image:
@@ -233,13 +242,4 @@ def _codec(name: str, what: str) -> Any:
 
 
 def _turned(values: np.ndarray, image: Image.Image) -> np.ndarray:
-    """Values of a picture as its EXIF orientation asks."""
-    turned = {2: (1, 0), 3: (1, 1), 4: (0, 1), 5: (0, 0), 6: (1, 0), 7: (1, 1), 8: (0, 1)}
-    orientation = image.getexif().get(0x0112, 1)
-    if orientation not in turned:
-        return values
-    mirrored, upside_down = turned[orientation]
-    if orientation >= 5:
-        values = values.swapaxes(0, 1)
-    values = values[:, ::-1] if mirrored else values
-    return np.ascontiguousarray(values[::-1] if upside_down else values)
+    return turned(values, image.getexif().get(0x0112, 1))
