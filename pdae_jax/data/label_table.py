@@ -127,7 +127,7 @@ class Labels:
     def words(self) -> str:
         """What was left out and why, in one line; "" where there is nothing to say."""
         out = [f"{column or 'the first column'} ({reason})" for column, reason in self.left_out]
-        said = [f"no attributes: {', '.join(out)}"] if out else []
+        said = [f"left out: {', '.join(out)}"] if out else []
         return "; ".join([*said, *self.notes])
 
 
@@ -714,7 +714,9 @@ class _Categories(NamedTuple):
     codes: np.ndarray
 
 
-def labels_of(table: LabelTable, rows: np.ndarray, skip: Iterable[str] = ()) -> Labels:
+def labels_of(
+    table: LabelTable, rows: np.ndarray | Sequence[int], skip: Iterable[str] = ()
+) -> Labels:
     """The attributes of pictures, from every column but those of `skip`.
 
     rows: int `[N]`, each picture's row, -1 without. A column is interpreted as a whole, whichever
@@ -744,6 +746,7 @@ def labels_of(table: LabelTable, rows: np.ndarray, skip: Iterable[str] = ()) -> 
                 for k in range(len(found.values))
             ]
             notes += _alike(column, found.values)
+            notes += _not_known(column, table)
         else:
             names.append(column)
             values.append(found)
@@ -791,7 +794,7 @@ def _interpreted(table: LabelTable, name: str) -> np.ndarray | _Categories | str
     odd = [cell for cell in known if cell not in numbers]
     if _plain(name) in map(_plain, KEYS) and len(known) == total:
         return "it names the pictures"
-    if share or all(map(_COMMA.fullmatch, odd)):
+    if share or all(map(_with_commas, odd)):
         _check_words(table, name, odd, numbers, share, total)
     if len(known) == 1:
         return f"one value alone, {known[0][:60]!r}"
@@ -825,6 +828,11 @@ def _number(cell: str, comma: bool) -> float | None:
     return float(text.replace(",", ".")) if comma and _COMMA.fullmatch(text) else None
 
 
+def _with_commas(cell: str) -> bool:
+    """Whether a cell would be a number if commas were decimal, or separated thousands."""
+    return bool(_COMMA.fullmatch(cell) or _THOUSANDS.fullmatch(cell))
+
+
 def _check_commas(table: LabelTable, name: str, cells: Sequence[str]) -> None:
     """Raises DataError where it is not sure what a comma or a point stands for."""
     commas = [cell for cell in cells if "," in cell]
@@ -839,6 +847,14 @@ def _check_commas(table: LabelTable, name: str, cells: Sequence[str]) -> None:
             f"{_where(table, name, commas[0])} may be a decimal number, or thousands: write "
             f"{commas[0].replace(',', '.')}, or {commas[0].replace(',', '')}"
         )
+    if points and all(_THOUSANDS.fullmatch(cell.replace(".", ",")) for cell in points):
+        texts = [column for column in table.columns.values() if column.dtype == object]
+        if any(_COMMA.fullmatch(cell) for column in texts for cell in set(column.tolist())):
+            raise DataError(
+                f"{_where(table, name, points[0])} may be a decimal number, or thousands, as "
+                f"other columns have decimal commas: write {points[0].replace('.', ',')}, or "
+                f"{points[0].replace('.', '')}"
+            )
 
 
 def _check_words(
@@ -853,8 +869,7 @@ def _check_words(
 
     odd: the words; share: of the cells that are numbers, of `total`.
     """
-    commas = [cell for cell in odd if _COMMA.fullmatch(cell) or _THOUSANDS.fullmatch(cell)]
-    if len(commas) == len(odd):
+    if all(map(_with_commas, odd)):
         raise DataError(
             f"{_where(table, name, odd[0])} is not a number here: write a decimal point and no "
             "separators of thousands (decimal commas are read where ; separates the cells)"
@@ -908,6 +923,15 @@ def _alike(column: str, values: Sequence[str]) -> list[str]:
         same.setdefault(value.casefold(), []).append(value)
     twice = [" and ".join(group) for group in same.values() if len(group) > 1]
     return [f"{column} has categories that differ in case alone: {', '.join(twice)}"] * bool(twice)
+
+
+def _not_known(column: str, table: LabelTable) -> list[str]:
+    """A note where a word among categories, such as None, was taken as not known."""
+    count = collections.Counter(table.columns[column].tolist())
+    marks = [
+        f"{n:,} of its cells, {mark!r}" for mark, n in count.items() if mark and mark in UNKNOWN
+    ]
+    return [f"{column} is taken as not known in {', '.join(marks)}"] * bool(marks)
 
 
 def _natural(text: str) -> tuple[list[Any], str]:
