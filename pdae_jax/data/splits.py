@@ -76,7 +76,7 @@ def held_out_groups(group: np.ndarray, split: str, fraction: float, seed: int) -
     if fraction and len(names) < 2:
         raise DataError(
             f"a split by group needs two groups, and all {len(group):,} pictures are of "
-            f"{names[0]!r}: choose another column, or test_fraction=0"
+            f"{str(names[0])!r}: choose another column, or test_fraction=0"
             if len(names)
             else "a split by group of no pictures"
         )
@@ -108,11 +108,14 @@ def words_of_groups(group: np.ndarray, tests: np.ndarray) -> str:
     sides = [group[~is_test], group[is_test]]
     both = set(sides[0]) & set(sides[1])
     train, test = (
-        f"{len(side):,} pictures of {len(set(side)):,} group{'s'[: len(set(side)) != 1]}"
-        for side in sides
+        f"{_counted(len(side), 'picture')} of {_counted(len(set(side)), 'group')}" for side in sides
     )
     shared = f"{len(both):,} of them" if both else "no group"
     return f"split by group: {train} to train, {test} held out, {shared} on both sides"
+
+
+def _counted(n: int, word: str) -> str:
+    return f"{n:,} {word}{'s' if n != 1 else ''}"
 
 
 def split_names(
