@@ -5,16 +5,26 @@ import os
 import re
 from types import ModuleType
 
-from pdae_jax.formats import numpy_file, pillow_file, tiff, zip_archive
+from pdae_jax.formats import (
+    dicom,
+    hdf5,
+    nifti,
+    numpy_file,
+    pillow_file,
+    tiff,
+    zarr_store,
+    zip_archive,
+)
 from pdae_jax.formats.errors import DataError, first_line
 from pdae_jax.formats.stack import File, Layout, Stack
 
+_MODULES = (tiff, dicom, nifti, hdf5, zarr_store, numpy_file)
 _FORMATS: dict[str, ModuleType] = {
-    suffix: module for module in (numpy_file, tiff) for suffix in module.SUFFIXES
+    suffix: module for module in _MODULES for suffix in module.SUFFIXES
 }
 _DOUBLE = tuple(suffix for suffix in _FORMATS if suffix.count(".") == 2)  # such as .nii.gz
 # Formats of several arrays, of which one is named after a colon.
-_INSIDE = tuple(suffix for module in (numpy_file,) for suffix in module.INSIDE)
+_INSIDE = tuple(suffix for module in (hdf5, zarr_store, numpy_file) for suffix in module.INSIDE)
 _COLON = re.compile("(?:" + "|".join(map(re.escape, _INSIDE)) + "):", re.IGNORECASE)
 
 
@@ -45,7 +55,7 @@ def is_picture(path: str | os.PathLike[str]) -> bool:
     A name without a suffix, or with one that has no letter, is opened: hospitals' DICOM files have
     none. A `.zarr` is a folder.
     """
-    return _format(os.fspath(path)) is not None
+    return _format(_parts(os.fspath(path))[0]) is not None
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:
@@ -65,9 +75,10 @@ def open_stack(path: str, layout: Layout = Layout()) -> Stack:
     that cannot be used, or of which the layout cannot be.
     """
     place, inside = _parts(path)
-    archived = zip_archive.split(place)
-    file = File(*archived) if archived else File(place)
+    file = _file(place)
     module = _format(place)
+    if is_archive(place):
+        raise DataError(f"{path} is an archive: give it where a folder is expected, or a member")
     if module is None:
         raise DataError(f"{path} is of no format that is read: its suffix is {suffix_of(place)!r}")
     if module is pillow_file:
@@ -87,14 +98,23 @@ def open_stack(path: str, layout: Layout = Layout()) -> Stack:
 
 def _format(path: str) -> ModuleType | None:
     suffix = suffix_of(path)
-    return _FORMATS.get(suffix) or (pillow_file if suffix in suffixes() else None)
+    if module := _FORMATS.get(suffix) or (pillow_file if suffix in suffixes() else None):
+        return module
+    if re.search("[a-z]", suffix) or os.path.basename(path).upper() == "DICOMDIR":
+        return None
+    return dicom if dicom.has_magic(_file(path)) else None
+
+
+def _file(path: str) -> File:
+    archived = zip_archive.split(path)
+    return File(*archived) if archived else File(path)
 
 
 def _parts(path: str) -> tuple[str, str]:
     """A path as a file and the array in it that is named after a colon, "" where none is."""
-    if not os.path.exists(path):
-        for colon in _COLON.finditer(path):
-            place = path[: colon.end() - 1]
-            if os.path.exists(place) or zip_archive.split(place):
-                return place, path[colon.end() :].strip("/")
-    return path, ""
+    colons = [(path[: end.end() - 1], path[end.end() :]) for end in _COLON.finditer(path)]
+    if not colons or os.path.exists(path):  # a name may have a colon of its own
+        return path, ""
+    there = [one for one in colons if os.path.exists(one[0]) or zip_archive.split(one[0])]
+    place, inside = (there or colons)[0]
+    return place, inside.strip("/")

@@ -7,7 +7,7 @@ import functools
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pdae_jax.formats.errors import DataError, require
 from pdae_jax.formats.stack import (
@@ -127,6 +127,10 @@ def _read(file: str | IO[bytes], name: str) -> Picture:
             check_pixels(name, image.height, image.width)
             deep = _DEEP.get(image.format or "")
             return (deep and deep(image, name)) or Picture(of_pil(image))
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"cannot identify image file {name!r}: it is damaged, or no picture"
+        ) from error
     except Image.DecompressionBombError as error:
         raise DataError(
             f"{name}: a picture of more than {MOST_PIXELS:,} pixels: cut it into tiles ({error})"

@@ -80,6 +80,8 @@ def _read(path: str, member: str) -> bytes:
     try:
         info = archive.getinfo(member)
     except KeyError:
+        if re.search(r"\.zip/", member, re.IGNORECASE):
+            raise DataError(f"{path}/{member} is in an archive in an archive: unpack one") from None
         raise DataError(f"{path} has no member {member!r}: see unzip -l {path}") from None
     _check(path, info)
     try:
