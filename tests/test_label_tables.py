@@ -151,7 +151,7 @@ def test_parquet_keeps_its_types(tmp_path):
         "day=2026-01-02": [0, 1, 0, 1],
     }
     same(attributes(found, ["path"]), expected)
-    assert found.said == ("z left out (of type list<element: double>)",)
+    assert found.said == ("'z' left out (of type list<element: double>)",)
     assert found.where(1).endswith("t.parquet, row 2")
 
 
@@ -389,6 +389,12 @@ def test_points_that_may_stand_between_thousands_are_refused(table):
 def test_infinity_in_parquet_is_refused(tmp_path):
     found = write_parquet(tmp_path / "t.parquet", file=["a", "b"], x=[1, np.inf])
     assert "row 2: inf under 'x' is too large" in refusal(attributes, found)
+
+
+def test_names_of_several_lines_become_one_line(table):
+    found = table('file,"age\n(years)",x\na.png,3,"b\nc"\nb.png,4,b c\nc.png,4,d\nd.png,4,d\n')
+    expected = {"age (years)": [3, 4, 4, 4], "x=b c": [1, 1, 0, 0], "x=d": [0, 0, 1, 1]}
+    same(attributes(found), expected)
 
 
 def test_doubtful_categories_are_noted(table):

@@ -164,9 +164,8 @@ def read_table(path: str | os.PathLike[str]) -> LabelTable:
     try:
         return read(name, file)
     except OSError as error:
-        raise DataError(
-            f"cannot read the attributes in {name}: {error.strerror or error}"
-        ) from error
+        reason = error.strerror or (str(error).splitlines() or [""])[0]
+        raise DataError(f"cannot read the attributes in {name}: {reason}") from error
 
 
 def _read_text(name: str, file: Path) -> LabelTable:
@@ -291,7 +290,7 @@ def _named(table: LabelTable, header: Sequence[str], columns: Sequence[np.ndarra
     """The table with its columns, once their names are found to be good."""
     kept: dict[str, np.ndarray] = {}
     for k, (name, column) in enumerate(zip(header, columns, strict=True)):
-        name = name.strip()
+        name = " ".join(name.split())  # also of several lines
         if not name and _is_empty(column):
             continue  # what a separator at the end of each line leaves
         if not name and k:
@@ -342,16 +341,19 @@ def _read_parquet(name: str, file: Path) -> LabelTable:
     try:
         with open(file, "rb") as opened:
             arrow = pyarrow.parquet.read_table(opened)
+        columns = [
+            (column, str(values.type), _arrow_cells(values))
+            for column, values in zip(arrow.column_names, arrow.columns)
+        ]
     except (pa.ArrowException, ValueError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise DataError(f"cannot read the attributes in {name}: {reason}") from error
     if not arrow.num_rows:
         raise _no_lines(name)
     found, said = [], []
-    for column, values in zip(arrow.column_names, arrow.columns):
-        cells = _arrow_cells(values)
+    for column, kind, cells in columns:
         if cells is None:
-            said.append(f"{column} left out (of type {values.type})")
+            said.append(f"{column!r} left out (of type {kind})")
         elif re.fullmatch(r"__index_level_\d+__", column):  # of pandas, without a name
             found.insert(0, ("", cells))
         else:
@@ -802,8 +804,9 @@ def _interpreted(table: LabelTable, name: str) -> np.ndarray | _Categories | str
         return f"all its {total:,} values are different"
     if len(known) > MOST_CATEGORIES:
         return f"{len(known):,} different values, and at most {MOST_CATEGORIES} become categories"
-    values = sorted(known, key=_natural)
-    code = {value: k for k, value in enumerate(values)}
+    in_one_line = {cell: " ".join(cell.split()) for cell in known}
+    values = sorted(set(in_one_line.values()), key=_natural)
+    code = {cell: values.index(value) for cell, value in in_one_line.items()}
     return _Categories(values, np.array([code.get(cell, -1) for cell in column.tolist()]))
 
 
