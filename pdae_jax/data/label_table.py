@@ -379,7 +379,9 @@ def _arrow_cells(column: Any) -> np.ndarray | None:
             return column.cast(pa.float64()).to_numpy()
         except pa.ArrowInvalid:  # whole numbers that a float does not hold
             return np.array([_written(cell) for cell in column.to_pylist()], object)
-    texts = (types.is_string, types.is_large_string, types.is_temporal, types.is_null)
+    if types.is_temporal(kind):
+        column, kind = column.cast(pa.string()), pa.string()
+    texts = (types.is_string, types.is_large_string, types.is_null)
     if any(is_text(kind) for is_text in texts) or str(kind) == "string_view":
         return np.array([_written(cell) for cell in column.to_pylist()], object)
     return None
