@@ -43,7 +43,7 @@ def attributes(table, skip=("file",)):
     return {name: labels.values[:, k].tolist() for k, name in enumerate(labels.attributes)}
 
 
-def same(found, expected):
+def check_same(found, expected):
     assert found.keys() == expected.keys() and list(found) == list(expected)
     for name, values in expected.items():
         assert np.array_equal(found[name], np.float32(values), equal_nan=True), name
@@ -91,7 +91,7 @@ AGES = {"age": [30.5, NAN], "Male": [0, 1]}
 )
 def test_a_text_is_read_as_people_write_it(table, name, text):
     found = table(text, name)
-    same(attributes(found, (found.names[0],)), AGES)
+    check_same(attributes(found, (found.names[0],)), AGES)
     assert found.said == () and match(found, ["a.png", "b.png"]).rows.tolist() == [0, 1]
 
 
@@ -104,9 +104,9 @@ def test_a_cell_in_quotes_holds_separators_and_lines(table, separator):
 
 
 def test_a_separator_within_a_header_does_not_mislead(table):
-    same(attributes(table("file;age, years;x\na.png;3;1\n")), {"age, years": [3], "x": [1]})
-    same(attributes(table("file,w;h\na.png,3\n")), {"w;h": [3]})
-    same(attributes(table("file;age, years\na.png;12,5\n")), {"age, years": [12.5]})
+    check_same(attributes(table("file;age, years;x\na.png;3;1\n")), {"age, years": [3], "x": [1]})
+    check_same(attributes(table("file,w;h\na.png,3\n")), {"w;h": [3]})
+    check_same(attributes(table("file;age, years\na.png;12,5\n")), {"age, years": [12.5]})
 
 
 def test_umlauts_of_windows_are_read_and_said(table):
@@ -150,7 +150,7 @@ def test_parquet_keeps_its_types(tmp_path):
         "day=2026-01-01": [1, 0, 1, 0],
         "day=2026-01-02": [0, 1, 0, 1],
     }
-    same(attributes(found, ["path"]), expected)
+    check_same(attributes(found, ["path"]), expected)
     assert found.said == ("'z' left out (of type list<element: double>)",)
     assert found.where(1).endswith("t.parquet, row 2")
 
@@ -167,7 +167,7 @@ def test_the_index_of_pandas_is_a_key_or_left_out(tmp_path, name):
 
     matched = match(read(frame), ["b.png", "c.png", "a.png"])
     assert matched.column == "" and matched.rows.tolist() == [1, 2, 0]
-    same(attributes(read(frame), [""]), {"age": [3, 4, 4]})
+    check_same(attributes(read(frame), [""]), {"age": [3, 4, 4]})
     numbered = frame.reset_index(names="slide")
     numbered = numbered.set_index(numbered.index.to_numpy())
     assert match(read(numbered), ["a.png", "b.png", "c.png"]).column == "slide"
@@ -220,7 +220,7 @@ def test_the_first_sheet_of_xlsx_is_read(tmp_path):
         "kind=y": [0, 1, 1],
         "2020": [1, 0, NAN],
     }
-    same(attributes(found), expected)
+    check_same(attributes(found), expected)
     assert found.said == ("sheet 'Sheet 0', the first of 2",) and found.lines.tolist() == [2, 3, 5]
 
 
@@ -306,14 +306,14 @@ def test_a_count_that_is_wrong_is_said(table):
     ],
 )
 def test_cells_become_numbers(table, cells, values):
-    same(attributes(column(table, *cells.split())), {"x": values})
+    check_same(attributes(column(table, *cells.split())), {"x": values})
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])
 def test_decimal_commas(table, separator):
     cells = ["1,5", "-2", ",25", "1,234", "0,5e1", ""]
     found = column(table, *cells, separator=separator)
-    same(attributes(found), {"x": [1.5, -2, 0.25, 1.234, 5, NAN]})
+    check_same(attributes(found), {"x": [1.5, -2, 0.25, 1.234, 5, NAN]})
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_decimal_commas(table, separator):
 )
 def test_words_become_categories(table, cells, expected):
     found = attributes(column(table, *cells.split()))
-    same(found, expected)
+    check_same(found, expected)
     assert categories(("age", *found, "y=1")) == {"x": list(range(1, 1 + len(found)))}
 
 
@@ -381,7 +381,7 @@ def test_a_mistake_among_numbers_is_refused_with_its_line(table, separator, cell
 
 def test_points_that_may_stand_between_thousands_are_refused(table):
     text = "file;n;x\na.png;1.234;{}\nb.png;2.500;2\n"
-    same(attributes(table(text.format("1.5"))), {"n": [1.234, 2.5], "x": [1.5, 2]})
+    check_same(attributes(table(text.format("1.5"))), {"n": [1.234, 2.5], "x": [1.5, 2]})
     message = "line 2: '1.234' under 'n' may be a decimal number, or thousands, as other columns"
     assert message in refusal(attributes, table(text.format("1,5")))
 
@@ -394,7 +394,7 @@ def test_infinity_in_parquet_is_refused(tmp_path):
 def test_names_of_several_lines_become_one_line(table):
     found = table('file,"age\n(years)",x\na.png,3,"b\nc"\nb.png,4,b c\nc.png,4,d\nd.png,4,d\n')
     expected = {"age (years)": [3, 4, 4, 4], "x=b c": [1, 1, 0, 0], "x=d": [0, 0, 1, 1]}
-    same(attributes(found), expected)
+    check_same(attributes(found), expected)
 
 
 def test_doubtful_categories_are_noted(table):
@@ -636,7 +636,7 @@ def test_the_documents_example_is_what_it_says(table):
         "tissue=colon": [1, 1, 1, 0, 0, 0],
         "tissue=liver": [0, 0, 0, 1, 1, 1],
     }
-    same(rows, expected)
+    check_same(rows, expected)
     split = splits.split_names(found.texts("split"), found.lines, found.name)
     splits.check_disjoint(found.texts("patient"), split)
     assert split.tolist() == ["train"] * 4 + ["test"] * 2
