@@ -181,7 +181,7 @@ def _header(file: File, everything: bool = False) -> Any:
 def _chosen(name: str, header: Any, layout: Layout, count: int) -> tuple[int, int]:
     """The first frame that is asked for, and how many."""
     axes = layout.axes.upper().replace("S", "C")
-    if count > 1 and axes[1:] in ("YX", "YXC"):
+    if count > 1 and axes[:1] != "C" and axes[1:] in ("YX", "YXC"):
         axes = axes[1:]
     if axes not in ("", "YX", "YXC"):
         raise DataError(

@@ -7,7 +7,6 @@ from pdae_jax.formats.errors import DataError, first_line, require
 from pdae_jax.formats.stack import (
     ArrayStack,
     File,
-    Kept,
     Layout,
     Stack,
     axes_in,
@@ -17,7 +16,6 @@ from pdae_jax.formats.stack import (
 
 SUFFIXES = (".h5", ".hdf5")
 INSIDE = SUFFIXES
-_OPEN = Kept(16, threads=True)
 
 
 def open_stack(file: File, layout: Layout, inside: str = "") -> Stack:
@@ -43,10 +41,17 @@ def open_stack(file: File, layout: Layout, inside: str = "") -> Stack:
     inside = chosen(file.name, inside, arrays)
     name, (shape, dtype) = f"{file.name}:{inside}", arrays[inside]
     check_type(name, dtype)
-    read = functools.partial(_array, file, inside)
+    read = functools.partial(_Array, file, inside)
     return ArrayStack(name, shape, axes_in(name, shape, layout), read, layout)
 
 
-def _array(file: File, inside: str) -> Any:
-    h5py = require("h5py", "hdf5")
-    return _OPEN.get(file, lambda: h5py.File(file.source(), "r"))[inside]
+class _Array:
+    """An array of a file, which is opened for each picture: open, nobody else could write it."""
+
+    def __init__(self, file: File, inside: str):
+        self._file, self._inside = file, inside
+
+    def __getitem__(self, index: tuple[int | slice, ...]) -> Any:
+        h5py = require("h5py", "hdf5")
+        with h5py.File(self._file.source(), "r") as opened:
+            return opened[self._inside][index]

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import re
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 from xml.etree import ElementTree
@@ -106,10 +107,11 @@ def _check_whole(name: str, metadata: str) -> None:
 
 
 def _is_cut(tif: Any) -> bool:
-    """Whether the last page found says that another follows."""
+    """Whether the last page found says that another follows, or is not whole."""
     fh, size = tif.filehandle, tif.tiff.offsetsize
     fh.seek(tif.pages.next_page_offset)
-    return any(fh.read(size))
+    following = fh.read(size)
+    return len(following) < size or any(following)
 
 
 def _subfile(page: Any) -> int:
@@ -246,9 +248,7 @@ class _Held:
 
     def __init__(self, tif: Any):
         self.tif = tif
-
-    def __del__(self) -> None:
-        self.tif.close()
+        weakref.finalize(self, tif.close)
 
 
 def _held(file: File) -> _Held:

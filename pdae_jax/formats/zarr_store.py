@@ -35,9 +35,9 @@ def open_stack(file: File, layout: Layout, inside: str = "") -> Stack:
     zarr = require("zarr", "zarr")
     root, axes, names = _store(file), "", ()
     if isinstance(root, zarr.Group):
-        found: Any = root.get(inside) if inside else root
-        if found is None:
+        if inside and inside not in root:
             chosen(file.name, inside, _arrays(root))  # which says what there is
+        found: Any = root[inside] if inside else root
         if isinstance(found, zarr.Group):
             image = found.attrs.get("ome", found.attrs.asdict())
             if "multiscales" in image:
