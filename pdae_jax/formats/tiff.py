@@ -30,6 +30,7 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, CIELAB = 0, 1, 2, 3, 5,
 JPEGS = (6, 7, 33003)  # compressions of which tifffile returns RGB where YCbCr is stored
 ASSOCIATED, UNASSOCIATED = 1, 2
 THUMBNAIL, MASK = 1, 4
+PLAIN = ("ome", "shaped", "uniform", "generic")  # kinds of series that follow the pages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +62,11 @@ def open_stack(file: File, layout: Layout) -> Stack:
         if tif.is_ome:
             _check_whole(name, tif.ome_metadata)
         series = list(tif.series)
-        if not series or (series[0].kind != "imagej" and _is_cut(tif)):
+        if not series or (series[0].kind in PLAIN and _is_cut(tif)):
             raise DataError(f"{name} is cut off, pages are missing: copy it again")
         first, page = series[0], series[0].keyframe
         others = [one for one in series[1:] if not _subfile(one.keyframe) & (THUMBNAIL | MASK)]
-        if others and first.kind in ("ome", "imagej", "shaped", "uniform", "generic"):
+        if others and first.kind in (*PLAIN, "imagej"):  # a scanner's file has labels besides
             raise DataError(
                 f"{name} has {1 + len(others)} images of different shapes, {list(first.shape)} and "
                 f"{list(others[0].shape)}: save each in a file of its own"
