@@ -1,6 +1,7 @@
 """`Output`: the folder of one command, with its page, its numbers and its files."""
 
 import contextlib
+import csv
 import json
 import shutil
 import tempfile
@@ -112,6 +113,20 @@ class Output:
     def write_markdown(self, name: str, text: str) -> None:
         with self._new(f"{name}.md") as path:
             path.write_text(text)
+
+    def write_latex(self, name: str, text: str) -> None:
+        with self._new(f"{name}.tex") as path:
+            path.write_text(text, encoding="utf-8")
+
+    def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes rows of the same keys as CSV, one column a key; None is an empty cell."""
+        with (
+            self._new(f"{name}.csv") as path,
+            path.open("w", encoding="utf-8", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
     def write_columns(self, name: str, header: Sequence[str], *columns: Iterable[float]) -> None:
         """Writes numbers as CSV."""
