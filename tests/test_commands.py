@@ -64,7 +64,7 @@ def run(workdir, name, out, **more):
         ("gap", ["gap.csv"]),
         ("denoise", ["denoise.png"]),
         ("shift", ["shift.png"]),
-        ("probe", []),
+        ("probe", ["probe.csv", "probe.tex"]),
         ("evaluate", ["row.md", "reconstruction"]),
         ("sampling", ["temperature.png"]),
     ],
