@@ -27,7 +27,8 @@ from pdae_jax.arrays import (
     Times,
     Visited,
 )
-from pdae_jax.images import SHAPE_REMEDY, ValueRange, checked, to_float
+from pdae_jax.data.value_range import ValueRange
+from pdae_jax.images import SHAPE_REMEDY, Limits, checked, to_float
 from pdae_jax.networks.architecture import Architecture, group_of
 from pdae_jax.networks.groups import DTYPES, Networks
 from pdae_jax.protocol import ONLY_DOWN, ONLY_UP, REVERSIBLE, Protocol, Sampling, protocol_of
@@ -95,6 +96,7 @@ def load(
         workdir.architecture,
         workdir.weights(),
         attributes=workdir.attributes,
+        value_range=workdir.value_range,
         precision=precision,
         batch_size=batch_size,
         protocol=protocol,
@@ -115,9 +117,10 @@ class Model:
     pixel. An x_T belongs to its image and z; to edit a picture, keep its x_T and change its z.
 
     **What it takes and returns.** NumPy arrays, or what becomes one: pictures [B, H, W, C], uint8
-    or float in [-1, 1] (`value_range` tells another range; `pdae_jax.images.load` makes pictures
-    fit), codes [B, d]; or one example, without B, for which one is returned. Any B, also 0: the
-    device holds `batch_size` examples at a time. Pictures come back as float32 in [-1, 1].
+    or float in [-1, 1] (`value_range` tells another range, such as the model's own, in the units of
+    its files; `pdae_jax.images.load` makes pictures fit), codes [B, d]; or one example, without B,
+    for which one is returned. Any B, also 0: the device holds `batch_size` examples at a time.
+    Pictures come back as float32 in [-1, 1], which `to_units` puts into the files' units.
     """
 
     def __init__(
@@ -126,18 +129,21 @@ class Model:
         params: Params,
         *,
         attributes: Sequence[str] = (),
+        value_range: ValueRange | None = None,
         precision: str = "float32",
         batch_size: int = 32,
         protocol: str | Protocol = "fast",
     ) -> None:
         """params: {"dpm", "encoder", "gradient"} (or "dpm" alone: then z must be None).
 
-        attributes: the names of the classifier's outputs, in order. protocol: of sampling, by its
+        attributes: the names of the classifier's outputs, in order. value_range: of the values of
+        the pictures that it was trained on; None where nothing tells. protocol: of sampling, by its
         name, then in at most T steps, or as it is.
         """
         if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number above 0, got {batch_size!r}")
         self.arch, self.attributes = arch, tuple(attributes)
+        self.value_range = value_range
         self.mesh = sharding.make_mesh(devices=jax.local_devices())
         self.net = Networks(arch, DTYPES[nearest(precision, DTYPES, "precision")])
         self.params = jax.device_put(self.net.frozen(params), sharding.replicated(self.mesh))
@@ -158,7 +164,7 @@ class Model:
 
     # From pictures, and back.
 
-    def encode(self, images: ArrayLike, value_range: ValueRange | None = None) -> OutCodes:
+    def encode(self, images: ArrayLike, value_range: ValueRange | Limits | None = None) -> OutCodes:
         """z = E(x_0)."""
         self.need("encoder")
         x_0, one = self._images(images, value_range)
@@ -169,7 +175,7 @@ class Model:
         images: ArrayLike,
         z: ArrayLike | None = None,
         steps: int | None = None,
-        value_range: ValueRange | None = None,
+        value_range: ValueRange | Limits | None = None,
         solver: str | None = None,
     ) -> OutImages | ReversibleNoise:
         """x_T of images: from the picture, up in t, to the noise it decodes from; about N(0, I).
@@ -248,13 +254,25 @@ class Model:
         images: ArrayLike,
         steps: int | None = None,
         invert_steps: int | None = None,
-        value_range: ValueRange | None = None,
+        value_range: ValueRange | Limits | None = None,
     ) -> OutImages:
         """Pictures through z and their inferred x_T and back: nearly the same, in [-1, 1]."""
         x_0, one = self._images(images, value_range)
         z = self._z_of(x_0, None)
         out = self.decode(z, self._x_T_of(x_0, z, self._how("invert", invert_steps)), steps)
         return out[0] if one else out
+
+    def to_units(self, x: ArrayLike) -> OutImages:
+        """Pictures [B, H, W, C] in [-1, 1], or uint8, in the units of the files it was trained on.
+
+        Raises ValueError where nothing tells the units, or each picture had its own range.
+        """
+        if self.value_range is None:
+            raise ValueError(
+                "this model was imported, and does not tell the units of its pictures: "
+                "pdae_jax.data.ValueRange((low,), (high,)).to_units(x) takes yours"
+            )
+        return self.value_range.to_units(np.asarray(x))
 
     # What z means.
 
@@ -287,7 +305,7 @@ class Model:
         keep: Sequence[str] = (),
         steps: int | None = None,
         invert_steps: int | None = None,
-        value_range: ValueRange | None = None,
+        value_range: ValueRange | Limits | None = None,
     ) -> OutImages | OutCodes:
         """Pictures, or codes, with more of an attribute (with less, where strength is negative).
 
@@ -437,7 +455,7 @@ class Model:
         z: ArrayLike | None = None,
         rng: Seed = None,
         uniform: bool = False,
-        value_range: ValueRange | None = None,
+        value_range: ValueRange | Limits | None = None,
     ) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, " B"]]:
         """|mu~ - mu_theta|^2 of images noised to time t, without and with the shift.
 
@@ -454,7 +472,7 @@ class Model:
         t: int,
         z: ArrayLike | None = None,
         rng: Seed = None,
-        value_range: ValueRange | None = None,
+        value_range: ValueRange | Limits | None = None,
     ) -> tuple[OutImages, OutImages, OutImages, OutImages]:
         """Noises images to time t and denoises them in one step.
 
@@ -637,13 +655,13 @@ class Model:
             out = jax.tree.map(lambda a: np.zeros((0, *a.shape[1:]), a.dtype), shapes)
         return jax.tree.map(lambda a: a[0], out) if one else out
 
-    def _images(self, images: Any, value_range: ValueRange | None) -> tuple[Any, bool]:
+    def _images(self, images: Any, value_range: ValueRange | Limits | None) -> tuple[Any, bool]:
         """Pictures [B, H, W, C] as `images.checked` has them, and whether it is one alone."""
         x = images if hasattr(images, "dtype") and hasattr(images, "shape") else np.asarray(images)
         if x.shape == (0,):  # an empty list
             x = np.zeros((0, *self.arch.image_shape), np.uint8)
         x, one = self._many(x, "images", self.arch.image_shape)
-        return checked(x, value_range), one
+        return checked(x, value_range, self.value_range), one
 
     def _z_of(self, x_0: Any, z: ArrayLike | None) -> Any:
         """The codes given for pictures, or theirs."""

@@ -127,7 +127,7 @@ def test_emoji_of_one_character(a, b):
 
 
 def test_builtin_data_refuse_what_they_do_not_take():
-    with pytest.raises(DataError, match="own attributes"):
+    with pytest.raises(DataError, match="digits does not read it"):
         open_source("digits", attributes="x.csv")
     with pytest.raises(DataError, match="no split"):
         open_source("emoji", "valid")

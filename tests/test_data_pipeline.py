@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pdae_jax.data import DataError, Source, batches, open_source, train_batches
+from pdae_jax.formats.stack import Layout, Picture
 
 
 def take(iterator, count):
@@ -117,9 +118,8 @@ class Spy(Source):
 
     def example(self, i):
         print("libraries that print must not disturb")
-        return np.zeros((4, 4, 1), np.uint8), np.float32(
-            [m in sys.modules for m in self.attributes]
-        )
+        image = Picture(np.zeros((4, 4, 1), np.uint8))
+        return image, np.float32([m in sys.modules for m in self.attributes])
 
 
 def test_workers_do_not_import_jax():
@@ -205,7 +205,10 @@ def test_a_hundred_in_a_row_stop_the_run():
 
 def test_wrong_channels_fail_at_once(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((6, 6, 5), np.uint8))
+    source = open_source(str(tmp_path), "all", layout=Layout("YXC"))
     with pytest.raises(DataError, match=r"a.npy.*5 channel.*1 are asked"):
+        train_batches(source, **SMALL, seed=0)
+    with pytest.raises(DataError, match="set --config.data.axes"):
         train_batches(open_source(str(tmp_path), "all"), **SMALL, seed=0)
 
 

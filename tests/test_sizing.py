@@ -16,7 +16,7 @@ from pdae_jax.config import complete, description, field_names, load_config, loa
 from pdae_jax.cost import duration, forecast, sizing
 from pdae_jax.cost.sizing import Pictures, Wishes
 from pdae_jax.data.dataset import Data
-from pdae_jax.data.sources import binary
+from pdae_jax.data.source import binary
 from pdae_jax.main import parse
 from pdae_jax.networks.groups import Networks
 from pdae_jax.runtime import machine as machine_lib

@@ -12,7 +12,7 @@ from etils import epy
 
 from pdae_jax.cost.sizing import FIELDS, SETTINGS, SHARE, Pictures, Plan, Wishes, stages
 from pdae_jax.data.dataset import Data
-from pdae_jax.data.sources import Source, binary
+from pdae_jax.data.source import Source, binary
 from pdae_jax.formats.errors import DataError
 from pdae_jax.networks.architecture import PRECISIONS
 from pdae_jax.runtime.choices import nearest

@@ -2,30 +2,41 @@
 
 import dataclasses
 import functools
+import json
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from etils import epy
 
-from pdae_jax.commands.options import Images, Options, protocol_by
-from pdae_jax.data.dataset import Data
+from pdae_jax.commands.options import OF_IMAGES, Images, Options, protocol_by
+from pdae_jax.data import range_search
+from pdae_jax.data.dataset import KINDS, Data
 from pdae_jax.data.pipeline import first_pictures
-from pdae_jax.data.sources import Source
-from pdae_jax.images import visible
+from pdae_jax.data.source import Source
+from pdae_jax.data.value_range import ValueRange
+from pdae_jax.images import channel_colours, visible
 from pdae_jax.networks.architecture import group_of
-from pdae_jax.pages.page import Pictures, Section, Table
+from pdae_jax.pages.page import Part, Pictures, Section, Table
 from pdae_jax.protocol import WAYS
 from pdae_jax.runtime.choices import nearest
 
 with epy.lazy_imports():  # --help needs no JAX
     from pdae_jax import latent
     from pdae_jax import model as model_lib
+    from pdae_jax.runtime import processes
     from pdae_jax.tasks import encoding
     from pdae_jax.workdir import code_table, output, workdir
 
 O = TypeVar("O", bound=Options, covariant=True)  # noqa: E741
 
 BATCH_SIZE = 64
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """Prints a line on stderr, of several processes once, and never again."""
+    processes.say(line)
 
 
 class Context(Generic[O]):
@@ -60,6 +71,24 @@ class Context(Generic[O]):
                 protocol=protocol_by(options).at_most(T),
             )
         )
+        if not outer:
+            self.model.value_range = self._value_range()
+
+    def _value_range(self) -> ValueRange | None:
+        """Of the pictures: as asked for, else the model's; where neither is known, as found."""
+        data, known = self.given, self.model.value_range
+        if data is None or known is not None and not data.range:
+            return known
+
+        def search() -> str:
+            channels = self.model.arch.image_shape[2]
+            found, words = range_search.find(data.open("all"), data.range, channels)
+            return json.dumps([dataclasses.asdict(found), words])
+
+        found, words = json.loads(processes.of_first(search))
+        if not ValueRange(**found).eight_bit:
+            say_once(f"{words}" + (f"; the model's own are {known}" if known else ""))
+        return ValueRange(**found)
 
     def within(self, command: str, options: Options) -> "Context[Any]":
         """The same model at another command's work, in a folder inside this one's."""
@@ -76,10 +105,19 @@ class Context(Generic[O]):
     def given(self) -> Data | None:
         """The pictures that the options name; None where they name none."""
         options = self.options
-        if isinstance(options, Images) and options.images:
-            labels = getattr(options, "labels", "")
-            return Data(f"folder:{options.images}", attributes=labels)
-        return None
+        if not (isinstance(options, Images) and options.images):
+            return None
+        kind = options.images.partition(":")[0]
+        name = options.images if kind in KINDS else f"folder:{options.images}"
+        of_run = vars(self.run_data) if self.run_data else {}
+        how: dict[str, Any] = {
+            key: getattr(options, key) or of_run.get(key, "") for key in OF_IMAGES
+        }
+        how["range"] = options.range
+        labels, group = getattr(options, "labels", ""), getattr(options, "group", "")
+        if kind in ("lmdb", "tfds"):  # which have no such settings
+            how = {"range": options.range}
+        return Data(name, attributes=labels, group=group, **how)
 
     def data(self) -> Data:
         """The given pictures, or the run's."""
@@ -98,10 +136,13 @@ class Context(Generic[O]):
 
     def source(self) -> Source:
         """The given pictures, or the run's held-out ones."""
-        return self.data().open(self.split)
+        source = self.data().open(self.split, self.model.value_range)
+        for line in source.words:
+            say_once(line)
+        return source
 
     def pictures(self, n: int = 8) -> np.ndarray:
-        """The first pictures, as many as the options say or n; uint8 [n, H, W, C]."""
+        """The first pictures, as many as the options say or n; [n, H, W, C], uint8 or float."""
         shape, broken = self.model.arch.image_shape, self.data().max_broken
         return first_pictures(self.source(), shape, self.n(n), broken)
 
@@ -128,7 +169,9 @@ class Context(Generic[O]):
             return self.outer.precise
         if getattr(self.options, "precision", "float32") == "float32":
             return self.model
-        return model_lib.load(self.workdir, batch_size=BATCH_SIZE)
+        precise = model_lib.load(self.workdir, batch_size=BATCH_SIZE)
+        precise.value_range = self.model.value_range
+        return precise
 
     def normalised(self, codes: "code_table.Codes") -> "code_table.Codes":
         codes = codes.without_broken()
@@ -180,7 +223,7 @@ class Context(Generic[O]):
 
 @dataclasses.dataclass
 class Result:
-    """sections: of the page. numbers: of the JSON file. grids: name -> rows of uint8 pictures.
+    """sections: of the page. numbers: of the JSON file. grids: name -> rows of pictures.
     headline: the few numbers at the head of the page, and in the command's last line; without any
     the page shows all plain numbers. title, lead: the page's, where not the command's name and
     line."""
@@ -204,11 +247,42 @@ def write_files(output: "output.Output", result: Result, **record: Any) -> None:
 
 
 def picture_rows(
-    rows: list[tuple[str, np.ndarray]], caption: str, columns: tuple[str, ...] = ()
+    context: Context[Any],
+    rows: Sequence[tuple[str, np.ndarray]],
+    caption: str,
+    columns: Sequence[str] = (),
 ) -> Pictures:
-    """Labelled rows of pictures."""
+    """Labelled rows of pictures; a composite with its legend where they are no grey or colour."""
+    channels = context.model.arch.image_shape[2]
+    legend = []
+    if channels not in (1, 3):
+        colours = channel_colours(channels)
+        names = channel_names(context)
+        legend = [(f"{name}: {hue}", colours[hue]) for name, hue in zip(names, colours)]
     shown = [(label, visible(row)) for label, row in rows]
-    return Pictures(shown, columns=columns, caption=caption)
+    return Pictures(shown, columns=columns, caption=caption, legend=legend)
+
+
+def channel_names(context: Context[Any]) -> list[str]:
+    """The names of the channels, as the files have them, or their numbers."""
+    channels = context.model.arch.image_shape[2]
+    known = context.model.value_range.channels if context.model.value_range else ()
+    return list(known) if len(known) == channels else [f"channel {k}" for k in range(channels)]
+
+
+def single_channels(
+    context: Context[Any], rows: Sequence[tuple[str, np.ndarray]], n: int = 4
+) -> list[Part]:
+    """Each channel of the first n pictures as grey; nothing where they are grey or colour."""
+    if context.model.arch.image_shape[2] in (1, 3):
+        return []
+    return [
+        Pictures(
+            [(label, visible(row[:n, ..., k : k + 1])) for label, row in rows],
+            caption=f"{name} alone, black to white over its range.",
+        )
+        for k, name in enumerate(channel_names(context))
+    ]
 
 
 def score_table(measured: dict[str, dict[str, float]], caption: str) -> Table:

@@ -7,7 +7,6 @@ from etils import epy
 
 from pdae_jax.commands.context import Context, Result, picture_rows
 from pdae_jax.commands.options import Count, Images, Precision, Seed, Times
-from pdae_jax.images import to_uint8
 from pdae_jax.pages.page import Section, Table
 
 with epy.lazy_imports():  # --help needs no JAX
@@ -29,9 +28,9 @@ def run(context: Context[Options]) -> Result:
     for k, t in enumerate(times):
         both = {"without_G": found.bare[k], "with_G": found.shifted[k]}
         rows += [
-            (f"x_t, t = {t}", to_uint8(found.x_t[k])),
-            ("x_0 without G", to_uint8(found.bare[k])),
-            ("x_0 with G", to_uint8(found.shifted[k])),
+            (f"x_t, t = {t}", found.x_t[k]),
+            ("x_0 without G", found.bare[k]),
+            ("x_0 with G", found.shifted[k]),
         ]
         mse = {name: reconstruction.scores(images, x)["mse"] for name, x in both.items()}
         errors.append({"t": int(t), **mse})
@@ -39,7 +38,7 @@ def run(context: Context[Options]) -> Result:
         ["t", "MSE without G", "MSE with G"],
         [[e["t"], e["without_G"], e["with_G"]] for e in errors],
     )
-    pictures = picture_rows(rows, "The x_0 that a single step implies, at several t.")
+    pictures = picture_rows(context, rows, "The x_0 that a single step implies, at several t.")
     grids = {"denoise": [row for _, row in rows]}
     return Result([Section("One step", [pictures, table])], {"mse": errors}, grids)
 

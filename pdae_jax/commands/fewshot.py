@@ -114,6 +114,7 @@ def run(context: Context[Options]) -> Result:
         headline = {f"few-shot {shots['attribute']}, agreed": numbers["agreement"]}
     rows = in_lines(images[:SHOWN], 16)
     pictures = picture_rows(
+        context,
         [("", row) for row in rows],
         f"{shots['attribute']}, from {shots['labelled']} labelled and {shots['unlabelled']} "
         f"unlabelled pictures: {accepted.rate:.1%} of the latent model's codes were taken.{said}",

@@ -17,7 +17,7 @@ from pdae_jax.commands.options import (
     Seed,
     option,
 )
-from pdae_jax.images import to_uint8
+from pdae_jax.images import Scaled, to_uint8
 from pdae_jax.pages.page import Section
 
 with epy.lazy_imports():  # --help needs no JAX
@@ -30,13 +30,20 @@ CHUNK_ROWS = 256
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(Precision, Seed, Count, Decoding, Drawing, Generation, LatentNoise):
-    save: str = option("npz", "how to save: npz, or folder of PNGs", choices=("npz", "folder"))
+    save: str = option(
+        "npz",
+        "how to save: npz of 8 bits, units (npy in the units of the files), or folder of PNGs",
+        choices=("npz", "units", "folder"),
+    )
 
 
 def run(context: Context[Options]) -> Result:
     """Any number of pictures, as ADM's npz or a folder of PNGs."""
     options, n, protocol = context.options, context.n(SHOWN), context.model.protocol
-    context.model.need("latent")
+    model, in_units = context.model, options.save == "units"
+    model.need("latent")
+    if in_units:  # before hours of generation, not after
+        model.to_units(np.zeros((0, *model.arch.image_shape), np.float32))
     how = {name: getattr(options, name) for name in ("stop", "temperature", "clamp", "clip")}
     drawn = how | {"seed": options.seed}
 
@@ -44,23 +51,26 @@ def run(context: Context[Options]) -> Result:
         rngs = samplers.keys(options.seed, rows)
         made = context.model.generate(len(rows), rng=rngs, **how)
         advance(len(rows))
-        return {"images": to_uint8(made)}
+        return {"images": model.to_units(made) if in_units else to_uint8(made)}
 
     chunks = context.output.chunks(
-        "chunks", context.model_cache_key(**drawn, **context.sampling), CHUNK_ROWS
+        "chunks", context.model_cache_key(**drawn, **context.sampling, units=in_units), CHUNK_ROWS
     )
     shown: list[np.ndarray] = []
 
     def images() -> Iterator[np.ndarray]:
         for chunk in chunks.run(n, generate, "generate"):
-            shown.extend(chunk["images"][: SHOWN - len(shown)])
+            some = chunk["images"][: SHOWN - len(shown)]
+            units = model.value_range if in_units else None
+            shown.extend(some if units is None else Scaled(some, units)[:])
             yield chunk["images"]
 
     shape = (n, *context.model.arch.image_shape)
-    context.output.save_samples(images(), shape, as_folder=options.save == "folder")
+    context.output.save_samples(images(), shape, options.save)
     chunks.remove()
     rows = in_lines(np.stack(shown), 16)
     pictures = picture_rows(
+        context,
         [("", row) for row in rows],
         f"z from the latent diffusion model ({protocol.latent_steps} steps), x_T at random, "
         f"decoded in {protocol.stopped if options.stop else protocol.draw}, below "

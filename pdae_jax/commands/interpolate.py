@@ -7,7 +7,7 @@ from etils import epy
 
 from pdae_jax.commands.context import Context, Result, picture_rows
 from pdae_jax.commands.options import Count, Decoding, Images, Inversion, Precision, option
-from pdae_jax.images import grid, to_pil, to_uint8
+from pdae_jax.images import grid, to_pil, visible
 from pdae_jax.pages.page import Section
 
 with epy.lazy_imports():  # --help needs no JAX
@@ -30,7 +30,8 @@ def run(context: Context[Options]) -> Result:
     first, second = images[0::2], images[1::2]
     weights = np.linspace(0, 1, options.frames)
     found = interpolation.interpolate(context.model, first, second, weights)
-    kinds = [to_uint8(kind) for kind in found]
+    first, second = visible(first), visible(second)
+    kinds = [visible(kind) for kind in found]
     shown = np.linspace(0, options.frames - 1, min(ON_PAPER, options.frames)).round().astype(int)
     rows = [
         (label, np.concatenate([first[i : i + 1], kind[i, shown], second[i : i + 1]]))
@@ -39,6 +40,7 @@ def run(context: Context[Options]) -> Result:
     ]
     context.output.save_animation("interpolate", frames(first, second, kinds))
     pictures = picture_rows(
+        context,
         rows,
         "Between the two originals at the ends: z along a line, or the gradient estimator's output "
         "along a line at every step; x_T along a great circle.",

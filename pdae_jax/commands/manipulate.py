@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from etils import epy
 
-from pdae_jax.commands.context import Context, Result
+from pdae_jax.commands.context import Context, Result, picture_rows
 from pdae_jax.commands.options import Count, Decoding, Images, Inversion, Precision, option
-from pdae_jax.images import to_uint8, visible
-from pdae_jax.pages.page import Part, Pictures, Section, Table
+from pdae_jax.images import visible
+from pdae_jax.pages.page import Part, Section, Table
 from pdae_jax.runtime.paths import local
 
 with epy.lazy_imports():  # --help needs no JAX
@@ -45,10 +45,12 @@ def run(context: Context[Options]) -> Result:
     direction, words = direction_of(context)
     context.statistics()
     edited = manipulation.manipulate(context.model, images, direction, options.strengths)
-    rows = [np.concatenate([images[i : i + 1], to_uint8(edited[i])]) for i in range(len(images))]
+    shown = visible(images), visible(edited)
+    rows = [np.concatenate([first[None], row]) for first, row in zip(*shown, strict=True)]
     numbers: dict[str, Any] = {"attribute": words, "strengths": list(options.strengths)}
-    pictures = Pictures(
-        [("", visible(row)) for row in rows],
+    pictures = picture_rows(
+        context,
+        [("", row) for row in rows],
         columns=["original", *(f"{s:+.1f}" for s in options.strengths)],
         caption=f"Towards and away from {words}: z moved along its direction, decoded from each "
         f"picture's own x_T.",

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, Self
 
+from pdae_jax.data.value_range import FORMS, parse
 from pdae_jax.networks.architecture import PRECISIONS
 from pdae_jax.protocol import PROTOCOLS, REVERSIBLE, SOLVERS, SPACINGS, THRESHOLDS, WAYS, Protocol
 from pdae_jax.runtime.choices import nearest
@@ -99,21 +100,43 @@ class Precision(Options):
     precision: str = option("float32", "precision of the networks", choices=PRECISIONS)
 
 
+OF_IMAGES = ("range", "axes", "channels", "slices")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Images(Options):
     images: str = option(
-        "", "picture, folder or glob, or several comma-separated; else the run's held-out pictures"
+        "",
+        "picture, folder or glob, or several comma-separated, or table:FILE; else the run's "
+        "held-out pictures",
     )
+    range: str = option("", f"their values that are black and white: {FORMS}; else the model's")
+    axes: str = option("", "their axes where files tell none, such as CYX; else the run's")
+    channels: tuple[int, ...] = option((), "their channels taken, in this order; else the run's")
+    slices: str = option("", "their slices of volumes, AXIS:FROM:TO; else the run's")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse(self.range)
+        for name in OF_IMAGES:
+            if getattr(self, name) and not self.images:
+                raise ValueError(
+                    f"{name} = {_text(getattr(self, name))} is of --images=PATH, which is not given"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labelled(Images):
-    labels: str = option("", "CSV of attributes of --images", path=True)
+    labels: str = option("", "table of labels of --images (docs/tables.md)", path=True)
+    group: str = option("", "their groups: a column of the table, parent (folder) or file")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.labels and not self.images:
-            raise ValueError(f"labels = {self.labels} are of --images=PATH, which is not given")
+        for name in ("labels", "group"):
+            if getattr(self, name) and not self.images:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} is of --images=PATH, which is not given"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

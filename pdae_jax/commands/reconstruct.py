@@ -1,13 +1,20 @@
 """Pictures from z alone and from z with the inferred x_T: Figures 5 to 7."""
 
 import dataclasses
+from typing import Any
 
 from etils import epy
 
-from pdae_jax.commands.context import Context, Result, picture_rows, score_table
+from pdae_jax.commands.context import (
+    Context,
+    Result,
+    channel_names,
+    picture_rows,
+    score_table,
+    single_channels,
+)
 from pdae_jax.commands.options import Count, Decoding, Images, Inversion, Precision, Seed, option
-from pdae_jax.images import to_uint8
-from pdae_jax.pages.page import Section
+from pdae_jax.pages.page import Part, Section, Table
 
 with epy.lazy_imports():  # --help needs no JAX
     from pdae_jax.tasks import reconstruction
@@ -30,9 +37,9 @@ def run(context: Context[Options]) -> Result:
         ddpm=options.protocol == "paper" if options.ddpm is None else options.ddpm,
         seed=options.seed,
     )
-    rows = [("original", images), ("z alone, x_T = 0", to_uint8(found.alone))]
-    rows += [("z alone, x_T random", to_uint8(decoded)) for decoded in found.from_z]
-    rows.append(("z and inferred x_T", to_uint8(found.inferred)))
+    rows = [("original", images), ("z alone, x_T = 0", found.alone)]
+    rows += [("z alone, x_T random", decoded) for decoded in found.from_z]
+    rows.append(("z and inferred x_T", found.inferred))
     measured = {
         "z alone, x_T = 0": reconstruction.scores(images, found.alone),
         "z alone, x_T random": reconstruction.scores(images, found.from_z[0]),
@@ -40,14 +47,34 @@ def run(context: Context[Options]) -> Result:
     }
     ddpm = ""
     if found.ddpm is not None:
-        rows.append(("z alone, DDPM", to_uint8(found.ddpm)))
+        rows.append(("z alone, DDPM", found.ddpm))
         measured["z alone, DDPM"] = reconstruction.scores(images, found.ddpm)
         ddpm = " (the last row: all DDPM steps)"
     pictures = picture_rows(
+        context,
         rows,
         f"From z alone in {protocol.draw}{ddpm}: the rows share what z says and differ by their "
         f"x_T. x_T is inferred in {protocol.invert}, and decoded in {protocol.decode}.",
     )
     table = score_table(measured, f"Means over these {len(images)} pictures, pixels in [0, 1].")
     grids = {"reconstruct": [row for _, row in rows]}
-    return Result([Section("Reconstruction", [pictures, table])], measured, grids)
+    numbers: dict[str, Any] = dict(measured)
+    parts: list[Part] = [pictures, table]
+    value_range = context.model.value_range
+    if value_range and not value_range.eight_bit and not value_range.own:
+        errors = {
+            label: reconstruction.errors_in_units(value_range, images, decoded)
+            for label, decoded in (("z alone", found.alone), ("inferred x_T", found.inferred))
+        }
+        numbers["rmse_in_units"] = {label: one.tolist() for label, one in errors.items()}
+        names = channel_names(context)
+        rows_of_units = [[name, *map(float, one)] for name, *one in zip(names, *errors.values())]
+        caption = (
+            f"Root mean squared error in the units of the files, whose values from {value_range} "
+            f"are black to white."
+        )
+        header = ["", *(f"RMSE, {label}" for label in errors)]
+        parts.append(Table(header, rows_of_units, caption=caption))
+    some = [rows[0], rows[1], ("z and inferred x_T", found.inferred)]
+    parts += single_channels(context, some)
+    return Result([Section("Reconstruction", parts)], numbers, grids)

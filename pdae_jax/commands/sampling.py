@@ -7,7 +7,6 @@ from etils import epy
 
 from pdae_jax.commands.context import Context, Result, picture_rows
 from pdae_jax.commands.options import Count, Images, Precision, Seed, option
-from pdae_jax.images import to_uint8
 from pdae_jax.pages.page import Curves, Section, Table
 from pdae_jax.protocol import INVERSIONS
 from pdae_jax.runtime.choices import nearest
@@ -65,10 +64,11 @@ def run(context: Context[Options]) -> Result:
     rows = [("original", images)]
     for found, out in warm:
         label = f"x_T at {found.temperature:g}"
-        rows += [(label, to_uint8(one)) for one in out[:SHOWN]]
+        rows += [(label, one) for one in out[:SHOWN]]
+    pictures = picture_rows(context, rows, WARMTH)
     sections = [
         Section("Inversion: error against evaluations", [pareto(trips, images), table_of(trips)]),
-        Section("z alone: the temperature of x_T", [picture_rows(rows, WARMTH), warmth(scores)]),
+        Section("z alone: the temperature of x_T", [pictures, warmth(scores)]),
     ]
     return Result(sections, numbers, {"temperature": [row for _, row in rows]}, headline)
 

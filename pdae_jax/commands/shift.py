@@ -5,7 +5,6 @@ from etils import epy
 
 from pdae_jax.commands.context import Context, Result, picture_rows
 from pdae_jax.commands.denoise import Options, times_of
-from pdae_jax.images import to_uint8
 from pdae_jax.pages.page import Section
 
 with epy.lazy_imports():  # --help needs no JAX
@@ -20,11 +19,11 @@ def run(context: Context[Options]) -> Result:
     for k, t in enumerate(times):
         scale = np.abs(found.gradient[k]).max() or 1.0
         rows += [
-            (f"x_t, t = {t}", to_uint8(found.x_t[k])),
-            (f"G, of +-{scale:.2g}", to_uint8(found.gradient[k] / scale)),
+            (f"x_t, t = {t}", found.x_t[k]),
+            (f"G, of +-{scale:.2g}", found.gradient[k] / scale),
         ]
     pictures = picture_rows(
-        rows, "The gradient estimator's output, each row scaled to its largest value."
+        context, rows, "The gradient estimator's output, each row scaled to its largest value."
     )
     grids = {"shift": [row for _, row in rows]}
     return Result([Section("The shift", [pictures])], {"times": times.tolist()}, grids)

@@ -6,12 +6,14 @@ Both work offline, for a first run that needs no download of pictures.
 import importlib.util
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pdae_jax.data.sources import Source, check_split, require
-from pdae_jax.data.transforms import decode
+from pdae_jax.data.source import Source
+from pdae_jax.data.splits import check_split
 from pdae_jax.formats.errors import DataError
+from pdae_jax.formats.pillow_file import decode
 
 
 class Digits(Source):
@@ -25,7 +27,9 @@ class Digits(Source):
 
     def __init__(self, split: str = "train", *, test_fraction: float = 0.2, seed: int = 0):
         check_split(split)
-        data = require("sklearn.datasets", "scikit-learn").load_digits()
+        from sklearn.datasets import load_digits
+
+        data: Any = load_digits()
         rng = np.random.default_rng(seed)
         tests = np.zeros(len(data.target), bool)
         for digit in range(10):

@@ -8,34 +8,73 @@ from dataclasses import dataclass
 from typing import Any
 
 from pdae_jax.data.builtin import Digits, Emoji
-from pdae_jax.data.sources import LMDB, TFDS, Folder, Source
+from pdae_jax.data.lmdb_source import LMDB
+from pdae_jax.data.picture_files import Folder, Manifest
+from pdae_jax.data.source import Source
+from pdae_jax.data.tfds_source import TFDS
+from pdae_jax.data.value_range import EIGHT_BIT, FORMS, ValueRange, parse
 from pdae_jax.formats.errors import DataError
+from pdae_jax.formats.stack import Layout
 from pdae_jax.runtime.fields import REQUIRED, described
 from pdae_jax.runtime.paths import local
 
 BUILT_IN: dict[str, Callable[..., Source]] = {"digits": Digits, "emoji": Emoji}
-KINDS: dict[str, Callable[..., Source]] = {"folder": Folder, "lmdb": LMDB, "tfds": TFDS}
+KINDS: dict[str, Callable[..., Source]] = {
+    "folder": Folder,
+    "table": Manifest,
+    "lmdb": LMDB,
+    "tfds": TFDS,
+}
+NAMES = "digits, emoji, folder:PATH, table:FILE, lmdb:PATH or tfds:NAME"
+# Options that some kinds of data alone have, for errors.
+READERS = {
+    "attributes": ("folder", "lmdb"),
+    "data_dir": ("tfds",),
+    "group": ("folder", "table"),
+    "layout": ("folder", "table"),
+}
 
 
 @dataclass(frozen=True)
 class Data:
     """The settings of a data set: which pictures, and how they are read (see `open_source`)."""
 
-    name: str = described(REQUIRED, "digits, emoji, folder:PATH, lmdb:PATH or tfds:NAME")
+    name: str = described(REQUIRED, NAMES)
     flip: bool = described(True, "random horizontal flips")
     workers: int = described(0, "loader processes; 0: threads")
     seed: int = described(0, "random seed of the held-out share and of the order")
     test_fraction: float = described(
         -1.0, "held-out share where the data have no split; below 0: 0.1, or the source's own"
     )
-    attributes: str = described("", "CSV or CelebA text table of attributes, of a folder or LMDB")
+    attributes: str = described("", "table of labels of a folder or LMDB (docs/tables.md)")
+    group: str = described(
+        "", "column of the table, parent (folder) or file: what is never on both sides of the split"
+    )
+    range: str = described(
+        "", f"values that are black and white: {FORMS}; 8-bit pictures need none"
+    )
+    axes: str = described("", "axes of arrays and pages whose files tell none, such as CYX")
+    channels: tuple[int, ...] = described((), "channels taken, in this order; none: all")
+    slices: str = described("", "slices of volumes, AXIS:FROM:TO; none: all along the last axis")
     data_dir: str = described("", "folder in which TFDS data were prepared")
     max_broken: float = described(0.1, "share of unreadable pictures that ends a run")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(self.channels))  # JSON has lists
+        parse(self.range)
 
     @property
     def pictures(self) -> dict[str, Any]:
         """The settings that decide which pictures there are, however they are read."""
-        return {name: getattr(self, name) for name in ("name", "seed", "test_fraction", "data_dir")}
+        always = ("name", "seed", "test_fraction", "data_dir")
+        # Records of versions that had no such settings stay true.
+        where_set = {name: getattr(self, name) for name in ("group", "axes", "channels", "slices")}
+        found = {name: getattr(self, name) for name in always}
+        return found | {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in where_set.items()
+            if value
+        }
 
     def fingerprint(self) -> str:
         """A hash of the paths, sizes and times of the files: another where a person changed any."""
@@ -48,16 +87,23 @@ class Data:
                 found.update(f"{state.st_size} {state.st_mtime_ns} ".encode())
         return found.hexdigest()[:16]
 
-    def open(self, split: str) -> Source:
-        """Opens one split, "train", "test" or "all"; DataError where it cannot be read."""
-        return open_source(
+    def open(self, split: str, value_range: ValueRange | None = None) -> Source:
+        """Opens one split, "train", "test" or "all"; DataError where it cannot be read.
+
+        value_range: of the pictures' values; None for 8-bit pictures.
+        """
+        source = open_source(
             self.name,
             split,
             seed=self.seed,
             attributes=self.attributes or None,
             test_fraction=None if self.test_fraction < 0 else self.test_fraction,
             data_dir=self.data_dir or None,
+            group=self.group or None,
+            layout=Layout(self.axes, self.channels, self.slices),
         )
+        source.value_range = value_range or EIGHT_BIT
+        return source
 
 
 def open_source(
@@ -68,16 +114,19 @@ def open_source(
     attributes: str | os.PathLike[str] | None = None,
     test_fraction: float | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    group: str | None = None,
+    layout: Layout | None = None,
 ) -> Source:
     """Opens a source of pictures by name.
 
-    name: "digits", "emoji", "folder:PATH" (or the path of an existing folder), "lmdb:PATH" or
-        "tfds:NAME".
+    name: "digits", "emoji", "folder:PATH" (or the path of an existing folder), "table:FILE",
+        "lmdb:PATH" or "tfds:NAME".
     split: "train", "test" or "all" (and "valid" where the data set has one).
     seed, test_fraction: of the held-out share, where the data set has no split of its own; None is
         0.2 for digits, 0.1 for emoji and folders, 0.01 for LMDB and TFDS. Use the same for train
         and test.
-    attributes: path of a CSV or CelebA text table of attributes (folder and LMDB).
+    attributes: path of a table of labels (folder and LMDB).
+    group, layout: of `Folder` and `Manifest`.
     data_dir: where TFDS data was prepared (tfds).
 
     Raises DataError (a ValueError) for an unknown name, with the nearest valid ones, and for data
@@ -97,16 +146,24 @@ def open_source(
         local(name)  # raises of a bucket's address
         raise DataError(
             f"no data called {str(name)!r} and no such folder: did you mean "
-            f"{' or '.join(near)}? (valid: digits, emoji, folder:PATH, lmdb:PATH, tfds:NAME)"
+            f"{' or '.join(near)}? (valid: {NAMES})"
         )
     options: dict[str, Any] = {
         "attributes": attributes,
         "test_fraction": test_fraction,
         "data_dir": data_dir,
+        "group": group,
+        "layout": layout if layout != Layout() else None,
     }
     options = {key: value for key, value in options.items() if value is not None}
-    if "attributes" in options and kind not in ("folder", "lmdb"):
-        raise DataError(f"{name} brings its own attributes: leave out attributes={attributes!r}")
-    if "data_dir" in options and kind != "tfds":
-        raise DataError(f"data_dir={data_dir!r} is for tfds: names alone, not for {name}")
+    for key, kinds in READERS.items():
+        if key in options and kind not in kinds:
+            value = options[key]
+            if key == "layout":
+                key = next(n for n in ("axes", "channels", "slices") if getattr(value, n))
+                value = getattr(options["layout"], key)
+            raise DataError(
+                f"{key} = {value!r} is for {' and '.join(f'{one}:' for one in kinds)} names alone, "
+                f"and {name} does not read it: leave it out"
+            )
     return opener(*arguments, split, seed=seed, **options)

@@ -7,13 +7,13 @@ everything about element n follows from (source, seed, n), resuming needs the st
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from pdae_jax.data.sources import Source
+from pdae_jax.data.source import Source
 from pdae_jax.data.transforms import Crop, Size, prepare
 from pdae_jax.data.workers import WorkerPool
 from pdae_jax.formats.errors import DataError
@@ -25,33 +25,42 @@ _FEW = 10  # broken pictures before their share can stop a run
 _NAMED = 5  # broken pictures that a pass logs
 
 
-Loaded = tuple[np.ndarray, np.ndarray, None] | tuple[None, None, str]
 Batch = dict[str, np.ndarray]
 
 
+class Loaded(NamedTuple):
+    """A picture prepared, or why it is broken; outside: whether it has values out of the range."""
+
+    image: np.ndarray | None
+    label: np.ndarray | None
+    outside: bool = False
+    reason: str | None = None
+
+
 class Loader:
-    """Reads and prepares picture i: `(image, label, None)`, or `(None, None, reason)` if broken."""
+    """Reads and prepares picture i."""
 
     def __init__(self, source: Source, size: Size, channels: int, crop: Crop | None):
         self.source = source
-        self.how = size, channels, crop if crop is not None else source.crop
+        self.how = size, channels, crop if crop is not None else source.crop, source.value_range
 
     def __call__(self, i: int) -> Loaded:
         try:
-            image, label = self.source.example(i)
-            return prepare(image, *self.how), label, None
+            picture, label = self.source.example(i)
+            image, outside = prepare(picture, *self.how)
+            return Loaded(image, label, outside)
         except Exception as error:  # noqa: BLE001 - a broken file makes decoders raise anything
-            return None, None, _one_line(error)
+            return Loaded(None, None, reason=_one_line(error))
 
     def check(self) -> None:
         """Raises DataError unless one of the first pictures can be read, in the right channels."""
         tried = min(len(self.source), _GIVE_UP)
         reasons = []
         for i in range(tried):
-            image, _, reason = self(i)
-            if image is not None:
+            loaded = self(i)
+            if loaded.image is not None:
                 return
-            reasons.append(f"{self.source.where(i)}: {reason}")
+            reasons.append(f"{self.source.where(i)}: {loaded.reason}")
         if not tried:
             raise DataError(f"{self.source.name} holds no pictures")
         raise DataError(
@@ -66,13 +75,15 @@ class Element(NamedTuple):
     label: np.ndarray | None
     picture: int  # its index in the source; -1 for none
     broken: list[tuple[int, str]]  # of the pictures that could not be read on the way, with reasons
+    outside: bool = False  # of the range of values
 
 
 class Batches:
     """An iterator of batches that counts what is broken.
 
     broken: `{path: reason}` of the pictures that could not be read so far; `len(it.broken)` is
-        their number, for the progress line. named: whether the first few are logged.
+        their number, for the progress line. outside: the paths of those with values out of the
+        range, which were clipped. named: whether both are logged, broken ones a few of many.
     close(): ends threads and worker processes (garbage collection does it as well).
 
     `next()` raises DataError when, of at least 10 that failed, more than `max_broken` of the
@@ -89,6 +100,7 @@ class Batches:
         named: bool,
     ):
         self.broken: dict[str, str] = {}
+        self.outside: set[str] = set()
         self._elements, self._collate, self._source = elements, collate, source
         self._max_broken, self._pool, self._named = max_broken, pool, named
         self._seen = self._failed = self._in_a_row = 0
@@ -109,6 +121,8 @@ class Batches:
                 self.broken[path] = reason
                 if self._named and len(self.broken) <= _NAMED:
                     logger.warning("broken picture skipped: %s (%s)", path, reason)
+        if element.outside:
+            self.outside.add(self._source.where(element.picture))
         self._failed += len(element.broken)
         self._seen += len(element.broken) + (element.image is not None)
         self._in_a_row = 0 if element.image is not None else self._in_a_row + len(element.broken)
@@ -131,7 +145,9 @@ class Batches:
         """Stops reading ahead."""
         if self._named and len(self.broken) > _NAMED:
             logger.warning("and %d more broken pictures", len(self.broken) - _NAMED)
-            self._named = False
+        if self._named and self.outside:
+            logger.warning("%s", words_of_outside(self.outside, self._source))
+        self._named = False
         self._elements.close()
         if self._pool is not None:
             self._pool.close()
@@ -161,9 +177,10 @@ def train_batches(
     lock, so threads are enough for most). max_broken: the share of unreadable pictures that stops
     the run; up to there each is replaced by the next readable one.
 
-    Batches are dicts: `image` uint8 `[b, H, W, C]`, `label` float32 `[b, A]`, `index` int64 `[b]`
-    (which picture of the source). Raises DataError at once for a source without readable pictures
-    or with other channels, and ValueError for bad arguments.
+    Batches are dicts: `image` `[b, H, W, C]`, uint8 or, where the source's range of values is not
+    8-bit, float32 in [-1, 1]; `label` float32 `[b, A]`; `index` int64 `[b]` (which picture). Raises
+    DataError at once for a source without readable pictures or with other channels, and ValueError
+    for bad arguments.
     """
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(
@@ -186,7 +203,7 @@ def train_batches(
         i = int(order[n])
         broken: list[tuple[int, str]] = []
         while True:
-            image, label, reason = load(i)
+            image, label, outside, reason = load(i)
             if reason is None:
                 break
             broken.append((i, reason))
@@ -195,7 +212,7 @@ def train_batches(
             i = (i + 1) % len(source)
         if flip and image is not None and np.random.default_rng([seed, 1, n]).random() < 0.5:
             image = image[:, ::-1]
-        return Element(image, label, i, broken)
+        return Element(image, label, i, broken, outside)
 
     stream = grain.MapDataset.range(start_step * rows, 2**62).map(element)
     elements = _iterate(grain, stream, rows, workers)
@@ -228,13 +245,14 @@ def batches(
     pool, load = _pool(loader, workers)
     rows = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
     height, width = (size, size) if isinstance(size, int) else size
-    blank = np.zeros((height, width, channels), np.uint8)
+    eight_bit = source.value_range.eight_bit
+    blank = np.full((height, width, channels), *((0, np.uint8) if eight_bit else (-1, np.float32)))
     unknown = np.full(len(source.attributes), np.nan, np.float32)
 
     def element(j: int) -> Element:
         i = int(rows[j])
-        image, label, reason = load(i)
-        return Element(image, label, i, [] if reason is None else [(i, reason)])
+        image, label, outside, reason = load(i)
+        return Element(image, label, i, [] if reason is None else [(i, reason)], outside)
 
     def collate(elements: list[Element]) -> Batch:
         filler = Element(None, None, -1, [])
@@ -253,7 +271,7 @@ def batches(
 def first_pictures(
     source: Source, image_shape: tuple[int, int, int], n: int, max_broken: float = 0.1
 ) -> np.ndarray:
-    """The first n pictures of a source (fewer where it has fewer), uint8 [n, H, W, C].
+    """The first n pictures of a source (fewer where it has fewer), [n, H, W, C] as in batches.
 
     image_shape: (H, W, C). Raises DataError where none can be read, or of other channels.
     """
@@ -267,6 +285,15 @@ def first_pictures(
     ) as some:
         batch = next(some)
     return batch["image"][batch["mask"]]
+
+
+def words_of_outside(paths: Iterable[str], source: Source) -> str:
+    """A line on pictures with values out of the range."""
+    paths = sorted(paths)
+    return (
+        f"{len(paths)} picture(s) of {source.name} have values out of the range "
+        f"{source.value_range}, clipped to it: {', '.join(paths[:3])}{', ...' * (len(paths) > 3)}"
+    )
 
 
 def _one_line(error: Exception) -> str:

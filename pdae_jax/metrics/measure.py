@@ -1,6 +1,7 @@
 """Metrics in batches over the devices; LPIPS and FID only where their weights are given."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from pdae_jax.arrays import Array, Params, Pictures
+from pdae_jax.images import visible
 from pdae_jax.metrics import image, inception, lpips
 from pdae_jax.runtime import sharding
 
@@ -60,13 +62,15 @@ class Metrics:
             if name in found
         }
 
-    def features(self, images: UInt8[Array, "B H W C"]) -> Float[np.ndarray, "B 2048"]:
-        """Inception's features."""
+    def features(self, images: Pictures) -> Float[np.ndarray, "B 2048"]:
+        """Inception's features of pictures as they are shown: grey three times, composites."""
+        shown = visible(np.asarray(images))
+        shown = shown if shown.shape[-1] == 3 else shown.repeat(3, -1)
         return np.asarray(
             sharding.in_batches(
                 _features,
                 self.params["inception"],
-                jnp.asarray(images),
+                jnp.asarray(shown),
                 mesh=self.mesh,
                 batch_size=self.batch_size,
             )
@@ -82,15 +86,23 @@ def _compare(params: Params, images: Pictures, decoded: Pictures) -> dict[str, F
     mse = image.mse(a, b)
     found = {"ssim": image.ssim(a, b), "mse": mse, "psnr": image.psnr(mse)}
     if params:
-        found["lpips"] = lpips.lpips(params, _colour(2 * a - 1), _colour(2 * b - 1))
+        distance = functools.partial(lpips.lpips, params)
+        found["lpips"] = _by_channel(distance, 2 * a - 1, 2 * b - 1)
     return found
 
 
 @jax.jit
-def _features(params: Params, images: UInt8[Array, "B H W C"]) -> Float[Array, "B 2048"]:
-    return inception.features(params, _colour(images))
+def _features(params: Params, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B 2048"]:
+    return inception.features(params, images)
 
 
-def _colour(images: Pictures) -> Float[Array, "B H W 3"] | UInt8[Array, "B H W 3"]:
-    """Images of three channels: grey three times, of more channels the first three."""
-    return images[..., :3] if images.shape[-1] >= 3 else images[..., :1].repeat(3, -1)
+def _by_channel(metric: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
+    """A metric of colour pictures; of other channels the mean over them, each as grey."""
+    channels = a.shape[-1]
+    if channels == 3:
+        return metric(a, b)
+    found = [
+        metric(a[..., k : k + 1].repeat(3, -1), b[..., k : k + 1].repeat(3, -1))
+        for k in range(channels)
+    ]
+    return jnp.stack(found).mean(0)

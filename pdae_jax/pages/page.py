@@ -44,12 +44,14 @@ class Pictures:
     columns: headings, as many as the longest row has pictures; or none.
     scale: screen pixels per picture pixel; None enlarges small pictures to about 72 and shows
     larger ones as they are. On a narrow screen pictures shrink, down to half, before they scroll.
+    legend: (name, colour) of what colours mean, red, green and blue from 0 to 1.
     """
 
     rows: Sequence[tuple[str, np.ndarray]]
     columns: Sequence[str | float] = ()
     caption: str = ""
     scale: int | None = None
+    legend: Sequence[tuple[str, tuple[float, float, float]]] = ()
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -243,10 +245,20 @@ def _pictures(grid: Pictures) -> str:
     style = f"--n:{longest};--width:{max(widths)}px;--least:{min(max(widths), 72) // 2}px"
     return figure(
         "pictures",
+        f"{_legend(grid)}"
         f'<div class="scroll"><table class="{"labelled" * labelled}" '
         f'style="{style}">\n{out}</tbody></table></div>\n',
         grid.caption,
     )
+
+
+def _legend(grid: Pictures) -> str:
+    items = ""
+    for name, colour in grid.legend:
+        red, green, blue = (round(255 * part) for part in colour)
+        mark = f'<span class="mark" style="background:rgb({red},{green},{blue})"></span>'
+        items += f"<li>{mark}{inline(name)}</li>"
+    return f'<ul class="legend">{items}</ul>\n' if items else ""
 
 
 def _zoom(grid: Pictures, images: np.ndarray) -> int:

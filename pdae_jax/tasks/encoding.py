@@ -48,7 +48,7 @@ def _compute(
     keep_broken: bool,
 ) -> Codes:
     """The table, computed and written."""
-    source = data.open(split)
+    source = data.open(split, model.value_range)
     chunks = table.chunks(cache_key)
 
     def encode_rows(rows: range, advance: Advance) -> Arrays:

@@ -14,8 +14,8 @@ import numpy as np
 from pdae_jax import samplers
 from pdae_jax.data.dataset import Data
 from pdae_jax.data.pipeline import batches
-from pdae_jax.data.sources import Source
-from pdae_jax.images import to_uint8
+from pdae_jax.data.source import Source
+from pdae_jax.images import to_float, to_uint8
 from pdae_jax.metrics.frechet import Moments, frechet_distance
 from pdae_jax.metrics.measure import Metrics
 from pdae_jax.model import Model
@@ -55,7 +55,7 @@ def reconstruction(
     total = min(n, len(source))
     few = min(CHUNK_ROWS, total)
     first = next(_pictures(model, data, source, range(few), batch_size=few))
-    mean = first["image"][first["mask"]].mean(0, keepdims=True).round().astype(np.uint8)
+    mean = to_float(first["image"][first["mask"]]).mean(0, keepdims=True)
 
     def score(rows: range, advance: Advance) -> Arrays:
         found = []

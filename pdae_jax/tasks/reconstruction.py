@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pdae_jax.arrays import Pictures
+from pdae_jax.data.value_range import ValueRange
 from pdae_jax.metrics.measure import Metrics
 from pdae_jax.model import Model
 
@@ -39,6 +40,15 @@ def reconstruct(
     inferred = model.decode(z, model.invert(images, z))
     sampled = model.decode(z, solver="ddpm", rng=seed) if ddpm else None
     return Reconstructions(alone, from_z, inferred, sampled)
+
+
+def errors_in_units(
+    value_range: ValueRange, images: Pictures, decoded: Pictures
+) -> Float[np.ndarray, " C"]:
+    """The root mean squared error of each channel, in the units of the files."""
+    units = (value_range.to_units(np.asarray(x)) for x in (images, decoded))
+    difference = np.subtract(*units)
+    return np.sqrt((difference.astype(np.float64) ** 2).mean((0, 1, 2)))
 
 
 def scores(images: Pictures, decoded: Pictures, metrics: Metrics | None = None) -> dict[str, float]:

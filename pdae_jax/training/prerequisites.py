@@ -1,5 +1,7 @@
 """The prerequisites of an objective: weights that are in its workdir, or imported, and fit."""
 
+import dataclasses
+import json
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -7,7 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from pdae_jax.data import range_search
 from pdae_jax.data.dataset import Data
+from pdae_jax.data.value_range import ValueRange, parse
 from pdae_jax.networks.architecture import Architecture, group_of
 from pdae_jax.networks.groups import Networks, Params
 from pdae_jax.runtime import processes
@@ -200,10 +204,44 @@ def _shapes_by_name(tree: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     }
 
 
+def settle_range(
+    workdir: Workdir, data: Data, arch: Architecture, pretrained: Source | None
+) -> tuple[ValueRange, list[str]]:
+    """The range of the pictures' values, and lines on it for a person.
+
+    The one that was found before, here or in `pretrained`, so that all stages agree; else the one
+    that the data ask for, which process 0 finds. Raises ValueError where they ask for another than
+    what something was trained with.
+    """
+    there, where = workdir.value_range if workdir.saved else None, workdir
+    if there is None and pretrained:
+        where = Workdir(pretrained)
+        there = where.value_range
+    if there is not None:
+        asked = parse(data.range)
+        same = data.range in ("", there.asked) or (asked.low, asked.high) == (there.low, there.high)
+        if not same:
+            raise ValueError(
+                f"{where} was trained with values from {there} (data.range = {there.asked!r}), and "
+                f"--config.data.range={data.range} asks for others: leave it out, or choose "
+                f"another --workdir"
+            )
+        there.check_channels(arch.image_shape[2])
+        return there, []
+
+    def search() -> str:
+        found, words = range_search.find(data.open("train"), data.range, arch.image_shape[2])
+        return json.dumps([dataclasses.asdict(found), words])
+
+    found, words = json.loads(processes.of_first(search))
+    value_range = ValueRange(**found)
+    return value_range, [] if value_range.eight_bit else [f"{words}; kept with the model"]
+
+
 def check_same_split(workdir: Workdir, data: Data) -> None:
     """Raises ValueError where pictures that were trained on would be held out, or the reverse."""
     for before in workdir.trained_on:
-        for field in ("seed", "test_fraction"):
+        for field in ("seed", "test_fraction", "group"):
             there, here = getattr(before, field), getattr(data, field)
             if before.name == data.name and there != here:
                 raise ValueError(

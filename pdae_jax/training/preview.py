@@ -5,7 +5,8 @@ import numpy as np
 
 from pdae_jax.data.dataset import Data
 from pdae_jax.data.pipeline import first_pictures
-from pdae_jax.images import grid, to_uint8
+from pdae_jax.data.value_range import ValueRange
+from pdae_jax.images import grid
 from pdae_jax.model import Model
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import Params
@@ -17,9 +18,9 @@ PICTURES = 8
 class Preview:
     """Averaged parameters -> grids; one `Model` for the run, so that nothing compiles twice."""
 
-    def __init__(self, arch: Architecture, precision: str, data: Data):
+    def __init__(self, arch: Architecture, precision: str, data: Data, value_range: ValueRange):
         """Takes held-out pictures where there are any."""
-        source = data.open("train" if data.test_fraction == 0 else "test")
+        source = data.open("train" if data.test_fraction == 0 else "test", value_range)
         self.images = first_pictures(source, arch.image_shape, PICTURES, data.max_broken)
         self.model = Model(arch, {}, precision=precision)
 
@@ -35,8 +36,8 @@ def grids(model: Model, images: np.ndarray) -> dict[str, np.ndarray]:
     """Samples of a diffusion model, or reconstructions by PDAE: name -> uint8 [H, W, C]."""
     if "encoder" not in model.params:
         x_T = jax.random.normal(jax.random.key(0), images.shape)
-        return {"samples": grid([to_uint8(model.decode(None, x_T))])}
+        return {"samples": grid([model.decode(None, x_T)])}
     z = model.encode(images)
-    from_z = [to_uint8(model.decode(z, temperature=size)) for size in (0.0, 1.0)]
-    inferred = to_uint8(model.decode(z, model.invert(images, z)))
+    from_z = [model.decode(z, temperature=size) for size in (0.0, 1.0)]
+    inferred = model.decode(z, model.invert(images, z))
     return {"original_fromz_fromz_inferred": grid([images, *from_z, inferred])}

@@ -12,7 +12,7 @@ import jax
 from pdae_jax.data.code_batches import code_batches
 from pdae_jax.data.dataset import Data
 from pdae_jax.data.pipeline import first_pictures, train_batches
-from pdae_jax.data.sources import binary
+from pdae_jax.data.source import binary
 from pdae_jax.model import Model
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import DTYPES, Networks, Params
@@ -84,13 +84,15 @@ def _train(
     """`train` in a workdir that is this run's alone."""
     objective, schedule = row.name, SCHEDULES[arch.schedule](arch.T)
     net = Networks(arch, DTYPES[precision], settings.remat)
-    source = data.open("train")
-    first_pictures(source, arch.image_shape, 1, data.max_broken)  # refuses wrong channels at once
     prerequisites.check_same_split(workdir, data)
+    value_range, words = prerequisites.settle_range(workdir, data, arch, pretrained)
+    source = data.open("train", value_range)
+    first_pictures(source, arch.image_shape, 1, data.max_broken)  # refuses wrong channels at once
     prerequisites.discard_stale(workdir, row)
     step = prerequisites.check_can_train(workdir, row)
     weights, origin = prerequisites.gather(workdir, row, net, pretrained)
     workdir.write_architecture(arch)
+    workdir.write_value_range(value_range)
     records = workdir.records(objective)
     how = dataclasses.asdict(settings) | {"seed": seed, "precision": precision}
     how["dropout"] = arch.dropout
@@ -99,7 +101,8 @@ def _train(
         return True
     if step:
         prerequisites.say_what_becomes_stale(workdir, row)
-    codes = None if row.sees_pictures else training_codes(workdir, Model(arch, weights), data)
+    model = Model(arch, weights, value_range=value_range)
+    codes = None if row.sees_pictures else training_codes(workdir, model, data)
     if codes:
         weights |= workdir.weights(["statistics"])
     attributes = ()
@@ -134,6 +137,8 @@ def _train(
             f"{jax.devices()[0].platform} device(s), {precision}{origin}\n"
             + memory.table(shapes, sharding.shapes(mesh, frozen))
         )
+        for line in (*words, *source.words):
+            log.say(line)
         warn_of_average(log, objective, settings)
         if step:
             log.say(f"resuming from step {step}")
@@ -160,7 +165,7 @@ def _train(
             dropout=arch.dropout > 0,
         )
         if settings.pictures_every and row.sees_pictures:
-            loop.preview = Preview(arch, precision, data)
+            loop.preview = Preview(arch, precision, data, value_range)
         began = time.perf_counter()
         try:
             with memory.shortage(memory.advice(objective, settings, mesh, precision)):

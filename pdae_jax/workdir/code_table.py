@@ -36,7 +36,7 @@ class Codes(NamedTuple):
 
     def without_broken(self) -> "Codes":
         """The rows whose picture could be read."""
-        good = np.isfinite(self.z).all(1)
+        good = np.asarray(np.isfinite(self.z).all(1))
         columns = ("z", "labels", "where", "path", "group", "split")
         rows = {name: getattr(self, name) for name in columns}
         return self._replace(**{name: a[good] for name, a in rows.items() if len(a) == len(good)})

@@ -160,15 +160,21 @@ class Output:
             )
 
     def save_samples(
-        self, chunks: Iterable[np.ndarray], shape: tuple[int, ...], *, as_folder: bool = False
+        self, chunks: Iterable[np.ndarray], shape: tuple[int, ...], how: str = "npz"
     ) -> None:
-        """Saves uint8 chunks [k, H, W, C], `shape` in all, as ADM's .npz or as a folder of PNGs.
+        """Saves chunks [k, H, W, C], `shape` in all.
+
+        how: "npz", ADM's, of uint8; "units", .npy of float32; "folder", PNGs of uint8.
 
         All processes must call this, since chunks may be computed while they are saved.
         """
-        if not as_folder:
+        if how == "npz":
             with self._new("samples.npz") as path:
                 samples_npz.write(path, chunks, shape)
+            return
+        if how == "units":
+            with self._new("samples.npy") as path:
+                samples_npz.write_npy(path, chunks, shape)
             return
         folder = self.folder / "samples"
         if processes.writes():

@@ -19,6 +19,15 @@ def write(path: Path, chunks: Iterable[np.ndarray], shape: tuple[int, ...]) -> N
                 stream.write(np.ascontiguousarray(chunk, np.uint8).tobytes())
 
 
+def write_npy(path: Path, chunks: Iterable[np.ndarray], shape: tuple[int, ...]) -> None:
+    """Writes float32 chunks [k, H, W, C], `shape` in all, as one array."""
+    with path.open("wb") as stream:
+        header = {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for chunk in chunks:
+            stream.write(np.ascontiguousarray(chunk, "<f4").tobytes())
+
+
 def read(path: Path, batch_size: int) -> Iterator[np.ndarray]:
     """Batches of the pictures in a file: "arr_0", uint8 [N, H, W, C]."""
     with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as stream:

@@ -1,6 +1,7 @@
 """`Workdir`, the one owner of a model's directory: a run's, or an imported one's.
 
 model.json                   the architecture
+values.json                  the range of values of the pictures that it was trained on
 config.json                  the config of the last command
 receipt.json                 the record of an import
 OBJECTIVE/STEP/              checkpoints (`checkpoints`)
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pdae_jax.data.dataset import Data
+from pdae_jax.data.value_range import EIGHT_BIT, ValueRange
 from pdae_jax.networks.architecture import Architecture, group_of
 from pdae_jax.networks.groups import Params
 from pdae_jax.runtime import atomic, processes
@@ -110,6 +112,17 @@ class Workdir:
                 )
         processes.wait("architecture read")
         self._write(path, arch.to_dict())
+
+    @property
+    def value_range(self) -> ValueRange | None:
+        """Of the pictures that were trained on here; None where nothing tells."""
+        path = self.path / "values.json"
+        if path.exists():
+            return json_file.read_as(ValueRange, path, json_file.read(path))
+        return EIGHT_BIT if self.trained_on else None  # versions without the file knew 8 bits alone
+
+    def write_value_range(self, value_range: ValueRange) -> None:
+        self._write(self.path / "values.json", dataclasses.asdict(value_range))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -391,7 +404,7 @@ class Workdir:
             "checkpoints": self._networks(),
             "data": dataclasses.asdict(data),
             "files": data.fingerprint(),
-            "format": 2,  # of the chunks and tables, which tell since then why a picture is broken
+            "format": 3,  # of the chunks and tables, which have paths, groups and splits since
         }
 
     def _networks(self) -> dict[str, list[Any]]:
