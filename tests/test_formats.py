@@ -1010,3 +1010,15 @@ def test_a_volume_in_an_archive_keeps_its_bytes_bounded(tmp_path):
     before = len(nifti._HEADERS._values)
     check(several.picture(2).values, volume[:, :, 2])
     assert len(nifti._HEADERS._values) == before
+
+
+def test_many_files_are_read_by_many_threads(tmp_path):
+    """More files of several pages than stay open, by more threads than there are."""
+    there = np.arange(24 * 3 * 4 * 4, dtype=np.uint16).reshape(24, 3, 4, 4)
+    for k, pages in enumerate(there):
+        tifffile.imwrite(tmp_path / f"{k}.ome.tif", pages, metadata={"axes": "CYX"})
+    stacks = [files.open_stack(str(tmp_path / f"{k}.ome.tif")) for k in range(24)]
+    turns = np.random.default_rng(0).integers(0, 24, 2000).tolist()
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        read = list(pool.map(lambda k: stacks[k].picture(0).values, turns))
+    assert all(np.array_equal(a, there[k].transpose(1, 2, 0)) for a, k in zip(read, turns))

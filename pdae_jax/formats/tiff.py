@@ -266,8 +266,8 @@ class _Pages:
         count = len(self._form.pages)
         numbers = np.arange(math.prod(self._form.pages)).reshape(self._form.pages)[index[:count]]
         if self._form.several:
-            tif = _OPEN.get(self._file, lambda: _held(self._file)).tif
-            planes = [self._page(tif, int(n))[index[count:]] for n in np.ravel(numbers)]
+            held = _OPEN.get(self._file, lambda: _held(self._file))  # and so not closed meanwhile
+            planes = [self._page(held.tif, int(n))[index[count:]] for n in np.ravel(numbers)]
         else:
             with _tiff(self._file) as tif:
                 planes = [self._page(tif, int(n))[index[count:]] for n in np.ravel(numbers)]
