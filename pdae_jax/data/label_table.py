@@ -134,12 +134,13 @@ class Labels:
 # Reading
 
 
-def read_table(path: str | os.PathLike[str]) -> LabelTable:
+def read_table(path: str | os.PathLike[str], alone: bool = False) -> LabelTable:
     """Reads a table with a header: CSV, TSV, CelebA's text layout, parquet or XLSX.
 
     Texts are UTF-8, UTF-16 with its mark, or Windows-1252 (said); their separator is the one of
     the header line: a tab, `;` or `,`, in this order, the first with which all lines have as many
     cells as the header. CelebA's layout is a count, a line of names, then file name and values.
+    alone: whether one column is enough, as for a list of pictures.
 
     Raises DataError, with the line, for what cannot be read as a table of at least two columns.
     """
@@ -162,10 +163,16 @@ def read_table(path: str | os.PathLike[str]) -> LabelTable:
             f"{', '.join(TEXTS)}, .parquet or .xlsx (save it as one of these)"
         )
     try:
-        return read(name, file)
+        table = read(name, file)
     except OSError as error:
         reason = error.strerror or (str(error).splitlines() or [""])[0]
         raise DataError(f"cannot read the attributes in {name}: {reason}") from error
+    if len(table.columns) < (1 if alone else 2):
+        raise DataError(
+            f"no attributes in {name}: one column alone, {next(iter(table.columns), '')!r} (need a "
+            "header line and one line per picture, with cells separated by , ; or tab)"
+        )
+    return table
 
 
 def _read_text(name: str, file: Path) -> LabelTable:
@@ -177,12 +184,11 @@ def _read_text(name: str, file: Path) -> LabelTable:
     separators = [s for s in "\t;," if s in re.sub(r'"[^"]*"', "", first)]
     if given := re.fullmatch(r"sep=(.)", first, re.IGNORECASE):  # Excel's own first line
         separators = [given[1]]
-    if not separators:
-        one = f"one column alone, {first[:60]!r}" if first else "it is empty"
+    if not first:
         raise DataError(
-            f"no attributes in {name}: {one} (need a header line and one line per picture, with "
-            "cells separated by , ; or tab)"
+            f"no attributes in {name}: it is empty (need a header line and one line per picture)"
         )
+    separators = separators or [","]
     if len(separators) > 1:
         fitting = [separator for separator in separators if _fits(name, text, separator)]
         separators = fitting or sorted(separators, key=first.count, reverse=True)
@@ -311,11 +317,6 @@ def _named(table: LabelTable, header: Sequence[str], columns: Sequence[np.ndarra
                 "column and a category: rename it"
             )
         kept[name] = column
-    if len(kept) < 2:
-        raise DataError(
-            f"no attributes in {table.name}: one column alone, {next(iter(kept), '')!r} (need "
-            "the pictures' names and a column of labels)"
-        )
     return dataclasses.replace(table, columns=kept)
 
 

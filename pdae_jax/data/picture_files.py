@@ -241,7 +241,7 @@ class Manifest(Files):
         layout: Layout = Layout(),  # noqa: B008 - frozen
     ):
         splits.check_split(split)
-        rows = label_table.read_table(table)
+        rows = label_table.read_table(table, alone=True)
         root = local(table).absolute().parent
         column = label_table.path_column(rows)
         paths = [path.replace("\\", "/") for path in rows.texts(column)]
@@ -250,8 +250,7 @@ class Manifest(Files):
         super().__init__(
             f"table:{table}", root, [os.path.join(root, path) for path in paths], layout
         )
-        if not len(self):
-            raise DataError(f"{table} names no pictures")
+        self.words += rows.said
         lines = np.array(self.from_file)
         self.set_labels(rows, lines, group, column)
         self.set_group(group, rows, lines)
