@@ -1016,7 +1016,8 @@ def test_many_files_are_read_by_many_threads(tmp_path):
     """More files of several pages than stay open, by more threads than there are."""
     there = np.arange(24 * 3 * 4 * 4, dtype=np.uint16).reshape(24, 3, 4, 4)
     for k, pages in enumerate(there):
-        tifffile.imwrite(tmp_path / f"{k}.ome.tif", pages, metadata={"axes": "CYX"})
+        how = {"photometric": "minisblack", "metadata": {"axes": "CYX"}}
+        tifffile.imwrite(tmp_path / f"{k}.ome.tif", pages, **how)
     stacks = [files.open_stack(str(tmp_path / f"{k}.ome.tif")) for k in range(24)]
     turns = np.random.default_rng(0).integers(0, 24, 2000).tolist()
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
