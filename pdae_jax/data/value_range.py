@@ -151,7 +151,9 @@ class ValueRange:
             )
         x = np.asarray(x)
         if x.dtype == np.uint8:
-            x = x.astype(np.float32) / 127.5 - 1
+            if self.eight_bit:
+                return x.astype(np.float32)
+            x = x / 127.5 - 1
         low, high = (np.asarray(one, np.float64) for one in (self.low, self.high))
         if len(low) not in (1, x.shape[-1]):
             raise ValueError(f"pictures must have {len(low)} channels, got {list(x.shape)}")
