@@ -53,7 +53,7 @@ def blocks(language: str) -> list[str]:
 
 
 def cells(folder):
-    """Patients' folders of 12-bit, three-channel OME-TIFFs, and a table as a spreadsheet saves it."""
+    """Patients' folders of 12-bit OME-TIFFs of three channels, and a table of a spreadsheet."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:40, :40]
     lines = ["path;treatment;radius"]

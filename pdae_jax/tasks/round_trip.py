@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from pdae_jax import samplers
-from pdae_jax.arrays import Array
+from pdae_jax.arrays import Pictures
 from pdae_jax.metrics.measure import Metrics
 from pdae_jax.model import Model, OutCodes, OutImages, ReversibleNoise
 from pdae_jax.protocol import ONLY_UP, PROTOCOLS, REVERSIBLE, SOLVERS, Sampling
@@ -63,7 +63,7 @@ def inversions(
 
 
 def round_trip(
-    model: Model, images: UInt8[Array, "B H W C"], label: str, invert: Sampling, decode: Sampling
+    model: Model, images: Pictures, label: str, invert: Sampling, decode: Sampling
 ) -> Trip:
     """Infers x_T of pictures in one way, decodes it, and edits and interpolates from it."""
     z, ways = model.encode(images), model.sampling_by(invert=invert, decode=decode)
@@ -127,7 +127,7 @@ class Warmth(NamedTuple):
 
 def at_temperature(
     model: Model,
-    images: UInt8[Array, "B H W C"],
+    images: Pictures,
     temperature: float,
     *,
     draws: int = 4,
