@@ -118,7 +118,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for group in ("gradient", "shifted"):
         model.need(group)
     data = workdir.trained_on[-1]
-    images = first_pictures(data.open("test"), model.arch.image_shape, given.n, data.max_broken)
+    images = first_pictures(
+        data.open("test", model.value_range), model.arch.image_shape, given.n, data.max_broken
+    )
     print(
         f"{datetime.date.today()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax "
         f"{jax.__version__}; {len(images)} held-out pictures of {data.name}\n"

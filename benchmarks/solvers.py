@@ -140,7 +140,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = load(workdir, batch_size=64)
     data = workdir.trained_on[-1]
     images, train = (
-        first_pictures(data.open(split), model.arch.image_shape, n, data.max_broken)
+        first_pictures(
+            data.open(split, model.value_range), model.arch.image_shape, n, data.max_broken
+        )
         for split, n in (("test", given.n), ("train", given.train))
     )
 

@@ -136,7 +136,7 @@ def fid_of(context: Context[Options], metrics: "measure.Metrics") -> tuple[float
         reference = reference_of(local(options.reference), metrics)
     else:
         data = context.data()
-        source = data.open("all" if context.given else "train")
+        source = data.open("all" if context.given else "train", context.model.value_range)
         against = f"{min(n, len(source)):,} training pictures of {source.name}"
         chunks = output.chunks("reference", context.cache_key(metrics=weights), size)
         reference = evaluation.data_reference(context.model, data, source, metrics, chunks, n=n)

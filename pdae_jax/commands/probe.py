@@ -203,7 +203,7 @@ def pixels_of(context: Context[Options], split: str) -> np.ndarray | None:
     data, shape = context.run_data, context.model.arch.image_shape
     if data is None:
         return None
-    source = data.open(split)
+    source = data.open(split, context.model.value_range)
     if len(source) * int(np.prod(shape)) > MOST_PIXELS:
         return None
     with batches(
