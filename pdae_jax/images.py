@@ -278,7 +278,9 @@ def to_pil(image: np.ndarray, zoom: int = 1) -> "Image.Image":
 
 
 def channel_colours(channels: int) -> dict[str, tuple[float, float, float]]:
-    """A name and a colour for each of `channels` channels, where they are neither 1 nor 3."""
+    """A name and a colour for each of `channels` channels; of three as screens have them."""
+    if channels == 3:
+        return {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
     names = ["green", "magenta"] if channels == 2 else list(COLOURS)
     found = {}
     for k in range(channels):

@@ -137,11 +137,14 @@ def test_codes_have_paths_patients_splits_and_labels(place):
 
 def test_probes_are_by_patient_and_say_so(place):
     page = (place / "runs" / "cells" / "probe" / "index.html").read_text()
-    assert "treatment" in page and "radius" in page and "group" in page
+    assert "bootstrap over 4 groups" in page
+    assert {"treatment", "radius"} == set(numbers(place, "probe")["attributes"])
+    assert (place / "runs" / "cells" / "probe" / "probe.tex").exists()
 
 
 def test_pages_show_the_channels(place):
     page = (place / "runs" / "cells" / "reconstruct" / "index.html").read_text()
-    assert all(f"{name}: " in page or name in page for name in CHANNELS)
+    assert all(f"{name}: {hue}" in page for name, hue in zip(CHANNELS, ("red", "green", "blue")))
+    assert all(f"{name} alone" in page for name in CHANNELS)
     found = numbers(place, "reconstruct")["rmse_in_units"]
     assert len(found["inferred x_T"]) == 3

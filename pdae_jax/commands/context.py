@@ -253,14 +253,19 @@ def picture_rows(
     columns: Sequence[str] = (),
 ) -> Pictures:
     """Labelled rows of pictures; a composite with its legend where they are no grey or colour."""
-    channels = context.model.arch.image_shape[2]
     legend = []
-    if channels not in (1, 3):
-        colours = channel_colours(channels)
-        names = channel_names(context)
+    if is_composite(context):
+        colours, names = channel_colours(context.model.arch.image_shape[2]), channel_names(context)
         legend = [(f"{name}: {hue}", colours[hue]) for name, hue in zip(names, colours)]
     shown = [(label, visible(row)) for label, row in rows]
     return Pictures(shown, columns=columns, caption=caption, legend=legend)
+
+
+def is_composite(context: Context[Any]) -> bool:
+    """Whether colours stand for channels: other numbers than 1 and 3, or 3 that have names."""
+    channels, value_range = context.model.arch.image_shape[2], context.model.value_range
+    named = value_range is not None and len(value_range.channels) == 3
+    return channels not in (1, 3) or channels == 3 and named
 
 
 def channel_names(context: Context[Any]) -> list[str]:
@@ -274,7 +279,7 @@ def single_channels(
     context: Context[Any], rows: Sequence[tuple[str, np.ndarray]], n: int = 4
 ) -> list[Part]:
     """Each channel of the first n pictures as grey; nothing where they are grey or colour."""
-    if context.model.arch.image_shape[2] in (1, 3):
+    if not is_composite(context):
         return []
     return [
         Pictures(
