@@ -1,6 +1,8 @@
 """Values on the way from files to the network: what laboratories have, and nothing of it lost."""
 
+import json
 import logging
+import shutil
 import warnings
 
 import numpy as np
@@ -11,12 +13,18 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+import pdae_jax
 from pdae_jax import images
+from pdae_jax.commands import reconstruct
+from pdae_jax.commands.context import Context
+from pdae_jax.commands.page_command import run_page
 from pdae_jax.data import Data, DataError, ValueRange, batches, open_source, train_batches
 from pdae_jax.data.range_search import find
 from pdae_jax.data.transforms import prepare, resize
 from pdae_jax.data.value_range import EIGHT_BIT, parse
 from pdae_jax.formats.stack import Picture
+from pdae_jax.training.prerequisites import settle_range
+from pdae_jax.workdir.workdir import Workdir
 
 SHAPE = (64, 64)
 
@@ -323,3 +331,56 @@ def test_any_number_of_channels_can_be_seen(channels):
             images.visible(np.eye(channels, dtype=np.float32)[k] * 2 - 1) for k in range(channels)
         ]
         assert len({tuple(one) for one in alone}) == min(channels, 8 if channels != 2 else 2)
+
+
+# Kept with the model.
+
+
+@pytest.fixture
+def deep(tmp_path):
+    """Digits as a 12-bit camera has them."""
+    digits, folder = open_source("digits", "test"), tmp_path / "deep"
+    folder.mkdir()
+    for k in range(4):
+        save_png(folder / f"{k}.png", digits.image(k)[..., 0].astype(np.uint16) * 16)
+    return folder
+
+
+def test_commands_take_the_range_of_new_pictures(workdir, deep, tmp_path, capsys):
+    """Of which the model's own, 8 bits here, says nothing."""
+    how = {"n": 4, "steps": 2, "invert_steps": 2, "images": str(deep)}
+    with pytest.raises(ValueError, match="8-bit pictures are expected: say with the option range"):
+        run_page("reconstruct", workdir, reconstruct.Options(**how), out=tmp_path / "no")
+    options = reconstruct.Options(**how, range="0,4080")
+    output = run_page("reconstruct", workdir, options, out=tmp_path / "out")
+    assert "values from 0 to 4080; the model's own are 0 to 255" in capsys.readouterr().err
+    [numbers] = [json.loads((output.folder / "numbers.json").read_text())["numbers"]]
+    assert len(numbers["rmse_in_units"]["z alone"]) == 1
+    context = Context(Workdir(workdir), options, output)
+    digits = np.stack([open_source("digits", "test").image(k) for k in range(4)])
+    np.testing.assert_allclose(context.pictures(), images.to_float(digits), atol=1e-6)
+    with pytest.raises(ValueError, match="range = 0,4080 is of --images=PATH"):
+        reconstruct.Options(range="0,4080")
+
+
+def test_a_range_stays_with_what_was_trained(workdir, deep, tmp_path):
+    arch = Workdir(workdir).architecture
+    data = Data(f"folder:{deep}", range="auto")
+    found, words = settle_range(Workdir(tmp_path / "new"), data, arch, None)
+    assert found.high == (4080.0,) and "kept with the model" in words[0]
+    with pytest.raises(DataError, match="use a small part of what the type holds"):
+        settle_range(Workdir(tmp_path / "new"), Data(data.name), arch, None)
+    trained = Workdir(shutil.copytree(workdir, tmp_path / "run"))
+    assert trained.value_range == EIGHT_BIT
+    trained.write_value_range(found)
+    trained = Workdir(tmp_path / "run")
+    for setting in ("", "auto", "0,4080"):
+        assert settle_range(trained, Data(data.name, range=setting), arch, None) == (found, [])
+    with pytest.raises(ValueError, match="was trained with values from 0 to 4080.*range=0,4095"):
+        settle_range(trained, Data(data.name, range="0,4095"), arch, None)
+    other = Workdir(tmp_path / "other")  # over a pre-trained model: as that was trained
+    assert settle_range(other, Data(data.name), arch, tmp_path / "run") == (found, [])
+    model = pdae_jax.load(tmp_path / "run")
+    assert model.value_range == found
+    assert model.to_units(np.ones((8, 8, 1), np.float32)).max() == 4080
+    assert pdae_jax.load(workdir).to_units(np.zeros((8, 8, 1), np.uint8)).max() == 0
