@@ -389,7 +389,7 @@ def test_an_unreadable_folder_is_one_clear_line(tmp_path, monkeypatch):
 
 
 def test_videos_and_tables_beside_the_pictures_are_no_broken_pictures(tmp_path):
-    for name in ("clip.mpg", "table.h5", "notes.txt", "figure.eps"):
+    for name in ("clip.mpg", "table.grib", "notes.txt", "figure.eps"):
         (tmp_path / name).write_bytes(b"no picture")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
     assert len(open_source(f"folder:{tmp_path}", "all")) == 1

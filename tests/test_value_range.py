@@ -23,7 +23,9 @@ from pdae_jax.data.range_search import find
 from pdae_jax.data.transforms import prepare, resize
 from pdae_jax.data.value_range import EIGHT_BIT, parse
 from pdae_jax.formats.stack import Picture
+from pdae_jax.training.log import Log
 from pdae_jax.training.prerequisites import settle_range
+from pdae_jax.workdir.records import Records
 from pdae_jax.workdir.workdir import Workdir
 
 SHAPE = (64, 64)
@@ -334,6 +336,16 @@ def test_any_number_of_channels_can_be_seen(channels):
 
 
 # Kept with the model.
+
+
+def test_clipped_training_pictures_are_named_once_and_counted(tmp_path, capsys):
+    log = Log(Records(tmp_path), "dpm", 0, 10, 4)
+    for paths in (set(), {"b.tif", "a.tif"}, {"a.tif", "b.tif", "c.tif"}):
+        log.clipped_pictures(paths)
+    log.close()
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].startswith("values out of the range, clipped to it: a.tif and 1 more")
+    assert sum("out of the range" in line for line in said) == 1
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pdae_jax.formats.errors import DataError
-from pdae_jax.runtime.paths import local
+from pdae_jax.runtime.paths import local, natural
 
 # Names of a column that says which picture a line is of, best first.
 KEYS = (
@@ -808,7 +808,7 @@ def _interpreted(table: LabelTable, name: str) -> np.ndarray | _Categories | str
     if len(known) > MOST_CATEGORIES:
         return f"{len(known):,} different values, and at most {MOST_CATEGORIES} become categories"
     in_one_line = {cell: " ".join(cell.split()) for cell in known}
-    values = sorted(set(in_one_line.values()), key=_natural)
+    values = sorted(set(in_one_line.values()), key=natural)
     code = {cell: values.index(value) for cell, value in in_one_line.items()}
     return _Categories(values, np.array([code.get(cell, -1) for cell in column.tolist()]))
 
@@ -938,9 +938,3 @@ def _not_known(column: str, table: LabelTable) -> list[str]:
         f"{n:,} of its cells, {mark!r}" for mark, n in count.items() if mark and mark in UNKNOWN
     ]
     return [f"{column} is taken as not known in {', '.join(marks)}"] * bool(marks)
-
-
-def _natural(text: str) -> tuple[list[Any], str]:
-    """Sort key under which numbers in a text count as numbers."""
-    parts = re.split(r"(\d+)", text)
-    return [int(part) if k % 2 else part.casefold() for k, part in enumerate(parts)], text

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from pdae_jax.data.source import Source
 from pdae_jax.formats import files
 from pdae_jax.formats.errors import DataError
 from pdae_jax.formats.stack import Layout, Picture, Stack
-from pdae_jax.runtime.paths import local
+from pdae_jax.runtime.paths import local, natural
 
 PARENT, FILE = "parent", "file"  # groups that need no table
 HELD_OUT = ("test", "valid")  # splits of a table, the first that there is
@@ -356,9 +356,3 @@ def find_pictures(folder: Path) -> list[str]:
             f"TIFF, DICOM, NIfTI, HDF5, Zarr, NumPy, ZIP and more)"
         )
     return pictures
-
-
-def natural(path: str | Path) -> tuple[list[Any], str]:
-    """Sort key under which numbers in a path count as numbers."""
-    parts = re.split(r"(\d+)", Path(path).as_posix())
-    return [int(part) if part.isdecimal() else part.casefold() for part in parts], str(path)

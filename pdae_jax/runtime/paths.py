@@ -20,3 +20,9 @@ def local(path: str | os.PathLike[str]) -> Path:
             f"{path} is an address, and only folders of this machine are used: {mount}"
         )
     return Path(path).expanduser()
+
+
+def natural(text: str) -> tuple[list[str | int], str]:
+    """Sort key under which numbers in a text count as numbers: `img2` before `img10`."""
+    parts = re.split(r"(\d+)", text.replace("\\", "/"))
+    return [int(part) if k % 2 else part.casefold() for k, part in enumerate(parts)], text

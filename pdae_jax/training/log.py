@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -41,6 +41,7 @@ class Log:
         )
         self.step, self.steps, self.rate, self.idle_seconds = start, steps, 0.0, 0.0
         self._named: set[str] = set()
+        self._clipped = False
         self._tick: float | None = None
         self._tick_step = start
         self._thread = ThreadPoolExecutor(1)  # in which the device is waited for
@@ -144,6 +145,18 @@ class Log:
         for line in lines:
             tqdm.write(line, file=sys.stderr)
         self.records.add_broken(new, processes.index())
+
+    def clipped_pictures(self, paths: Collection[str]) -> None:
+        """Names the first pictures with values out of the range; each process its own."""
+        if paths and not self._clipped:
+            first = min(paths)
+            tqdm.write(
+                f"values out of the range, clipped to it: {first}"
+                + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+                + '; "clipped" counts such pictures',
+                file=sys.stderr,
+            )
+            self._clipped = True
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""

@@ -72,7 +72,7 @@ class Loop:
         """Trains from state.step to settings.steps: the last state, and whether it got there.
 
         batches: dicts with what the objective reads, already at the state's step; the pictures
-        that it lists as `broken`, {path: reason}, are named once.
+        that it lists as `broken`, {path: reason}, and as `outside`, paths, are named once.
 
         It stops early, after a save, when SIGTERM asks (any of several processes), or SIGINT (a
         single one). Raises TrainingError after `max_skipped` non-finite steps in a row.
@@ -164,6 +164,10 @@ class Loop:
         log.broken_pictures(broken)
         if n_broken := processes.distinct(broken):
             scalars["broken_pictures"] = more["broken"] = n_broken
+        clipped: set[str] = set(getattr(batches, "outside", ()))
+        log.clipped_pictures(clipped)
+        if n_clipped := processes.distinct(clipped):
+            scalars["clipped_pictures"] = more["clipped"] = n_clipped
         log.progress(step, scalars["loss"], **more)
         log.scalars(step, scalars)
         worst = max(int(m["skipped_in_a_row"]) for m in metrics)
