@@ -1,17 +1,24 @@
-"""Encoding a whole data set: a table of codes, and their statistics."""
+"""Encoding a whole data set: a table of codes, files of any number of codes, their statistics."""
 
+import io
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pdae_jax import latent
 from pdae_jax.data.dataset import Data
 from pdae_jax.data.pipeline import batches
+from pdae_jax.data.source import Source
+from pdae_jax.images import to_pil, visible
 from pdae_jax.model import Model
-from pdae_jax.workdir.chunk_cache import Advance, Arrays
+from pdae_jax.workdir.chunk_cache import Advance, Arrays, Compute
+from pdae_jax.workdir.code_files import CodeFiles, Found, Header, Rows
 from pdae_jax.workdir.code_table import Codes, CodeTable
 
 SMALLEST_STD = 1e-6  # of a dimension that does not vary
+THUMBNAIL = 64  # pixels, at most
 
 
 def encode(
@@ -24,7 +31,7 @@ def encode(
     batch_size: int = 64,
     keep_broken: bool = False,
 ) -> Codes:
-    """z of every picture of a split, in its order, kept in `table`.
+    """z of every picture of a split, in its order, kept in `table`; all of it in memory.
 
     keep_broken: rows of NaN for the pictures that cannot be read; else they have none, and are
     listed alone.
@@ -35,24 +42,72 @@ def encode(
     if table.is_current(cache_key):
         return table.read()
     with table.lock():
-        return _compute(model, data, split, table, cache_key, batch_size, keep_broken)
+        source = data.open(split, model.value_range)
+        chunks = table.chunks(cache_key)
+        compute = _compute(model, data, source, batch_size)
+        found = chunks.joined(len(source), compute, f"encode {source.name}")
+        codes = _codes(source, range(len(source)), found, keep_broken)
+        table.write(codes, cache_key)
+        chunks.remove()
+    return codes
 
 
-def _compute(
+def stream(
     model: Model,
     data: Data,
     split: str,
-    table: CodeTable,
+    files: CodeFiles,
     cache_key: dict[str, Any],
-    batch_size: int,
-    keep_broken: bool,
-) -> Codes:
-    """The table, computed and written."""
-    source = data.open(split, model.value_range)
-    chunks = table.chunks(cache_key)
+    *,
+    batch_size: int = 64,
+    keep_broken: bool = False,
+    thumbnails: bool = False,
+    record: Mapping[str, Any] | None = None,
+) -> Found:
+    """z of every picture of a split, in its order, written to `files`; of z a chunk in memory.
+
+    record: how the codes were made, for the files. The rest is as of `encode`.
+    """
+    if files.is_current(cache_key):
+        return files.found()
+    with files.lock():
+        source = data.open(split, model.value_range)
+        header = Header(
+            model.arch.z_size,
+            tuple(source.attributes),
+            groups=bool(len(source.group)),
+            splits=bool(len(source.split_of)),
+            thumbnails=thumbnails,
+            record=record or {},
+        )
+        files.check(header)  # before hours of encoding, not after
+        chunks = files.chunks(cache_key)
+
+        def rows() -> Iterator[Rows]:
+            compute = _compute(model, data, source, batch_size, thumbnails)
+            start = 0
+            for found in chunks.run(len(source), compute, f"encode {source.name}"):
+                some = range(start, start + len(found["z"]))
+                codes = _codes(source, some, found, keep_broken)
+                kept = slice(None) if keep_broken else found["why"] == ""
+                yield Rows(codes, _pngs(found)[kept].tolist() if thumbnails else ())
+                start = some.stop
+
+        found = files.write(header, rows(), cache_key)
+        chunks.remove()
+    return found
+
+
+def _compute(
+    model: Model, data: Data, source: Source, batch_size: int, thumbnails: bool = False
+) -> Compute:
+    """The function that encodes some rows: z, why a picture is broken or "", and thumbnails.
+
+    It raises ValueError where z of a picture that can be read is not finite.
+    """
 
     def encode_rows(rows: range, advance: Advance) -> Arrays:
-        pieces, why = [], []
+        pieces, pngs = [], []
         with batches(
             source,
             size=model.arch.image_shape[:2],
@@ -63,34 +118,74 @@ def _compute(
             max_broken=data.max_broken,
         ) as some:
             for batch in some:
-                z = np.array(model.encode(batch["image"]))
-                z[~batch["mask"]] = np.nan
+                z, mask = np.array(model.encode(batch["image"])), batch["mask"]
+                odd = batch["index"][mask & ~np.asarray(np.isfinite(z).all(1))]
+                if len(odd):
+                    raise ValueError(
+                        f"z of {source.where(int(odd[0]))} has values that are NaN or infinite: "
+                        f"the model's weights have diverged, so train it again"
+                    )
+                z[~mask] = np.nan
                 real = batch["index"] >= 0  # the last batch is filled up
                 pieces.append(z[real])
+                if thumbnails:
+                    shown = thumbnails_of(batch["image"][real], THUMBNAIL)
+                    pngs += [png(one) if good else b"" for one, good in zip(shown, mask[real])]
                 advance(int(real.sum()))
             why = [some.broken.get(source.where(i), "") for i in rows]
-        return {"z": np.concatenate(pieces), "why": np.array(why, str)}
+        found = {"z": np.concatenate(pieces), "why": np.array(why, str)}
+        if thumbnails:
+            found["png"] = np.array(bytearray().join(pngs), np.uint8)
+            found["png_ends"] = np.cumsum([len(one) for one in pngs])
+        return found
 
-    found = chunks.joined(len(source), encode_rows, f"encode {source.name}")
-    where = np.array([source.where(i) for i in range(len(source))])
-    labels = np.asarray(source.labels, np.float32)
-    bad = found["why"] != ""
-    broken = np.stack([where[bad].astype(str), found["why"][bad]], axis=1)
-    path = np.array([source.path(i) for i in range(len(source))])
+    return encode_rows
+
+
+def _codes(source: Source, rows: range, found: Mapping[str, Any], keep_broken: bool) -> Codes:
+    """What was found of some rows, with what the source knows of them."""
+    some = slice(rows.start, rows.stop)
+    where = np.array([source.where(i) for i in rows], str)
+    why = found["why"]
+    bad = why != ""
     codes = Codes(
         found["z"],
-        labels,
+        np.asarray(source.labels[some], np.float32),
         tuple(source.attributes),
         where,
-        broken,
-        path,
-        source.group,
-        source.split_of,
+        np.stack([where[bad], why[bad].astype(str)], axis=1),
+        np.array([source.path(i) for i in rows], str),
+        source.group[some],
+        source.split_of[some],
     )
-    codes = codes if keep_broken else codes.without_broken()
-    table.write(codes, cache_key)
-    chunks.remove()
-    return codes
+    return codes if keep_broken else codes.without_broken()
+
+
+def _pngs(found: Mapping[str, Any]) -> np.ndarray:
+    """The PNGs of a chunk, an array of bytes, and None for pictures that are broken."""
+    data, ends = found["png"].tobytes(), found["png_ends"].tolist()
+    pngs = np.empty(len(ends), object)
+    pngs[:] = [data[start:end] or None for start, end in zip([0, *ends], ends)]
+    return pngs
+
+
+def thumbnails_of(images: np.ndarray, most: int) -> np.ndarray:
+    """Pictures [B, H, W, C] as a screen can show them, [B, h, w, 1 or 3], of at most `most` px."""
+    shown = visible(images)
+    height, width = shown.shape[1:3]
+    if max(height, width) <= most:
+        return shown
+    share = most / max(height, width)
+    size = max(1, round(width * share)), max(1, round(height * share))
+    small = [np.asarray(to_pil(one).resize(size, Image.Resampling.BOX)) for one in shown]
+    return np.stack(small).reshape(len(shown), size[1], size[0], shown.shape[3])
+
+
+def png(image: np.ndarray) -> bytes:
+    """A picture uint8 [H, W, 1 or 3] as a PNG."""
+    stream = io.BytesIO()
+    to_pil(image).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def statistics(codes: Codes) -> dict[str, np.ndarray]:

@@ -88,16 +88,5 @@ class CodeTable:
                     atomic.write_text(self._record, _text(cache_key))
 
 
-def write_parquet(codes: Codes, path: str | os.PathLike) -> None:
-    """Writes codes as columns: where, z_0 .. z_d, and one for each attribute."""
-    import pyarrow
-    import pyarrow.parquet
-
-    columns: dict[str, Any] = {"where": list(map(str, codes.where))}
-    columns |= {f"z_{k}": codes.z[:, k] for k in range(codes.z.shape[1])}
-    columns |= {name: codes.labels[:, k] for k, name in enumerate(codes.attributes)}
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
-
-
 def _text(cache_key: dict[str, Any]) -> str:
     return json.dumps(cache_key, sort_keys=True, indent=1) + "\n"

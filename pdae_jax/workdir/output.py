@@ -16,7 +16,8 @@ from pdae_jax.images import grid, to_pil, visible
 from pdae_jax.runtime import atomic, processes
 from pdae_jax.workdir import lock, samples_npz
 from pdae_jax.workdir.chunk_cache import ChunkCache
-from pdae_jax.workdir.code_table import Codes, CodeTable, write_parquet
+from pdae_jax.workdir.code_files import CodeFiles
+from pdae_jax.workdir.code_table import CodeTable
 from pdae_jax.workdir.lock import Lock
 
 
@@ -102,6 +103,10 @@ class Output:
         """A table of codes here, or in the folder `name`."""
         return CodeTable(self.folder / name)
 
+    def code_files(self, formats: Sequence[str]) -> CodeFiles:
+        """The files of codes here, in these formats."""
+        return CodeFiles(self.folder, formats)
+
     # Files, each named by its stem.
 
     def write_numbers(self, numbers: Mapping[str, Any], **record: Any) -> None:
@@ -134,13 +139,8 @@ class Output:
         with self._new(f"{name}.csv") as path:
             path.write_text("\n".join([",".join(header), *lines]) + "\n")
 
-    def write_parquet(self, codes: Codes) -> None:
-        """Writes codes as columns."""
-        with self._new("codes.parquet") as path:
-            write_parquet(codes, path)
-
-    def write_broken(self, broken: np.ndarray) -> None:
-        """Lists pictures that could not be read, [K, 2] of where and why; no file where K is 0."""
+    def write_broken(self, broken: Sequence[tuple[str, str]]) -> None:
+        """Lists pictures that could not be read, where and why each; no file of none."""
         if len(broken):
             with self._new("broken.tsv") as path:
                 path.write_text("".join(f"{where}\t{why}\n" for where, why in broken))
