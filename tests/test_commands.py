@@ -64,6 +64,7 @@ def run(workdir, name, out, **more):
     "mode, files",
     [
         ("encode", ["codes.parquet", "cache_key.json"]),
+        ("project", ["project.csv"]),
         ("reconstruct", ["reconstruct.png"]),
         ("interpolate", ["interpolate.png", "interpolate.gif"]),
         ("generate", ["generate.png", "samples.npz"]),
@@ -317,7 +318,7 @@ def test_report_has_all_that_the_model_allows_and_names_the_rest(workdir, tmp_pa
     numbers = run(
         workdir, "report", tmp_path / "r", scored=3, attribute="3", keep=("5",), ddpm=False
     )
-    assert numbers.keys() == set(commands.PAGES) - {"report", "encode"}
+    assert numbers.keys() == set(commands.PAGES) - {"report", "encode", "project"}
     page = (tmp_path / "r" / "index.html").read_text()
     for mode in numbers:
         assert f"--mode={mode} --workdir={workdir}" in page

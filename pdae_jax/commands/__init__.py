@@ -23,6 +23,7 @@ PAGES = (
     "denoise",
     "shift",
     "encode",
+    "project",
     "report",
 )
 NAMES = (*OF_CONFIGS, "verify", *PAGES)

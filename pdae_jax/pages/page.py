@@ -28,11 +28,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pdae_jax.pages import chart
+from pdae_jax.pages import chart, scatter
 from pdae_jax.pages.chart import Curves
 from pdae_jax.pages.markup import figure, inline, number, paragraphs, plain
+from pdae_jax.pages.scatter import Scatter
 
-__all__ = ["Curves", "Part", "Pictures", "Section", "Table", "Text", "render", "write"]
+__all__ = ["Curves", "Part", "Pictures", "Scatter", "Section", "Table", "Text", "render", "write"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,7 @@ class Text:
     command: str = ""
 
 
-Part = Pictures | Curves | Table | Text
+Part = Pictures | Curves | Scatter | Table | Text
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +109,7 @@ class Section:
         for part in self.parts:
             if not isinstance(part, Part):
                 raise TypeError(
-                    f"section {self.title!r}: a part must be Pictures, Curves, Table "
+                    f"section {self.title!r}: a part must be Pictures, Curves, Scatter, Table "
                     f"or Text, got {type(part).__name__}"
                 )
 
@@ -284,6 +285,7 @@ def _img(image: np.ndarray, alt: str, zoom: int) -> str:
 _RENDER: dict[type, Callable[..., str]] = {
     Pictures: _pictures,
     Curves: chart.render,
+    Scatter: scatter.render,
     Table: _table,
     Text: _text,
 }

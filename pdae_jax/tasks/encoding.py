@@ -177,8 +177,11 @@ def thumbnails_of(images: np.ndarray, most: int) -> np.ndarray:
         return shown
     share = most / max(height, width)
     size = max(1, round(width * share)), max(1, round(height * share))
-    small = [np.asarray(to_pil(one).resize(size, Image.Resampling.BOX)) for one in shown]
-    return np.stack(small).reshape(len(shown), size[1], size[0], shown.shape[3])
+    small = np.zeros((len(shown), size[1], size[0], shown.shape[3]), np.uint8)
+    for place, one in zip(small, shown):
+        resized = np.asarray(to_pil(one).resize(size, Image.Resampling.BOX))
+        place[:] = resized.reshape(place.shape)
+    return small
 
 
 def png(image: np.ndarray) -> bytes:
