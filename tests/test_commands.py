@@ -334,6 +334,7 @@ def test_report_has_all_that_the_model_allows_and_names_the_rest(workdir, tmp_pa
     assert numbers.keys() == set(commands.PAGES) - {
         "report",
         "encode",
+        "project",
         "generate",
         "fewshot",
         "manipulate",
