@@ -134,7 +134,7 @@ def test_parquet_has_nulls_row_groups_and_a_record(table, tmp_path, monkeypatch)
 def test_npz_is_what_a_table_of_codes_is(table, tmp_path, grouped):
     table = table if grouped else without_groups(table)
     write("npz", tmp_path, table)
-    CodeTable(tmp_path / "whole").lock().__enter__().__exit__()
+    (tmp_path / "whole").mkdir()
     CodeTable(tmp_path / "whole").write(table, {})
     one, two = (CodeTable(folder).read() for folder in (tmp_path, tmp_path / "whole"))
     for mine, other in zip(one, two, strict=True):
