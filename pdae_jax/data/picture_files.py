@@ -9,9 +9,16 @@ from typing import NoReturn
 
 import numpy as np
 
-from pdae_jax.data import label_table, splits
-from pdae_jax.data.label_table import LabelTable
+from pdae_jax.data.label_table import LabelTable, labels_of, match, path_column, read_table
 from pdae_jax.data.source import Source
+from pdae_jax.data.splits import (
+    check_disjoint,
+    check_split,
+    held_out,
+    held_out_groups,
+    split_names,
+    words_of_groups,
+)
 from pdae_jax.formats import files
 from pdae_jax.formats.errors import DataError
 from pdae_jax.formats.stack import Layout, Picture, Stack
@@ -125,20 +132,20 @@ class Files(Source):
         tests = np.zeros(len(self), bool)
         if len(self.group):
             if fraction:
-                tests[splits.held_out_groups(self.group, "test", fraction, seed)] = True
-            chosen = splits.held_out_groups(self.group, split, fraction, seed)
+                tests[held_out_groups(self.group, "test", fraction, seed)] = True
+            chosen = held_out_groups(self.group, split, fraction, seed)
         else:
             if fraction and len(self) > 1:
-                tests[splits.held_out(len(self), "test", fraction, seed)] = True
-            chosen = splits.held_out(len(self), split, fraction, seed)
+                tests[held_out(len(self), "test", fraction, seed)] = True
+            chosen = held_out(len(self), split, fraction, seed)
         self.split_of = np.where(tests, "test", "train")
         if len(self.group):
-            self.words += (splits.words_of_groups(self.group, np.flatnonzero(tests)),)
+            self.words += (words_of_groups(self.group, np.flatnonzero(tests)),)
         return chosen
 
     def set_labels(self, table: LabelTable, rows: np.ndarray, group: str, *skip: str) -> None:
         """Sets the labels, and words on columns that are none. skip: columns known to be none."""
-        found = label_table.labels_of(table, rows, skip=(*skip, "split", "group", group))
+        found = labels_of(table, rows, skip=(*skip, "split", "group", group))
         self.attributes, self.labels = found.attributes, found.values
         self.words += (f"{table.name}: {found.words}",) if found.words else ()
 
@@ -187,7 +194,7 @@ class Folder(Files):
         group: str = "",
         layout: Layout = Layout(),  # noqa: B008 - frozen
     ):
-        splits.check_split(split)
+        check_split(split)
         root = local(path)
         matched = [] if root.is_dir() and not is_store(root) else named_pictures(str(root))
         train = root / "train" if (root / "train").is_dir() else root
@@ -204,17 +211,17 @@ class Folder(Files):
         rows = np.full(len(self), -1)
         table = None
         if attributes is not None:
-            table = label_table.read_table(attributes)
-            match = label_table.match(table, [self._relative(i) for i in range(len(self))])
-            rows = match.rows
-            self.words += (match.words,)
-            self.set_labels(table, rows, group, match.column)
+            table = read_table(attributes)
+            found_in = match(table, [self._relative(i) for i in range(len(self))])
+            rows = found_in.rows
+            self.words += (found_in.words,)
+            self.set_labels(table, rows, group, found_in.column)
         self.set_group(group, table, rows)
         if own:
             inside = [Path(self.path(i)).parts[0] for i in range(len(self))]
             self.split_of = np.array(["train" if name == "train" else "test" for name in inside])
             if len(self.group):
-                splits.check_disjoint(self.group, self.split_of)
+                check_disjoint(self.group, self.split_of)
         else:
             self.take(self.set_split(split, test_fraction, seed))
             if split == "all" and train != root:  # of which a share of train alone is held out
@@ -240,10 +247,10 @@ class Manifest(Files):
         group: str = "",
         layout: Layout = Layout(),  # noqa: B008 - frozen
     ):
-        splits.check_split(split)
-        rows = label_table.read_table(table, alone=True)
+        check_split(split)
+        rows = read_table(table, alone=True)
         root = local(table).absolute().parent
-        column = label_table.path_column(rows)
+        column = path_column(rows)
         paths = [path.replace("\\", "/") for path in rows.texts(column)]
         if "" in paths:
             raise DataError(f"{rows.where(paths.index(''))}: no path under {column!r}")
@@ -256,10 +263,10 @@ class Manifest(Files):
         self.set_group(group, rows, lines)
         parts = rows.find("split")
         if parts is not None:
-            names = splits.split_names(rows.texts(parts), rows.lines, rows.name, parts)
+            names = split_names(rows.texts(parts), rows.lines, rows.name, parts)
             self.split_of = names[lines]
             if len(self.group):
-                splits.check_disjoint(self.group, self.split_of)
+                check_disjoint(self.group, self.split_of)
             there = set(self.split_of)
             tests = next((name for name in HELD_OUT if name in there), "")
             wanted = tests if split == "test" else split
