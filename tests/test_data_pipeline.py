@@ -248,5 +248,5 @@ def test_one_pass_masks_what_is_broken_and_names_a_few(tmp_path, caplog, workers
     assert list(iterator.broken) == [str(tmp_path / f"{k:03d}.png") for k in range(broken)]
     said = [r.getMessage() for r in caplog.records if "broken picture" in r.getMessage()]
     for k, line in enumerate(said[:5]):
-        assert line.startswith(f"broken picture skipped: {tmp_path / f'{k:03d}.png'} (Unident")
+        assert line.startswith(f"broken picture skipped: {tmp_path / f'{k:03d}.png'} (cannot ide")
     assert said[5:] == (["and 2 more broken pictures"] if broken == 7 else [])
