@@ -28,9 +28,9 @@ import numpy as np
 
 from pdae_jax.data.dataset import Data
 from pdae_jax.data.source import Source
-from pdae_jax.data.value_range import EIGHT_BIT, ValueRange
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.runtime import cpu
+from pdae_jax.value_range import EIGHT_BIT, ValueRange
 from pdae_jax.workdir.code_files import FORMATS
 
 SIDE = 8

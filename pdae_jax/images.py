@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from etils import epy
 
-from pdae_jax.data.value_range import ValueRange
 from pdae_jax.formats.stack import Picture
+from pdae_jax.value_range import ValueRange
 
 with epy.lazy_imports():  # conversion to float, all that training needs, takes NumPy alone
     import einops

@@ -27,7 +27,6 @@ from pdae_jax.arrays import (
     Times,
     Visited,
 )
-from pdae_jax.data.value_range import ValueRange
 from pdae_jax.images import SHAPE_REMEDY, Limits, checked, to_float
 from pdae_jax.networks.architecture import Architecture, group_of
 from pdae_jax.networks.groups import DTYPES, Networks
@@ -37,6 +36,7 @@ from pdae_jax.runtime import programs, sharding
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.runtime.programs import Program
 from pdae_jax.schedule import SCHEDULES, Schedule
+from pdae_jax.value_range import ValueRange
 from pdae_jax.workdir.workdir import Workdir
 
 LegacyKey = UInt32[jax.Array, "*key words"]  # of jax.random.PRNGKey

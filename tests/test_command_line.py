@@ -116,7 +116,7 @@ def test_bad_input_is_one_clear_line(case, tmp_path, capsys, monkeypatch):
         (["--mode=generate", "--workdir={run}", "--stop=2"], "stop must be at most 1, got 2"),
         (
             ["--mode=generate", "--workdir={run}", "--save=png"],
-            "no save 'png'; there is npz, folder",
+            "no save 'png'; there is npz, units, folder",
         ),
         (["--mode=gap", "--workdir={run}", "--imges=x"], "Did you mean: images"),
         (["--mode=gap", "--workdir={run}", "--images=no/such"], "no such file or folder: no/such"),

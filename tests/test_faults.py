@@ -259,6 +259,7 @@ def test_broken_pictures_are_named_everywhere_and_have_no_rows(
 ):
     bad = [str(half_broken / name) for name in ("03.png", "08.png")]
     line = ["--mode=encode", f"--workdir={workdir}", f"--images={half_broken}"]
+    line += ["--format=npz,parquet"]
     assert run_command(*line, f"--out={tmp_path / 'a'}") == 0
     said = capsys.readouterr().err
     table = CodeTable(tmp_path / "a").read()
@@ -270,7 +271,7 @@ def test_broken_pictures_are_named_everywhere_and_have_no_rows(
         assert f"broken picture skipped: {path} ({why})" in said
         assert f"{path}\t{why}\n" in listed and path in page and why
     rows = pyarrow.parquet.read_table(tmp_path / "a" / "codes.parquet")
-    assert rows.num_rows == 12 and not set(bad) & set(rows["where"].to_pylist())
+    assert rows.num_rows == 12 and not {"03.png", "08.png"} & set(rows["path"].to_pylist())
     numbers = json.loads((tmp_path / "a" / "numbers.json").read_text())["numbers"]
     assert numbers == {"pictures": 12, "broken": 2, "z": 8}
 
@@ -483,6 +484,7 @@ def test_a_file_with_a_wrong_value_is_named(workdir, tmp_path):
 def test_codes_follow_the_pictures_files(workdir, half_broken, tmp_path):
     """Another picture in the folder, or another one under the same name: encoded again."""
     line = ["--mode=encode", f"--workdir={workdir}", f"--images={half_broken}"]
+    line += ["--format=npz,parquet"]
     line += [f"--out={tmp_path / 'out'}"]
     for n in (12, 13):
         assert run_command(*line) == 0

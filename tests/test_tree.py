@@ -16,6 +16,7 @@ PACKAGE = ROOT / "pdae_jax"
 LAYERS = (
     "runtime",
     "formats",
+    "value_range",
     "arrays protocol loss_weight schedule samplers multistep reversible pdae distillation latent",
     "networks",
     "data",

@@ -21,10 +21,10 @@ from pdae_jax.commands.page_command import run_page
 from pdae_jax.data import Data, DataError, ValueRange, batches, open_source, train_batches
 from pdae_jax.data.range_search import find
 from pdae_jax.data.transforms import prepare, resize
-from pdae_jax.data.value_range import EIGHT_BIT, parse
 from pdae_jax.formats.stack import Picture
 from pdae_jax.training.log import Log
 from pdae_jax.training.prerequisites import settle_range
+from pdae_jax.value_range import EIGHT_BIT, parse
 from pdae_jax.workdir.records import Records
 from pdae_jax.workdir.workdir import Workdir
 

@@ -14,12 +14,12 @@ from pdae_jax.data import range_search
 from pdae_jax.data.dataset import KINDS, Data
 from pdae_jax.data.pipeline import first_pictures
 from pdae_jax.data.source import Source
-from pdae_jax.data.value_range import ValueRange
 from pdae_jax.images import channel_colours, visible
 from pdae_jax.networks.architecture import group_of
 from pdae_jax.pages.page import Part, Pictures, Section, Table
 from pdae_jax.protocol import WAYS
 from pdae_jax.runtime.choices import nearest
+from pdae_jax.value_range import ValueRange
 
 with epy.lazy_imports():  # --help needs no JAX
     from pdae_jax import latent

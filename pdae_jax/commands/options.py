@@ -9,12 +9,12 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, Self
 
-from pdae_jax.data.value_range import FORMS, parse
 from pdae_jax.networks.architecture import PRECISIONS
 from pdae_jax.protocol import PROTOCOLS, REVERSIBLE, SOLVERS, SPACINGS, THRESHOLDS, WAYS, Protocol
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.runtime.fields import described
 from pdae_jax.runtime.paths import local
+from pdae_jax.value_range import FORMS, parse
 
 
 def option(

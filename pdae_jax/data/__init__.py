@@ -15,8 +15,8 @@ from pdae_jax.data.pipeline import Batches, batches, first_pictures, train_batch
 from pdae_jax.data.source import Source
 from pdae_jax.data.tfds_source import TFDS
 from pdae_jax.data.transforms import CELEBA_CROP, prepare
-from pdae_jax.data.value_range import ValueRange
 from pdae_jax.formats.errors import DataError
+from pdae_jax.value_range import ValueRange
 
 __all__ = [
     "CELEBA_CROP",

@@ -12,11 +12,11 @@ from pdae_jax.data.lmdb_source import LMDB
 from pdae_jax.data.picture_files import Folder, Manifest
 from pdae_jax.data.source import Source
 from pdae_jax.data.tfds_source import TFDS
-from pdae_jax.data.value_range import EIGHT_BIT, FORMS, ValueRange, parse
 from pdae_jax.formats.errors import DataError
 from pdae_jax.formats.stack import Layout
 from pdae_jax.runtime.fields import REQUIRED, described
 from pdae_jax.runtime.paths import local
+from pdae_jax.value_range import EIGHT_BIT, FORMS, ValueRange, parse
 
 BUILT_IN: dict[str, Callable[..., Source]] = {"digits": Digits, "emoji": Emoji}
 KINDS: dict[str, Callable[..., Source]] = {

@@ -10,7 +10,9 @@ import numpy as np
 
 from pdae_jax.data.source import Source
 from pdae_jax.data.transforms import cut, to_channels
-from pdae_jax.data.value_range import (
+from pdae_jax.formats.errors import DataError
+from pdae_jax.runtime.progress import bar
+from pdae_jax.value_range import (
     EIGHT_BIT,
     EXPECTED,
     Asked,
@@ -18,8 +20,6 @@ from pdae_jax.data.value_range import (
     limits_of,
     parse,
 )
-from pdae_jax.formats.errors import DataError
-from pdae_jax.runtime.progress import bar
 
 FEW = 16  # pictures that tell whether all are 8-bit
 MOST = 10_000  # pictures that a range is found in

@@ -8,8 +8,8 @@ import functools
 import numpy as np
 
 from pdae_jax.data.transforms import Crop
-from pdae_jax.data.value_range import EIGHT_BIT, ValueRange
 from pdae_jax.formats.stack import Picture
+from pdae_jax.value_range import EIGHT_BIT, ValueRange
 
 
 class Source:

@@ -7,9 +7,9 @@ Resizing is Pillow's bilinear filter, which averages over the source area when i
 import numpy as np
 from PIL import Image
 
-from pdae_jax.data.value_range import EIGHT_BIT, ValueRange
 from pdae_jax.formats.errors import DataError
 from pdae_jax.formats.stack import Picture
+from pdae_jax.value_range import EIGHT_BIT, ValueRange
 
 Size = int | tuple[int, int]  # height and width
 Crop = tuple[int, int, int, int]  # top, bottom, left, right in pixels

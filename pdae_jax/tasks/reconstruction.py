@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from pdae_jax.arrays import Pictures
-from pdae_jax.data.value_range import ValueRange
 from pdae_jax.metrics.measure import Metrics
 from pdae_jax.model import Model
+from pdae_jax.value_range import ValueRange
 
 
 class Reconstructions(NamedTuple):

@@ -11,11 +11,11 @@ import numpy as np
 
 from pdae_jax.data import range_search
 from pdae_jax.data.dataset import Data
-from pdae_jax.data.value_range import ValueRange, parse
 from pdae_jax.networks.architecture import Architecture, group_of
 from pdae_jax.networks.groups import Networks, Params
 from pdae_jax.runtime import processes
 from pdae_jax.training.objectives import OBJECTIVES, Objective
+from pdae_jax.value_range import ValueRange, parse
 from pdae_jax.workdir.workdir import Workdir
 
 Source = str | os.PathLike[str]  # of weights: a run's workdir or a converted checkpoint

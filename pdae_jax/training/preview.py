@@ -5,12 +5,12 @@ import numpy as np
 
 from pdae_jax.data.dataset import Data
 from pdae_jax.data.pipeline import first_pictures
-from pdae_jax.data.value_range import ValueRange
 from pdae_jax.images import grid
 from pdae_jax.model import Model
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import Params
 from pdae_jax.protocol import PROTOCOLS
+from pdae_jax.value_range import ValueRange
 
 PICTURES = 8
 

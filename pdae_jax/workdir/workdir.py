@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pdae_jax.data.dataset import Data
-from pdae_jax.data.value_range import EIGHT_BIT, ValueRange
 from pdae_jax.networks.architecture import Architecture, group_of
 from pdae_jax.networks.groups import Params
 from pdae_jax.runtime import atomic, processes
 from pdae_jax.runtime.paths import local
+from pdae_jax.value_range import EIGHT_BIT, ValueRange
 from pdae_jax.workdir import json_file
 from pdae_jax.workdir.checkpoints import Checkpoints
 from pdae_jax.workdir.code_table import CodeTable

@@ -13,7 +13,7 @@ coordinator, n, i, workdir, out = sys.argv[1:]
 if n != "1":
     processes.start(coordinator, int(n), int(i))
 code_table.CHUNK_ROWS, generate.CHUNK_ROWS, evaluation.CHUNK_ROWS = 500, 3, 3
-run_page("encode", workdir, encode.Options(), out=f"{out}/encode")
+run_page("encode", workdir, encode.Options(format=("npz", "parquet")), out=f"{out}/encode")
 quick = {"n": 8, "steps": 2, "latent_steps": 2}
 run_page("generate", workdir, generate.Options(**quick), out=f"{out}/generate")
 run_page("evaluate", workdir, evaluate.Options(**quick, invert_steps=2), out=f"{out}/evaluate")
