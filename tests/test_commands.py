@@ -28,7 +28,6 @@ from pdae_jax.protocol import PROTOCOLS, Sampling
 from pdae_jax.tasks import evaluation
 from pdae_jax.workdir import chunk_cache, code_table, samples_npz
 from pdae_jax.workdir.chunk_cache import ChunkCache
-from pdae_jax.workdir.code_table import CodeTable
 from pdae_jax.workdir.workdir import Workdir
 
 QUICK = {
@@ -443,10 +442,8 @@ def test_ones_own_pictures(workdir, tmp_path):
         numbers = run(workdir, "encode", tmp_path / f"out{n}", images=str(images))
         assert numbers["pictures"] == n
     run(workdir, "encode", tmp_path / "two", images=f"{tmp_path}/3.png,{tmp_path}/1.png")
-    assert [Path(where).name for where in CodeTable(tmp_path / "two").read().where] == [
-        "3.png",
-        "1.png",
-    ]
+    paths = pyarrow.parquet.read_table(tmp_path / "two" / "codes.parquet")["path"]
+    assert [Path(where).name for where in paths.to_pylist()] == ["3.png", "1.png"]
     (tmp_path / "bad.png").write_text("no picture")
     with pytest.raises(ValueError, match="bad.png"):
         run(workdir, "reconstruct", tmp_path / "bad", images=str(tmp_path / "bad.png"))

@@ -419,7 +419,7 @@ def test_a_table_that_says_two_things_is_refused(half_broken, tmp_path):
     table = tmp_path / "table.csv"
     for text, message in [
         ("name,a,b,a\n00.png,1,0,0\n", "table.csv has two columns named 'a'"),
-        ("name,a\n00.png,1\n00.png,0\n", "table.csv has two lines for '00.png'"),
+        ("name,a\n00.png,1\n00.png,0\n", "table.csv has two lines for one picture, '00.png'"),
     ]:
         table.write_text(text)
         with pytest.raises(ValueError, match=message):

@@ -19,6 +19,7 @@ with epy.lazy_imports():  # --help needs neither JAX nor scikit-learn
     from pdae_jax.workdir import code_table
 
 MOST_PIXELS = 2 * 10**8  # of a split, held in memory
+MOST_FITTED = 2 * 10**8  # pixels of the training pictures times attributes: minutes
 BOOTSTRAP, PERMUTATIONS = 1000, 1000
 FEW = 20  # groups, or pictures without any, below which a bootstrap is rough
 COMPONENTS = "principal components"
@@ -146,8 +147,16 @@ def findings(
     """Probes of z and, where there are pixels [N, H W C], of these and of their components."""
     d = train.z.shape[1]
     features = {"z": (train.z, test.z)}
+    left_out = linear_probe.left_out(train.labels, test.labels, train.attributes)
     if train_pixels is not None and test_pixels is not None:
-        features["pixels"] = (train_pixels, test_pixels)
+        if train_pixels.size * len(train.attributes) <= MOST_FITTED:
+            features["pixels"] = (train_pixels, test_pixels)
+        else:
+            n, pixels = train_pixels.shape
+            left_out["pixels"] = (
+                f"{len(train.attributes):,} attributes of {n:,} pictures of {pixels:,} numbers "
+                f"would take long; their principal components are probed"
+            )
         features[COMPONENTS] = components(d, train_pixels, test_pixels)
     probed = {
         name: linear_probe.probe(
@@ -180,7 +189,7 @@ def findings(
         linear_probe.differences(probed["z"], probed.get(COMPONENTS, [])),
         counted(test.group, len(test.z)),
         f"{len(divided)} folds over {counted(train.group, pictures)}" if divided else "",
-        linear_probe.left_out(train.labels, test.labels, train.attributes),
+        left_out,
         warning_of(train.group, test.group, len(test.z)),
     )
 
@@ -222,9 +231,8 @@ def in_unit(pixels: np.ndarray) -> np.ndarray:
 
 def counted(groups: np.ndarray, n: int) -> str:
     """What is resampled, in words."""
-    if not len(groups):
-        return f"{n:,} pictures"
-    return f"{linear_probe.count_groups(groups, len(groups)):,} groups"
+    units, unit = (linear_probe.count_groups(groups, n), "group") if len(groups) else (n, "picture")
+    return f"{units:,} {unit}{'s' * (units != 1)}"
 
 
 def warning_of(train: np.ndarray, test: np.ndarray, n_test: int) -> str:

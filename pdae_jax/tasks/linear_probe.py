@@ -35,7 +35,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pdae_jax.data.label_table import categories
 
-C = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of logistic regression
+C = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of logistic regression
 ALPHA = (0.1, 1.0, 10.0, 1e2, 1e3, 1e4, 1e5)  # of ridge regression
 UNCHOSEN_C, UNCHOSEN_ALPHA = 0.1, 10.0  # where too few pictures are there to choose
 # The penalty stands beside a sum over pictures, so that its best value hardly depends on their
