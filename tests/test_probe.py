@@ -310,8 +310,7 @@ def test_what_is_fitted_for_a_fold_sees_its_training_side_alone():
 # The page and the files.
 
 
-@pytest.fixture(scope="module")
-def findings():
+def found(with_pixels=True):
     """Of labels of all kinds, with groups, and names that LaTeX would misread."""
     rng = np.random.default_rng(0)
     n = 160
@@ -329,7 +328,13 @@ def findings():
 
     pixels = command.in_unit(rng.integers(0, 256, (n, 12), dtype=np.uint8))
     train, test = slice(0, 100), slice(98, n)
-    return command.findings(codes(train), codes(test), pixels[train], pixels[test], 3, 0)
+    rows = (pixels[train], pixels[test]) if with_pixels else (None, None)
+    return command.findings(codes(train), codes(test), *rows, 3, 0)
+
+
+@pytest.fixture(scope="module")
+def findings():
+    return found()
 
 
 def test_the_page_says_what_was_resampled_and_left_out(findings):
@@ -349,6 +354,17 @@ def test_the_page_says_what_was_resampled_and_left_out(findings):
         assert words in text
     assert findings.folded["z"]["dx"]["auroc"].mean > 0.8
     assert findings.folded["principal components"]["dx"]["auroc"].folds == 3
+
+
+def test_what_pixels_would_cost_is_left_out_aloud(monkeypatch):
+    assert found(with_pixels=False).left_out.keys() == {
+        "constant",
+        "pixels and principal components",
+    }
+    monkeypatch.setattr(command, "MOST_FITTED", 100)
+    less = found()
+    assert list(less.dims) == ["z", "principal components"]
+    assert "6 attributes of 100 pictures of 12 numbers" in less.left_out["pixels"]
 
 
 def test_latex_is_balanced_and_escaped(findings):

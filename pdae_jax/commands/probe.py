@@ -158,6 +158,8 @@ def findings(
                 f"would take long; their principal components are probed"
             )
         features[COMPONENTS] = components(d, train_pixels, test_pixels)
+    else:
+        left_out[f"pixels and {COMPONENTS}"] = f"a split has more than {MOST_PIXELS:,} pixel values"
     probed = {
         name: linear_probe.probe(
             *(a, train.labels, b, test.labels, train.attributes),
