@@ -32,6 +32,7 @@ from sklearn.model_selection import (
     StratifiedKFold,
 )
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from pdae_jax.data.label_table import categories
 
@@ -417,6 +418,7 @@ class _Model(NamedTuple):
     on: Callable[[np.ndarray, np.ndarray], "_Predicted"]
 
 
+@threadpool_limits.wrap(limits=1)  # a second thread waits more than it works on so little
 def _fit(
     kind: str,
     x: Float[np.ndarray, "n d"],
