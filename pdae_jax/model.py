@@ -35,7 +35,7 @@ from pdae_jax.reversible import Pair
 from pdae_jax.runtime import programs, sharding
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.runtime.programs import Program
-from pdae_jax.schedule import SCHEDULES, Schedule
+from pdae_jax.schedule import Schedule
 from pdae_jax.value_range import ValueRange
 from pdae_jax.workdir.workdir import Workdir
 
@@ -147,7 +147,7 @@ class Model:
         self.mesh = sharding.make_mesh(devices=jax.local_devices())
         self.net = Networks(arch, DTYPES[nearest(precision, DTYPES, "precision")])
         self.params = jax.device_put(self.net.frozen(params), sharding.replicated(self.mesh))
-        self.schedule = SCHEDULES[nearest(arch.schedule, SCHEDULES, "schedule")](arch.T)
+        self.schedule = self.net.schedule
         self.batch_size = batch_size
         self.protocol = protocol_of(protocol, arch.T)
 

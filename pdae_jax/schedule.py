@@ -6,6 +6,9 @@ meet an image. Networks and codes are not known here.
 
 import dataclasses
 import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,14 @@ from pdae_jax.loss_weight import PAPER, WEIGHTINGS, Table
 from pdae_jax.runtime.choices import nearest
 
 Factor = Float[jax.Array, ""] | Float[jax.Array, "B *ones"]  # of all examples, or of each
+
+
+class Scalings(NamedTuple):
+    """eps = out F(into x_t) + skip x_t, of a network F: tables over t, or factors at one."""
+
+    into: Any
+    out: Any
+    skip: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,6 +100,38 @@ class Schedule:
         """rho_t = sqrt(1 - alpha_bar) / sqrt(alpha_bar): the noise in x_t / sqrt(alpha_bar)."""
         return np.sqrt(1.0 / self.alpha_bar - 1.0)
 
+    def scalings(self, predicts: str) -> Scalings | None:
+        """How a network that predicts something else gives eps; None for one that predicts eps.
+
+        predicts: "x_0"; "v" (Salimans and Ho 2022); "edm", x_0 as D(x_t / sqrt(alpha_bar); sigma)
+        by the scalings of Karras et al. 2022 (Table 1, sigma_data 0.5); "consistency", by those of
+        Song et al. 2023 (Appendix C), which are the identity at sigma = 0.002.
+        """
+        signal, noise = np.sqrt(self.alpha_bar), np.sqrt(1.0 - self.alpha_bar)
+        if predicts == "eps":
+            return None
+        if predicts == "v":
+            return Scalings(np.ones(self.T), signal, noise)
+        if predicts == "x_0":
+            return Scalings(np.ones(self.T), -signal / noise, 1.0 / noise)
+        sigma, data = self.noise_level, 0.5
+        least = {"edm": 0.0, "consistency": 0.002}[predicts]
+        total = np.sqrt(sigma**2 + data**2)
+        forgotten = (sigma - least) ** 2 / ((sigma - least) ** 2 + data**2)  # 1 - c_skip
+        out = (sigma - least) * data / total
+        return Scalings(1.0 / (total * signal), -signal * out / noise, forgotten / noise)
+
+    def given_to(self, reads: str) -> Table | None:
+        """What a network is given for each t, as `Architecture.reads` has it; None for t itself."""
+        with np.errstate(divide="ignore"):
+            log_sigma = np.log(self.noise_level)
+        return {
+            "t": None,
+            "t_of_1000": np.arange(self.T) * (1000.0 / self.T),
+            "quarter_log_sigma": log_sigma / 4,
+            "250_log_sigma": 250 * log_sigma,
+        }[reads]
+
     def loss_weight(self, gamma: float = PAPER, weighting: str = "gamma") -> Table:
         """lambda_t, the weight of the eps-loss: SNR^gamma / (1 + SNR), or another by its name.
 
@@ -144,14 +187,23 @@ def at(values: Table, t: Time | Times, like: State) -> Factor:
     return chosen.reshape(t.shape + (1,) * (jnp.ndim(like) - t.ndim)) if t.ndim else chosen
 
 
-def linear(T: int = 1000) -> Schedule:
+def linear(T: int = 1000, *ends: float) -> Schedule:
     """beta from 1e-4 to 0.02 for T = 1000 (Ho et al. 2020); other T keep the same total noise.
 
-    Raises ValueError for T of 20 or less, whose last beta would be 1 or more.
+    ends: the first and the last beta, which are then taken for any T. Raises ValueError without
+    them for T of 20 or less, whose last beta would be 1 or more.
     """
+    if ends:
+        first, last = ends
+        return Schedule(np.linspace(first, last, T))
     if T <= 20:
         raise ValueError(f"the linear schedule needs T above 20, got {T}: its last beta is 20 / T")
     return Schedule(np.linspace(1e-4, 0.02, T) * (1000 / T))
+
+
+def scaled_linear(T: int = 1000, first: float = 1e-4, last: float = 0.02) -> Schedule:
+    """The root of beta is linear ("quadratic" of DDIM, "scaled_linear" of latent diffusion)."""
+    return Schedule(np.linspace(first**0.5, last**0.5, T) ** 2)
 
 
 def cosine(T: int = 1000) -> Schedule:
@@ -160,9 +212,56 @@ def cosine(T: int = 1000) -> Schedule:
     return Schedule(np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999))
 
 
+def sigmoid(T: int = 1000, first: float = 1e-4, last: float = 0.02) -> Schedule:
+    """beta along a sigmoid over [-6, 6] (GeoDiff, Xu et al. 2022), as diffusers and MONAI have."""
+    return Schedule((last - first) / (1 + np.exp(-np.linspace(-6, 6, T))) + first)
+
+
 def constant(T: int = 1000, beta: float = 0.008) -> Schedule:
     """One beta throughout: the latent diffusion model's (paper, Table 2)."""
     return Schedule(np.full(T, beta))
 
 
-SCHEDULES = {"linear": linear, "cosine": cosine, "constant": constant}
+def karras(T: int = 1000, first: float = 0.002, last: float = 80.0) -> Schedule:
+    """sigma = sqrt(1 / alpha_bar - 1) from first to last, sigma^(1/7) linear (Karras et al. 2022).
+
+    The noise levels that EDM's and consistency models are trained on.
+    """
+    sigma = np.linspace(first ** (1 / 7), last ** (1 / 7), T) ** 7
+    alpha_bar = np.append(1.0, 1 / (1 + sigma**2))
+    return Schedule(1.0 - alpha_bar[1:] / alpha_bar[:-1])
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "linear": linear,
+    "scaled_linear": scaled_linear,
+    "cosine": cosine,
+    "sigmoid": sigmoid,
+    "constant": constant,
+    "karras": karras,
+}
+GIVEN = "given"
+NUMBERS = {"linear": (0, 2), "cosine": (0,), "constant": (0, 1)}  # that follow a name; else 0 or 2
+
+
+def named(name: str, T: int = 1000, betas: Sequence[float] = ()) -> Schedule:
+    """A schedule by its name: of `SCHEDULES`, or "given" with betas.
+
+    Numbers may follow, such as "linear:0.0001,0.02", its first and last beta. Raises ValueError
+    where there is none such.
+    """
+    if betas or name == GIVEN:
+        return Schedule(np.asarray(betas, np.float64))
+    word, _, rest = name.partition(":")
+    make = SCHEDULES[nearest(word, SCHEDULES, "schedule")]
+    try:
+        numbers = [float(number) for number in rest.split(",")] if rest else []
+    except ValueError:
+        numbers = [math.nan]
+    counts = NUMBERS.get(word, (0, 2))
+    if len(numbers) not in counts or not np.isfinite(numbers).all():
+        raise ValueError(
+            f"schedule {name!r}: {word} takes {' or '.join(map(str, counts))} numbers after a "
+            f"colon, such as linear:0.0001,0.02"
+        )
+    return make(T, *numbers)

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from einops import rearrange
 
-from pdae_jax.networks.architecture import Architecture
+from pdae_jax.convert.dialects import GUIDED, Attending, Dialect, Residual
+from pdae_jax.networks.architecture import Architecture, Block
 from pdae_jax.runtime.choices import listed
 
 
@@ -25,8 +27,9 @@ class Layout(NamedTuple):
 SAME = Layout(lambda w: w, lambda w: w)
 MATRIX = Layout(lambda w: w.T, lambda w: w.T)
 CONV = Layout(lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1))
-# Attention's 1 x 1 convolutions over a sequence, [out, in, 1]: linear layers in pdae_jax.
+# Attention's 1 x 1 convolutions, [out, in, 1] and [out, in, 1, 1]: linear layers in pdae_jax.
 CONV1D = Layout(lambda w: w[:, :, 0].T, lambda w: w.T[:, :, None])
+POINT = Layout(lambda w: w[:, :, 0, 0].T, lambda w: w.T[:, :, None, None])
 
 
 class Entry(NamedTuple):
@@ -52,90 +55,168 @@ def _pair(torch: str, path: tuple[str, ...], layout: Layout, columns: slice | No
     }
 
 
-def _attention(torch: str, path: tuple[str, ...]) -> Names:
-    return (
-        _pair(f"{torch}.norm", (*path, "norm"), SAME)
-        | _pair(f"{torch}.qkv", (*path, "qkv"), CONV1D)
-        | _pair(f"{torch}.proj_out", (*path, "proj"), CONV1D)
-    )
+def _attention(
+    torch: str,
+    path: tuple[str, ...],
+    parts: Attending = GUIDED.attention,
+    heads: int = 1,
+    width: int = 0,
+    norm: bool = True,
+) -> Names:
+    """An attention. heads, width: those of one whose channels are ordered anew, or are apart."""
+    layout = {"linear": MATRIX, "1d": CONV1D, "2d": POINT}[parts.axes]
+    names = _pair(f"{torch}.{parts.norm}", (*path, "norm"), SAME) if norm else {}
+    whole = (*path, "qkv")
+    if parts.order:
+        (qkv,) = parts.qkv
+        kernel, bias = _pair(f"{torch}.{qkv}", whole, layout).items()
+        names |= {
+            name: entry._replace(layout=_by_head(entry.layout, heads))
+            for name, entry in (kernel, bias)
+        }
+    elif len(parts.qkv) == 1:
+        names |= _pair(f"{torch}.{parts.qkv[0]}", whole, layout)
+    else:
+        for k, one in enumerate(parts.qkv):
+            names |= _pair(f"{torch}.{one}", whole, layout, slice(k * width, (k + 1) * width))
+    return names | _pair(f"{torch}.{parts.proj}", (*path, "proj"), layout)
 
 
-def _res(torch: str, path: tuple[str, ...], skip: bool, projections: Projections) -> Names:
+def _by_head(layout: Layout, heads: int) -> Layout:
+    """Channels [head][c][q,k,v] of PyTorch's first axis, as "legacy", [head][q,k,v][c]."""
+
+    def from_torch(w: np.ndarray) -> np.ndarray:
+        return layout.from_torch(rearrange(w, "(h c q) ... -> (h q c) ...", h=heads, q=3))
+
+    def to_torch(w: np.ndarray) -> np.ndarray:
+        return rearrange(layout.to_torch(w), "(h q c) ... -> (h c q) ...", h=heads, q=3)
+
+    return Layout(from_torch, to_torch)
+
+
+def _res(
+    torch: str,
+    path: tuple[str, ...],
+    skip: bool,
+    projections: Projections,
+    parts: Residual = GUIDED.residual,
+) -> Names:
     """A residual block, with the layers that project its conditions."""
     names = (
-        _pair(f"{torch}.in_layers.0", (*path, "norm_in"), SAME)
-        | _pair(f"{torch}.in_layers.2", (*path, "conv_in"), CONV)
-        | _pair(f"{torch}.out_layers.0", (*path, "norm_out"), SAME)
-        | _pair(f"{torch}.out_layers.3", (*path, "conv_out"), CONV)
+        _pair(f"{torch}.{parts.norm_in}", (*path, "norm_in"), SAME)
+        | _pair(f"{torch}.{parts.conv_in}", (*path, "conv_in"), CONV)
+        | _pair(f"{torch}.{parts.norm_out}", (*path, "norm_out"), SAME)
+        | _pair(f"{torch}.{parts.conv_out}", (*path, "conv_out"), CONV)
     )
     if skip:
-        names |= _pair(f"{torch}.skip_connection", (*path, "skip"), CONV)
+        names |= _pair(f"{torch}.{parts.skip}", (*path, "skip"), CONV)
     for name, (matrix, columns) in projections.items():
         names |= _pair(f"{torch}.{name}", matrix, MATRIX, columns)
     return names
 
 
-def _columns(widths: list[int]) -> Iterator[slice]:
+def _columns(widths: list[int], parts: int = 2) -> Iterator[slice]:
     start = 0
     for width in widths:
-        yield slice(start, start + 2 * width)
-        start += 2 * width
+        yield slice(start, start + parts * width)
+        start += parts * width
+
+
+def _where(arch: Architecture, block: Block, k: int, step: int = 0) -> dict[str, Any]:
+    """What names of a block may contain (`dialects`); step: to the next level on its way."""
+    sizes, following = arch.map_sizes, block.level + step
+    return {
+        "k": k,
+        "level": block.level,
+        "up": len(arch.mult) - 1 - block.level,
+        "place": block.place,
+        "size": sizes[block.level],
+        "next": sizes[following] if 0 <= following < len(sizes) else 0,
+        "last": 1 + block.attention,
+    }
 
 
 def _decoder(
-    arch: Architecture, root: str, prefix: str, projections: Callable[[], Projections]
+    arch: Architecture,
+    root: str,
+    prefix: str,
+    projections: Callable[[], Projections],
+    dialect: Dialect = GUIDED,
 ) -> Names:
     """Middle block, way up and head: the UNet's (prefix "") or the estimator's ("shift_")."""
-    middle, width = f"{prefix}middle_block", arch.base * arch.mult[-1]
-    up = (root, "up")
-    names = (
-        _res(f"{middle}.0", (*up, "middle_0"), False, projections())
-        | _attention(f"{middle}.1", (*up, "middle_attention"))
-        | _res(f"{middle}.2", (*up, "middle_1"), False, projections())
-    )
+    width, up = arch.width(-1), (root, "up")
+
+    def attention(name: str, ours: str, width: int, above: bool, norm: bool = True) -> Names:
+        heads = arch.heads_of(width, above)
+        return _attention(name, (*up, ours), dialect.attention, heads, width, norm)
+
+    def res(name: str, ours: str, skip: bool) -> Names:
+        return _res(name, (*up, ours), skip, projections(), dialect.residual)
+
+    place = _where(arch, Block(width, len(arch.mult) - 1), 0)
+    first, middle, second = (f"{prefix}{name.format(**place)}" for name in dialect.middle)
+    names = res(first, "middle_0", False)
+    if arch.middle != "plain":
+        normed = arch.middle == "attention"
+        names |= attention(middle, "middle_attention", width, False, normed)
+    names |= res(second, "middle_1", False)
     for k, block in enumerate(arch.up_path()):
-        torch = f"{prefix}output_blocks.{k}"
+        place = _where(arch, block, k, -1)
         skip = width + block.skip != block.channels
-        names |= _res(f"{torch}.0", (*up, f"block_{k}"), skip, projections())
+        names |= res(f"{prefix}{dialect.up.format(**place)}", f"block_{k}", skip)
         if block.attention:
-            names |= _attention(f"{torch}.1", (*up, f"attention_{k}"))
-        if block.upsample:
-            names |= _res(
-                f"{torch}.{1 + block.attention}", (*up, f"upsample_{k}"), False, projections()
-            )
+            name = f"{prefix}{dialect.up_attention.format(**place)}"
+            names |= attention(name, f"attention_{k}", block.channels, True)
+        if block.resample == "residual":
+            name = f"{prefix}{dialect.up_residual.format(**place)}"
+            names |= res(name, f"upsample_{k}", False)
+        elif block.resample:
+            name = f"{prefix}{dialect.up_conv.format(**place)}"
+            names |= _pair(name, (*up, f"upsample_{k}"), CONV)
         width = block.channels
     return (
         names
-        | _pair(f"{prefix}out.0", (*up, "norm"), SAME)
-        | _pair(f"{prefix}out.2", (*up, "out"), CONV)
+        | _pair(f"{prefix}{dialect.norm}", (*up, "norm"), SAME)
+        | _pair(f"{prefix}{dialect.out}", (*up, "out"), CONV)
     )
 
 
-def unet(arch: Architecture) -> Names:
-    """eps_theta: guided-diffusion's, Diff-AE's and the PDAE authors' UNet -> group "dpm"."""
-    names = _pair("time_embed.0", ("dpm", "time_embedding", "in"), MATRIX) | _pair(
-        "time_embed.2", ("dpm", "time_embedding", "out"), MATRIX
-    )
-    columns = _columns(arch.down_conditions() + arch.up_conditions())
+def unet(arch: Architecture, dialect: Dialect = GUIDED) -> Names:
+    """eps_theta, by a project's names -> group "dpm"."""
+    names: Names = {}
+    for ours, name in zip(("in", "out"), dialect.time):
+        names |= _pair(name, ("dpm", "time_embedding", ours), MATRIX)
+    parts = 2 if arch.condition == "scale_shift" else 1
+    columns = _columns(arch.down_conditions() + arch.up_conditions(), parts)
 
     def projections() -> Projections:
-        return {"emb_layers.1": (("dpm", "time_projection", "linear"), next(columns))}
+        return {dialect.residual.time: (("dpm", "time_projection", "linear"), next(columns))}
 
     width = None
     for k, block in enumerate(arch.down_path()):
-        torch, path = f"input_blocks.{k}", ("dpm", "down", f"block_{k}")
-        if block.kind == "conv":
-            names |= _pair(f"{torch}.0", path, CONV)
+        path, place = ("dpm", "down", f"block_{k}"), _where(arch, block, k, 1)
+        if block.conditioned:
+            name = dialect.down_residual if block.kind == "down" else dialect.down
+            skip = block.channels != width
+            names |= _res(name.format(**place), path, skip, projections(), dialect.residual)
         else:
-            names |= _res(f"{torch}.0", path, block.channels != width, projections())
+            name = dialect.stem if block.kind == "conv" else dialect.down_conv
+            names |= _pair(name.format(**place), path, CONV)
         if block.attention:
-            names |= _attention(f"{torch}.1", ("dpm", "down", f"attention_{k}"))
+            names |= _attention(
+                dialect.down_attention.format(**place),
+                ("dpm", "down", f"attention_{k}"),
+                dialect.attention,
+                arch.heads_of(block.channels),
+                block.channels,
+            )
         width = block.channels
-    return names | _decoder(arch, "dpm", "", projections)
+    return names | _decoder(arch, "dpm", "", projections, dialect)
 
 
 def gradient_estimator(arch: Architecture) -> Names:
     """G: the keys of the authors' decoder beside the UNet's -> group "gradient"."""
+    arch = arch.estimator
     time, code = _columns(arch.up_conditions()), _columns(arch.up_conditions())
 
     def projections() -> Projections:

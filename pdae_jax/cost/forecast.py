@@ -21,7 +21,6 @@ from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import DTYPES, Networks, Params
 from pdae_jax.runtime import sharding
 from pdae_jax.runtime.choices import nearest
-from pdae_jax.schedule import SCHEDULES
 from pdae_jax.training import memory
 from pdae_jax.training.losses import Given
 from pdae_jax.training.objectives import OBJECTIVES
@@ -92,7 +91,7 @@ def train_step(
     step = compiled_step(
         row,
         net,
-        SCHEDULES[arch.schedule](arch.T),
+        net.schedule,
         settings,
         mesh,
         state,
@@ -115,11 +114,10 @@ def decode_loop(
     FLOPs and bytes are those of one step: XLA counts a loop's body once.
     """
     mesh, net = sharding.make_mesh(1, devices), Networks(arch, DTYPES[precision])
-    schedule = SCHEDULES[arch.schedule](arch.T)
     path = samplers.ddim_times(arch.T, min(steps, arch.T))[::-1]
 
     def decode(params: Params, x: Images, z: Codes) -> Images:
-        return pdae.decode(net, params, schedule, x, z, path)
+        return pdae.decode(net, params, net.schedule, x, z, path)
 
     over_batch, everywhere = sharding.over_batch(mesh), sharding.replicated(mesh)
     params = jax.eval_shape(lambda: net.frozen(net.init(jax.random.key(0), ("dpm", "gradient"))))
@@ -137,13 +135,13 @@ def decode_loop(
 
 def training_flops(arch: Architecture, objective: str, batch: int = 8) -> float:
     """FLOP of one image's loss and gradients (multiply-adds x 2), before any compiler sees them."""
-    net, row, schedule = Networks(arch), OBJECTIVES[objective], SCHEDULES[arch.schedule](arch.T)
+    net, row = Networks(arch), OBJECTIVES[objective]
 
     def gradients(trained: Params, frozen: Params, images: jax.Array, rng: jax.Array) -> Params:
-        drawn = row.draw(rng, {"image": images}, schedule.T)
+        drawn = row.draw(rng, {"image": images}, arch.T)
 
         def loss(trained: Params) -> jax.Array:
-            return row.loss(Given(net, schedule, {**frozen, **trained}), drawn).sum()
+            return row.loss(Given(net, net.schedule, {**frozen, **trained}), drawn).sum()
 
         return jax.grad(loss)(trained)
 

@@ -1,4 +1,4 @@
-"""G(x_t, z, t), the gradient estimator: the UNet's way up with one more condition.
+"""G(x_t, z, t), the gradient estimator: ADM's way up with one more condition.
 
 It reads eps_theta's own features and time embedding, frozen; one pass down serves both networks.
 Its output head starts at zero, so that before training PDAE is the bare diffusion model.
@@ -24,7 +24,7 @@ class GradientEstimator(nn.Module):
     remat: bool = False
 
     def setup(self) -> None:
-        arch = self.arch
+        arch = self.arch.estimator
         self.widths = tuple(arch.up_conditions())
         self.z_embedding = Dense(arch.embedding, dtype=self.dtype)
         self.time_projection = Projection(self.widths, self.dtype)

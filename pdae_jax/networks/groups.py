@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
@@ -24,7 +25,9 @@ from pdae_jax.networks.gradient_estimator import GradientEstimator
 from pdae_jax.networks.latent_mlp import LatentMLP
 from pdae_jax.networks.unet import UNet
 from pdae_jax.pdae import Prediction
+from pdae_jax.schedule import Scalings, Schedule, at, named
 
+FOUR_AXES = np.empty((0, 0, 0, 0))  # what factors are shaped to multiply
 STUDENTS = ("shifted", "fewstep")  # ways up that are distilled: estimators by their parameters
 NETWORKS = ("dpm", "encoder", "gradient", "latent", *STUDENTS)
 DTYPES: dict[str, DTypeLike] = dict(zip(PRECISIONS, (jnp.float32, jnp.bfloat16), strict=True))
@@ -33,11 +36,13 @@ DTYPES: dict[str, DTypeLike] = dict(zip(PRECISIONS, (jnp.float32, jnp.bfloat16),
 class Time(NamedTuple):
     """The projections of t for both networks: N = B times in training, 1 in a sampler's step.
 
-    gradient: of the estimator, or of the student in its place.
+    gradient: of the estimator, or of the student in its place. scalings: factors [N, 1, 1, 1], of
+    a network that predicts something else than eps.
     """
 
     dpm: Float[Array, "N width_dpm"]
     gradient: Float[Array, "N width_gradient"] | None
+    scalings: Scalings | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +57,11 @@ class Networks:
     arch: Architecture
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+
+    @functools.cached_property
+    def schedule(self) -> Schedule:
+        """The diffusion model's noise schedule."""
+        return named(self.arch.schedule, self.arch.T, self.arch.betas)
 
     @functools.cached_property
     def unet(self) -> UNet:
@@ -133,6 +143,11 @@ class Networks:
         G's projections of z stand as they are.
         """
         arch, dpm, gradient = self.arch, params["dpm"], params["gradient"]
+        if not arch.is_adm or arch.predicts != "eps":
+            raise ValueError(
+                "a student begins from eps_theta's own way up, under z: only of a diffusion model "
+                "of ADM's blocks that predicts eps can it be distilled"
+            )
         width, channels = 2 * sum(arch.up_conditions()), arch.image_shape[2]
 
         def eps_alone(a: Array) -> Array:  # of [eps, v], for every pixel of a patch
@@ -151,10 +166,18 @@ class Networks:
 
         up: the way up beside eps_theta's, or in its place: "gradient", or one of STUDENTS.
         """
-        embedding, projection = _apply(self.unet, params["dpm"], t, method="time")
+        read, scalings = self.schedule.given_to(self.arch.reads), self._scalings
+        given = t if read is None else jnp.asarray(read, jnp.float32)[t]
+        embedding, projection = _apply(self.unet, params["dpm"], given, method="time")
+        factors = scalings and Scalings(*(at(one, t, FOUR_AXES) for one in scalings))
         if up not in params:
-            return Time(projection, None)
-        return Time(projection, _apply(self.estimator, params[up], embedding, method="time"))
+            return Time(projection, None, factors)
+        gradient = _apply(self.estimator, params[up], embedding, method="time")
+        return Time(projection, gradient, factors)
+
+    @functools.cached_property
+    def _scalings(self) -> Scalings | None:
+        return self.schedule.scalings(self.arch.predicts)
 
     def code(self, params: Params, z: Codes, up: str = "gradient") -> Float[Array, "B width"]:
         """The projection of z: all that depends on it alone, for a sampler to compute once."""
@@ -172,7 +195,8 @@ class Networks:
 
         time, code: from `time` and `code` of the same way up.
         """
-        features = _apply(self.unet, params["dpm"], x_t, time.dpm, method="features")
+        scaled = x_t if time.scalings is None else time.scalings.into * x_t
+        features = _apply(self.unet, params["dpm"], scaled, time.dpm, method="features")
         return _apply(self.estimator, params[up], features, time.gradient, code)
 
     def predict(
@@ -186,18 +210,24 @@ class Networks:
     ) -> Prediction:
         """One pass down, one up for eps and one for each code's G.
 
+        Whatever the network predicts, what comes back is eps.
+
         time, codes: from `time` and `code`. dropout, dropout_dpm: keys that switch on dropout in G
         and in eps_theta (each while it is trained); None is evaluation.
         """
         dpm, frozen = params["dpm"], dropout_dpm is None
         down, up = (None, None) if dropout_dpm is None else jax.random.split(dropout_dpm)
+        scalings = time.scalings
+        scaled = x_t if scalings is None else scalings.into * x_t
         features = _apply(
-            self.unet, dpm, x_t, time.dpm, dropout=down, deterministic=frozen, method="features"
+            self.unet, dpm, scaled, time.dpm, dropout=down, deterministic=frozen, method="features"
         )
         out = _apply(
             self.unet, dpm, features, time.dpm, dropout=up, deterministic=frozen, method="output"
         )
         eps, v = jnp.split(out, 2, axis=-1) if self.arch.learned_variance else (out, None)
+        if scalings is not None:
+            eps = scalings.out * eps + scalings.skip * x_t
         gradients = [
             _apply(
                 self.estimator,

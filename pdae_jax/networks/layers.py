@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,13 +12,14 @@ import numpy as np
 from einops import rearrange
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 
 Map = Float[Array, "B H W C"]  # a feature map
 AnyMap = Float[Array, "B _H _W _C"]  # whose size is not the others'
 Kernel = Float[Array, "h w C D"]
 # (scale, shift) of each channel, of every example or of all: h = (1 + scale) h + shift.
-Condition = tuple[Float[Array, "#B _width"], Float[Array, "#B _width"]]
+ScaleShift = tuple[Float[Array, "#B _width"], Float[Array, "#B _width"]]
+Condition = ScaleShift | Float[Array, "#B _width"]  # or a shift alone, before the norm
 
 # PyTorch's default, uniform in +-1/sqrt(fan_in): what the original networks were trained from.
 torch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -71,8 +72,16 @@ Conv1x1 = functools.partial(nn.Conv, kernel_size=(1, 1), kernel_init=torch_init)
 Dense = functools.partial(nn.Dense, kernel_init=torch_init)
 
 
+class Groups(NamedTuple):
+    """How one network's group norms divide channels: into `most` groups of `least` or more."""
+
+    most: int = 32
+    least: int = 1
+    eps: float = 1e-5  # added to the variance
+
+
 class GroupNorm(nn.Module):
-    """Group norm: 32 groups, fewer where 32 does not divide C; eps 1e-5.
+    """Group norm; fewer groups where they do not divide C.
 
     conditions: (scale, shift) pairs; h = (1 + scale) h + shift for each in turn. Sums run over
     pixels, a channel at a time; groups and conditions are folded into one factor and one offset,
@@ -81,11 +90,12 @@ class GroupNorm(nn.Module):
     """
 
     dtype: DTypeLike
+    groups: Groups = Groups()
 
     @nn.compact
-    def __call__(self, x: Map, *conditions: Condition) -> Map:
+    def __call__(self, x: Map, *conditions: ScaleShift) -> Map:
         B, C = x.shape[0], x.shape[-1]
-        groups = math.gcd(32, C)
+        groups = math.gcd(max(min(self.groups.most, C // self.groups.least), 1), C)
         scale = self.param("scale", nn.initializers.ones, (C,))
         bias = self.param("bias", zeros, (C,))
         x = x.astype(jnp.float32)
@@ -100,52 +110,68 @@ class GroupNorm(nn.Module):
             scale, bias = (1 + factor) * scale, (1 + factor) * bias + offset
         # Divided last: what ends in a division XLA's CPU keeps, what does not it computes anew for
         # every pixel.
-        std = jnp.sqrt(variance + 1e-5)
+        std = jnp.sqrt(variance + self.groups.eps)
         factor, offset = scale / std, (bias * std - mean * scale) / std
         return (x * factor[:, None, None] + offset[:, None, None]).astype(self.dtype)
 
 
-def timestep_embedding(t: Int[Array | np.ndarray, " N"], dim: int) -> Float[Array, "N {dim}"]:
-    """[cos, sin] of t exp(-ln(10000) i / half), i < half = dim / 2."""
+def timestep_embedding(
+    t: Real[Array | np.ndarray, " N"], dim: int, shift: float = 0.0
+) -> Float[Array, "N {dim}"]:
+    """[cos, sin] of t exp(-ln(10000) i / (half - shift)), i < half = dim / 2."""
     half = dim // 2
-    frequencies = jnp.exp(-math.log(10000.0) / half * jnp.arange(half, dtype=jnp.float32))
+    frequencies = jnp.exp(-math.log(10000.0) / (half - shift) * jnp.arange(half, dtype=jnp.float32))
     angles = jnp.asarray(t, jnp.float32)[:, None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
 class EmbeddingMLP(nn.Module):
-    """Linear, SiLU, Linear of a time embedding: the networks' common reading of t."""
+    """Linear, SiLU, Linear of a time embedding: the networks' common reading of t.
+
+    shift, order: of the embedding's frequencies, and of its halves, "cos_sin" or "sin_cos".
+    """
 
     dim: int  # of the sinusoidal embedding
     width: int
     dtype: DTypeLike
+    shift: float = 0.0
+    order: str = "cos_sin"
 
     @nn.compact
-    def __call__(self, t: Int[Array | np.ndarray, " N"]) -> Float[Array, "N {self.width}"]:
-        h = Dense(self.width, dtype=self.dtype, name="in")(timestep_embedding(t, self.dim))
+    def __call__(self, t: Real[Array | np.ndarray, " N"]) -> Float[Array, "N {self.width}"]:
+        h = timestep_embedding(t, self.dim, self.shift)
+        if self.order == "sin_cos":
+            h = jnp.roll(h, self.dim // 2, axis=-1)
+        h = Dense(self.width, dtype=self.dtype, name="in")(h)
         return Dense(self.width, dtype=self.dtype, name="out")(nn.silu(h))
 
 
 class Projection(nn.Module):
-    """Every residual block's Linear(SiLU(emb)) at once: one matmul, 2 sum(widths) wide.
+    """Every residual block's Linear(SiLU(emb)) at once: one matmul, parts sum(widths) wide.
 
-    Block after block [scale, shift]; `split_conditions` cuts it. Depends on t (or z) alone, so a
-    sampler computes it once and a block never sees an embedding.
+    Block after block [scale, shift], or of one part the shift alone; `split_conditions` cuts it.
+    Depends on t (or z) alone, so a sampler computes it once and a block never sees an embedding.
     """
 
     widths: tuple[int, ...]
     dtype: DTypeLike
+    parts: int = 2
 
     @nn.compact
-    def __call__(self, emb: Float[Array, "N E"]) -> Float[Array, "N 2*{sum(self.widths)}"]:
-        return Dense(2 * sum(self.widths), dtype=self.dtype, name="linear")(nn.silu(emb))
+    def __call__(
+        self, emb: Float[Array, "N E"]
+    ) -> Float[Array, "N {self.parts}*{sum(self.widths)}"]:
+        dense = Dense(self.parts * sum(self.widths), dtype=self.dtype, name="linear")
+        return dense(nn.silu(emb))
 
 
-def split_conditions(projected: Float[Array, "N total"], widths: Sequence[int]) -> list[Condition]:
-    """Cuts a `Projection` into (scale, shift) for each residual block, of its width."""
-    ends = np.cumsum(np.repeat(widths, 2))
-    parts = jnp.split(projected, ends[:-1], axis=-1)
-    return list(zip(parts[::2], parts[1::2]))
+def split_conditions(
+    projected: Float[Array, "N total"], widths: Sequence[int], parts: int = 2
+) -> list[Any]:
+    """Cuts a `Projection` into each residual block's condition, of its width."""
+    ends = np.cumsum(np.repeat(widths, parts))
+    cut = jnp.split(projected, ends[:-1], axis=-1)
+    return cut if parts == 1 else list(zip(cut[::2], cut[1::2]))
 
 
 def average_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B H//2 W//2 C"]:
@@ -262,34 +288,40 @@ RESAMPLE: dict[str, Callable[[AnyMap], AnyMap]] = {
 
 
 class ResBlock(nn.Module):
-    """ADM's residual block under any number of conditions, each a (scale, shift).
+    """The residual block: ADM's under any number of conditions, each a (scale, shift).
 
     h = (1 + scale) h + shift for every condition in turn, after the second norm: the time for
-    the UNet, the time and then z for the gradient estimator (paper, Appendix B.1).
+    the UNet, the time and then z for the gradient estimator (paper, Appendix B.1). A condition
+    that is a shift alone is added before that norm, as in DDPM's. The sum is divided by `divisor`.
     """
 
     channels: int
     dtype: DTypeLike
     resample: str = ""
     dropout: float = 0.0  # 0 in evaluation
+    groups: Groups = Groups()
+    divisor: float = 1.0
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B _H _W C"], *conditions: Condition
     ) -> Float[Array, "B H W {self.channels}"]:
         resample = RESAMPLE[self.resample]
-        h = nn.silu(GroupNorm(self.dtype, name="norm_in")(x))
+        h = nn.silu(GroupNorm(self.dtype, self.groups, name="norm_in")(x))
         if self.resample == "up":
             h = UpConv3x3(self.channels, self.dtype, name="conv_in")(h)
         else:
             h = Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(resample(h))
-        h = GroupNorm(self.dtype, name="norm_out")(h, *conditions)
+        pairs = [one for one in conditions if isinstance(one, tuple)]
+        for shift in (one for one in conditions if not isinstance(one, tuple)):
+            h = h + shift[:, None, None]
+        h = GroupNorm(self.dtype, self.groups, name="norm_out")(h, *pairs)
         h = Dropout(self.dropout)(nn.silu(h))
         h = Conv3x3(self.channels, dtype=self.dtype, kernel_init=zeros, name="conv_out")(h)
         x = resample(x)
         if x.shape[-1] != self.channels:
             x = Conv1x1(self.channels, dtype=self.dtype, name="skip")(x)
-        return x + h
+        return divided(x + h, self.divisor)
 
 
 # The same block, of which the backward pass is given the inputs alone and computes the rest again.
@@ -297,19 +329,29 @@ RematBlock = nn.remat(ResBlock)
 
 
 class Attention(nn.Module):
-    """Self-attention over all pixels of a map, added to it."""
+    """Self-attention over all pixels of a map, added to it; the sum is divided by `divisor`.
+
+    groups: None leaves out the norm.
+    """
 
     heads: int
     dtype: DTypeLike
     qkv_order: str = "legacy"
+    groups: Groups | None = Groups()
+    divisor: float = 1.0
 
     @nn.compact
     def __call__(self, x: Map) -> Map:
         _, H, _, C = x.shape
-        h = rearrange(GroupNorm(self.dtype, name="norm")(x), "B H W C -> B (H W) C")
+        h = x if self.groups is None else GroupNorm(self.dtype, self.groups, name="norm")(x)
+        h = rearrange(h, "B H W C -> B (H W) C")
         h = Dense(3 * C, dtype=self.dtype, name="qkv")(h)
         order = {"legacy": "(head qkv c)", "new": "(qkv head c)"}[self.qkv_order]
         q, k, v = rearrange(h, f"B n {order} -> qkv B n head c", qkv=3, head=self.heads)
         h = rearrange(jax.nn.dot_product_attention(q, k, v), "B n head c -> B n (head c)")
         h = Dense(C, dtype=self.dtype, kernel_init=zeros, name="proj")(h)
-        return x + rearrange(h, "B (H W) C -> B H W C", H=H)
+        return divided(x + rearrange(h, "B (H W) C -> B H W C", H=H), self.divisor)
+
+
+def divided(x: Map, divisor: float) -> Map:
+    return x if divisor == 1 else x / divisor

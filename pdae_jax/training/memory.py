@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import DTYPES, Networks, Params
-from pdae_jax.schedule import SCHEDULES
 from pdae_jax.training.losses import Given
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.settings import Settings
@@ -102,7 +101,6 @@ def need(
 ) -> Need:
     """What an objective on pictures takes, read off its functions: nothing is compiled or run."""
     row, net = OBJECTIVES[objective], Networks(arch, DTYPES[precision], remat)
-    schedule = SCHEDULES[arch.schedule](arch.T)
     rng = jax.eval_shape(lambda: jax.random.key(0))
 
     def init(groups: tuple[str, ...]) -> Params:
@@ -114,7 +112,7 @@ def need(
 
     def backward(trained: Params, frozen: Params, drawn: Any, rng: jax.Array) -> Any:
         def loss(trained: Params) -> jax.Array:
-            given = Given(net, schedule, {**frozen, **trained}, dropout=rng)
+            given = Given(net, net.schedule, {**frozen, **trained}, dropout=rng)
             return row.loss(given, drawn).mean()
 
         return jax.vjp(loss, trained)[1]

@@ -18,7 +18,7 @@ from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import DTYPES, Networks, Params
 from pdae_jax.runtime import processes, sharding
 from pdae_jax.runtime.choices import nearest
-from pdae_jax.schedule import SCHEDULES
+from pdae_jax.schedule import named
 from pdae_jax.tasks import encoding
 from pdae_jax.training import memory, prerequisites
 from pdae_jax.training.log import Log
@@ -62,7 +62,7 @@ def train(
     row = OBJECTIVES[nearest(objective, OBJECTIVES, "objective")]
     settings, mesh = settings or row.settings, sharding.make_mesh(fsdp)
     nearest(precision, DTYPES, "precision")
-    nearest(arch.schedule, SCHEDULES, "schedule")
+    named(arch.schedule, arch.T, arch.betas)  # refuses one that is none
     check_arguments(row, arch, settings, mesh)
     if not isinstance(workdir, Workdir):
         workdir = Workdir.create(workdir)
@@ -82,7 +82,7 @@ def _train(
     seed: int,
 ) -> bool:
     """`train` in a workdir that is this run's alone."""
-    objective, schedule = row.name, SCHEDULES[arch.schedule](arch.T)
+    objective = row.name
     net = Networks(arch, DTYPES[precision], settings.remat)
     prerequisites.check_same_split(workdir, data)
     value_range, words = prerequisites.settle_range(workdir, data, arch, pretrained)
@@ -158,7 +158,7 @@ def _train(
         loop = Loop(
             row,
             net,
-            row.schedule() if row.schedule else schedule,
+            row.schedule() if row.schedule else net.schedule,
             settings,
             mesh,
             seed=seed,
