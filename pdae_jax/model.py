@@ -6,7 +6,7 @@ import functools
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,7 @@ from pdae_jax.value_range import ValueRange
 from pdae_jax.workdir.workdir import Workdir
 
 LegacyKey = UInt32[jax.Array, "*key words"]  # of jax.random.PRNGKey
+Moment = int | Int[Array, "#B"]
 Seed = Rng | Rngs | LegacyKey | int | np.integer | None  # one for all, or one each; None is 0
 
 OutImages = Float[np.ndarray, "*B H W C"]  # of one example, or of many
@@ -439,14 +440,26 @@ class Model:
 
     # At one time t.
 
+    @overload
+    def predict(self, x_t: ArrayLike, t: Moment) -> OutImages: ...
+
+    @overload
+    def predict(self, x_t: ArrayLike, t: Moment, z: ArrayLike) -> tuple[OutImages, OutImages]: ...
+
     def predict(
-        self, x_t: ArrayLike, t: int | Int[Array, "#B"], z: ArrayLike
-    ) -> tuple[OutImages, OutImages]:
-        """eps_theta(x_t, t) and G(x_t, z, t), by one pass down and two up; t is 0 to T - 1."""
-        self.need("gradient")
+        self, x_t: ArrayLike, t: Moment, z: ArrayLike | None = None
+    ) -> OutImages | tuple[OutImages, OutImages]:
+        """eps_theta(x_t, t); with z also G(x_t, z, t), by one pass down and two up.
+
+        eps whatever the network itself predicts. t is 0 to T - 1.
+        """
         x, one = self._like_images(x_t, "x_t")
+        times = self._times(t, len(x))
+        if z is None:
+            return self._batched(self._predict_eps, x, times, one=one)
+        self.need("gradient")
         codes, _ = self._codes(z, len(x))
-        return self._batched(self._predict, x, self._times(t, len(x)), codes, one=one)
+        return self._batched(self._predict, x, times, codes, one=one)
 
     def posterior_gap(
         self,
@@ -499,6 +512,13 @@ class Model:
             return out.eps, out.gradient
 
         return Program(predict, "predict")
+
+    @functools.cached_property
+    def _predict_eps(self) -> Program:
+        def predict(params: Params, x_t: Images, t: Times) -> Images:
+            return self.net.predict(params, x_t, self.net.time(params, t)).eps
+
+        return Program(predict, "predict eps")
 
     def _path(self, how: Sampling) -> np.ndarray:
         """The times visited, ascending."""

@@ -192,7 +192,7 @@ def test_an_untrained_model_decides_nothing(untrained, digits, tmp_path, scale):
 def test_candidates_are_the_networks_that_differ():
     """32 channels: 1, 2, 4 and 8 heads, in two orders but of one head; 32 a head are one head."""
     found = candidates.candidates(ARCH)
-    assert found[0] == ARCH and len(found) == len(SCHEDULES) * (1 + 3 * 2)
+    assert found[0] == ARCH and len(found) == len(candidates.LIKELY) * (1 + 3 * 2)
     for k, one in enumerate(found):
         assert not any(candidates.same(one, other) for other in found[:k])
     wide = dataclasses.replace(ARCH, base=96, head_channels=32)

@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from pdae_jax.convert.dialects import GUIDED, Dialect
+from pdae_jax.convert.unet_facts import Shapes, count, of_unet
 from pdae_jax.networks.architecture import Architecture
-from pdae_jax.schedule import SCHEDULES
-
-Shapes = Mapping[str, tuple[int, ...]]
+from pdae_jax.schedule import GIVEN, SCHEDULES
 
 
 class Facts(NamedTuple):
@@ -47,7 +47,10 @@ class Told(NamedTuple):
     origin: str
 
     def __str__(self) -> str:
-        return f"{self.field} = {self.value}, {self.origin}"
+        value = self.value
+        if isinstance(value, tuple) and len(value) > 8:
+            value = f"({value[0]:.6g}, {value[1]:.6g}, ... {value[-1]:.6g})"
+        return f"{self.field} = {value}, {self.origin}"
 
     @classmethod
     def parse(cls, line: str) -> "Told":
@@ -74,29 +77,68 @@ KNOWN: dict[tuple[int, tuple[int, ...]], dict[str, Any]] = {
     (64, (1, 2, 2, 4)): {"heads": 1, "image_size": 32},
     (256, (1, 1, 2, 3, 4)): {"heads": 4, "head_channels": 0, "image_size": 128},
 }
+# What no tensor shows, and what it is in ADM: of each model, and of each project's code.
 DEFAULTS = {
     "heads": 1,
     "head_channels": 0,
     "qkv_order": "legacy",
     "schedule": "linear",
     "T": 1000,
+    "predicts": "eps",
     "dropout": 0.1,
     "encoder_heads": 4,
+}
+CODE = {
+    "heads_up": 0,
+    "reads": "t",
+    "betas": (),
+    "norm_groups": 32,
+    "norm_eps": 1e-5,
+    "group_channels": 1,
+    "frequencies": "cos_sin",
+    "frequency_shift": 0.0,
+    "middle_scale": 1.0,
+    "strided": "conv",  # how "down" is where the tensors show a convolution
+}
+# What is so in all of a project's models. Queries, keys and values that are apart become "new".
+OF_PROJECT: dict[str, dict[str, Any]] = {
+    "diffusers": {"qkv_order": "new"},
+    "MONAI": {"qkv_order": "new"},
+    "DDIM": {
+        "qkv_order": "new",
+        "heads": 1,
+        "head_channels": 0,
+        "norm_eps": 1e-6,
+        "frequencies": "sin_cos",
+        "frequency_shift": 1.0,
+        "strided": "conv_right",
+    },
+    "EDM": {
+        "qkv_order": "legacy",
+        "head_channels": 64,
+        "heads": 1,
+        "group_channels": 4,
+        "reads": "quarter_log_sigma",
+        "predicts": "edm",
+        "schedule": "karras",
+    },
 }
 
 
 def architecture(
-    networks: Mapping[str, Shapes], sources: list[Facts]
+    networks: Mapping[str, Shapes], sources: list[Facts], dialect: Dialect = GUIDED
 ) -> tuple[Architecture, list[Told]]:
     """The networks' architecture, and each fact of it that their shapes do not show.
 
     networks: shapes by name ("unet" or "decoder", and "encoder", "latent", "classifier",
-    "statistics"). sources: what else is known, best first. Raises ValueError where networks or
-    sources contradict each other or the shapes.
+    "statistics"). sources: what else is known, best first. dialect: of the UNet's names. Raises
+    ValueError where networks or sources contradict each other or the shapes.
     """
     shown: dict[str, Any] = {}
     for name, shapes in networks.items():
-        for field, value in READERS[name](shapes).items():
+        read = READERS[name]
+        found = read(shapes, dialect) if name in ("unet", "decoder") else read(shapes)
+        for field, value in found.items():
             if shown.setdefault(field, value) != value:
                 raise ValueError(
                     f"the {name} has {field} = {value} and another network "
@@ -109,7 +151,9 @@ def architecture(
                     f"{field} is {shown[field]} by the tensors and {facts.values[field]} by "
                     f"{facts.source}: they do not belong together"
                 )
-    known = {**_guesses(shown), **KNOWN.get((shown["base"], shown["mult"]), {})}
+    published = {**_guesses(shown), **KNOWN.get((shown["base"], shown["mult"]), {})}
+    published = published if dialect is GUIDED else {}
+    code = OF_PROJECT.get(dialect.project, {})
     told: list[Told] = []
 
     def learn(field: str) -> Any:
@@ -125,28 +169,41 @@ def architecture(
                         f"{other.values[field]} by {other.source}; leave one out"
                     )
             origin = FROM + first.source
-        elif field in known:
-            value, origin = known[field], PUBLISHED
+        elif field in code:
+            value, origin = code[field], f"as all of {dialect.project}'s are"
+        elif field in published:
+            value, origin = published[field], PUBLISHED
         else:
-            value, origin = DEFAULTS.get(field), NOTHING
+            value, origin = (DEFAULTS | CODE).get(field), NOTHING
         if value is None:
             raise ValueError(f"nothing tells the {field}: give it, as in --{field}=128")
-        told.append(Told(field, value, origin))
+        if field in DEFAULTS or field not in CODE or having and value != CODE[field]:
+            told.append(Told(field, value, origin))
         return value
 
     if any(facts.explicit and "heads" in facts.values for facts in sources):
-        known["head_channels"] = 0  # heads by number, then
-    fields = {name: shown[name] for name in ("base", "mult", "blocks", "learned_variance")}
-    fields |= {name: learn(name) for name in DEFAULTS if name != "encoder_heads"}
+        published["head_channels"] = 0  # heads by number, then
+    fields = {name: shown[name] for name in SHOWN}
+    fields |= {name: learn(name) for name in (*DEFAULTS, *CODE) if name != "encoder_heads"}
+    strided = fields.pop("strided")
+    fields["down"] = tuple(strided if how == "conv" else how for how in fields["down"])
+    if fields["T"] == 1000 and fields["reads"] == "t_of_1000":
+        fields["reads"] = "t"
     if "encoder" in networks:
         fields["encoder_heads"] = learn("encoder_heads")
     size = shown["image_size"] if "image_size" in shown else learn("image_size")
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
     shorter = min(height, width)
+
+    def sides(levels: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(shorter // 2**level for level in levels)
+
     fields |= {name: shown[name] for name in OPTIONAL & shown.keys()}
+    down, up = sides(shown["attention_levels"]), sides(shown["attention_up_levels"])
     arch = Architecture(
         image_shape=(height, width, shown["channels"]),
-        attention=tuple(shorter // 2**level for level in shown["attention_levels"]),
+        attention=down,
+        attention_up=None if up == down else up,
         **fields,
     )
     return arch, told
@@ -155,10 +212,15 @@ def architecture(
 def _schedules(having: list[Facts]) -> list[Facts]:
     """The sources of a schedule's name, without those that a flag stands in for.
 
-    A name that is none of `SCHEDULES` would fail in `pdae_jax.load`: ValueError, unless a flag says
-    which of them is meant.
+    A name that is none of `schedule.named` would fail in `pdae_jax.load`: ValueError, unless a flag
+    says which of them is meant.
     """
-    odd = [facts for facts in having if facts.values["schedule"] not in tuple(SCHEDULES)]
+
+    def odd_one(facts: Facts) -> bool:
+        name = facts.values["schedule"]
+        return not (isinstance(name, str) and name.partition(":")[0] in (*SCHEDULES, GIVEN))
+
+    odd = [facts for facts in having if odd_one(facts)]
     if odd and (odd[-1].source == FLAG or having[-1].source != FLAG):
         raise ValueError(
             f"the schedule {odd[-1].values['schedule']!r}, from {odd[-1].source}, is none of those "
@@ -167,6 +229,7 @@ def _schedules(having: list[Facts]) -> list[Facts]:
     return [facts for facts in having if facts not in odd]
 
 
+SHOWN = "base mult blocks stem embedding_width condition down up middle learned_variance".split()
 OPTIONAL = {"z_size", "encoder_widths", "latent_layers", "latent_hidden", "latent_time"}
 
 
@@ -185,65 +248,8 @@ def _guesses(shown: dict[str, Any]) -> dict[str, Any]:
     return guesses
 
 
-def _unet(shapes: Shapes) -> dict[str, Any]:
-    """Levels and blocks from the way up: one extra residual block where it goes a level up."""
-    base, channels = shapes["time_embed.0.weight"][1], shapes["input_blocks.0.0.weight"][1]
-    ups = sorted(
-        int(found[1])
-        for found in (
-            re.fullmatch(r"output_blocks\.(\d+)\.[12]\.in_layers\.0\.weight", key) for key in shapes
-        )
-        if found
-    )
-    outs = _count("output_blocks.", shapes)
-    blocks = ups[0] if ups else outs - 1
-    levels = len(ups) + 1
-    starts = [1 + level * (blocks + 1) for level in range(levels)]
-    try:
-        widths = [shapes[f"input_blocks.{k}.0.out_layers.3.weight"][0] for k in starts]
-    except KeyError as error:
-        raise ValueError(
-            f"not the UNet of guided-diffusion with residual up- and down-sampling: "
-            f"{error.args[0]!r} is missing"
-        ) from error
-    if any(width % base for width in widths):
-        raise ValueError(
-            f"widths {widths} that are not multiples of the base {base} are not supported"
-        )
-    out = shapes["out.2.weight"][0]
-    if out not in (channels, 2 * channels):
-        raise ValueError(
-            f"the UNet reads {channels} channels and puts out {out}, neither as many "
-            f"nor, with a learned variance, twice as many"
-        )
-    return {
-        "base": base,
-        "patch": 1,  # the original has no other
-        "channels": channels,
-        "blocks": blocks,
-        "mult": tuple(width // base for width in widths),
-        "attention_levels": tuple(
-            level
-            for level, k in enumerate(starts)
-            if any(key.startswith(f"input_blocks.{k}.1.") for key in shapes)
-        ),
-        "learned_variance": out == 2 * channels,
-    }
-
-
-def _count(prefix: str, shapes: Shapes) -> int:
-    """Counts the layers "PREFIXk.*"; ValueError where they are not numbered 0, 1, 2 ..."""
-    numbers = {key.split(".")[1] for key in shapes if key.startswith(prefix)}
-    for k in range(len(numbers)):
-        if str(k) not in numbers:
-            raise ValueError(
-                f"{prefix}{k} is missing, though there are {len(numbers)} of {prefix}*"
-            )
-    return len(numbers)
-
-
-def _decoder(shapes: Shapes) -> dict[str, Any]:
-    return _unet(shapes) | {"z_size": shapes["label_emb.weight"][1]}
+def _decoder(shapes: Shapes, dialect: Dialect = GUIDED) -> dict[str, Any]:
+    return of_unet(shapes, dialect) | {"z_size": shapes["label_emb.weight"][1]}
 
 
 def _encoder(shapes: Shapes) -> dict[str, Any]:
@@ -267,7 +273,7 @@ def _encoder(shapes: Shapes) -> dict[str, Any]:
 
 
 def _latent(shapes: Shapes) -> dict[str, Any]:
-    layers = _count("layers.", shapes)
+    layers = count("layers.", shapes)
     return {
         "z_size": shapes["layers.0.linear.weight"][1],
         "latent_layers": layers,
@@ -276,8 +282,8 @@ def _latent(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-READERS: dict[str, Callable[[Shapes], dict[str, Any]]] = {
-    "unet": _unet,
+READERS: dict[str, Callable[..., dict[str, Any]]] = {
+    "unet": of_unet,
     "decoder": _decoder,
     "encoder": _encoder,
     "latent": _latent,
@@ -290,15 +296,26 @@ def from_architecture(arch: Architecture) -> Facts:
     """Facts of a file that `export` wrote, which carries its whole architecture."""
     values = arch.to_dict()
     height, width, channels = values.pop("image_shape")
-    sizes = values.pop("attention")  # perhaps some that no map has
-    levels = [k for k in range(len(arch.mult)) if min(height, width) // 2**k in sizes]
+    # Some of the sizes are perhaps of no map; and the strides are as "down" says.
+    down = values.pop("attention")
+    up = values.pop("attention_up")
+
+    def levels(sizes: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(k for k, size in enumerate(arch.map_sizes) if size in sizes)
+
+    ways = values.pop("down")
+    if "conv_right" in ways:
+        values["strided"] = "conv_right"
+    for name in ("up", "stem", "embedding_width"):  # as the tensors show it
+        values.pop(name)
     return Facts(
         OWN,
         values
         | {
             "image_size": height if height == width else (height, width),
             "channels": channels,
-            "attention_levels": tuple(levels),
+            "attention_levels": levels(down),
+            "attention_up_levels": levels(down if up is None else up),
         },
     )
 

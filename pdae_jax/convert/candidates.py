@@ -25,7 +25,6 @@ from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import Networks
 from pdae_jax.runtime import sharding
 from pdae_jax.runtime.progress import bar
-from pdae_jax.schedule import SCHEDULES
 
 # What a candidate chooses -> the fields of `Architecture` that it sets.
 FACTS = {
@@ -33,6 +32,7 @@ FACTS = {
     "qkv_order": ("qkv_order",),
     "schedule": ("schedule",),
 }
+LIKELY = ("linear", "cosine", "constant", "scaled_linear", "sigmoid")  # schedules
 HEADS, HEAD_CHANNELS = (1, 2, 4, 8), (32, 64)  # of published models
 PICTURES, LEVELS = 128, 4  # pictures at most, and noised ones made of each
 ROUNDS = (32, 64, 128, 256, PICTURES * LEVELS)  # noised pictures seen by the end of each
@@ -127,11 +127,13 @@ def candidates(arch: Architecture) -> list[Architecture]:
     for more, order, name in itertools.product(
         heads,
         sorted(("legacy", "new"), key=arch.qkv_order.__ne__),  # the assumed one comes first, and
-        sorted(SCHEDULES, key=arch.schedule.__ne__),  # stays where two are the same network
+        # stays where two are the same network
+        dict.fromkeys((arch.schedule, *LIKELY)),
     ):
         try:
-            one = dataclasses.replace(arch, **more, qkv_order=order, schedule=name)
-            SCHEDULES[name](arch.T)
+            betas = arch.betas if name == arch.schedule else ()
+            one = dataclasses.replace(arch, **more, qkv_order=order, schedule=name, betas=betas)
+            Networks(one).schedule  # noqa: B018 - refuses too few times
         except ValueError:  # heads that do not divide the channels, too few times for a schedule
             continue
         if not any(same(one, other) for other in found):
@@ -143,8 +145,14 @@ def value(arch: Architecture, fact: str) -> Any:
     """A fact's value; of the heads their number at each width that has attention."""
     if fact != "heads":
         return getattr(arch, fact)
-    widths = {block.channels for block in arch.down_path() + arch.up_path() if block.attention}
-    return tuple(arch.heads_of(width) for width in sorted(widths | {arch.mult[-1] * arch.base}))
+    down = {block.channels for block in arch.down_path() if block.attention}
+    down |= set() if arch.middle == "plain" else {arch.width(-1)}
+    up = {block.channels for block in arch.up_path() if block.attention}
+    return tuple(
+        arch.heads_of(width, above)
+        for above in (False, True)
+        for width in sorted(up if above else down)
+    )
 
 
 def same(one: Architecture, other: Architecture) -> bool:
@@ -155,7 +163,7 @@ def same(one: Architecture, other: Architecture) -> bool:
 
 def facts_of(arch: Architecture) -> list[str]:
     """The facts that change what is computed: of one head the channels have no order."""
-    alone = max(value(arch, "heads")) == 1
+    alone = max(value(arch, "heads"), default=1) == 1
     return [fact for fact in FACTS if not (alone and fact == "qkv_order")]
 
 
@@ -174,7 +182,7 @@ def measure(
     not, a schedule of more noise would have it easier.)
     """
     found = candidates(arch)
-    alpha_bar = {one.schedule: SCHEDULES[one.schedule](arch.T).alpha_bar for one in found}
+    alpha_bar = {one.schedule: Networks(one).schedule.alpha_bar for one in found}
     rng = np.random.default_rng(seed)
     pairs = rng.permutation(len(images) * LEVELS)[: ROUNDS[-1]]
     picture, turn = np.divmod(pairs, LEVELS)
@@ -239,7 +247,8 @@ def legacy_order(arch: Architecture, params: Any) -> Any:
     def leaf(path: Sequence[Any], a: np.ndarray) -> np.ndarray:
         if "qkv" not in [key.key for key in path]:
             return a
-        heads = arch.heads_of(a.shape[-1] // 3)
+        names = [key.key for key in path]
+        heads = arch.heads_of(a.shape[-1] // 3, "up" in names and "middle_attention" not in names)
         return rearrange(a, "... (qkv head c) -> ... (head qkv c)", qkv=3, head=heads)
 
     return jax.tree_util.tree_map_with_path(leaf, params)

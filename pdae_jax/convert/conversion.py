@@ -16,8 +16,9 @@ import jax
 import numpy as np
 import yaml
 
-from pdae_jax.convert import architecture_facts, candidates, name_map
+from pdae_jax.convert import architecture_facts, candidates, name_map, project_config
 from pdae_jax.convert.architecture_facts import Facts, Shapes, Told
+from pdae_jax.convert.dialects import GUIDED, Dialect
 from pdae_jax.convert.name_map import Names
 from pdae_jax.convert.torch_checkpoint import Source, StateDict, read_source
 from pdae_jax.metrics import inception, lpips
@@ -29,7 +30,7 @@ from pdae_jax.runtime.choices import listed
 from pdae_jax.workdir.workdir import Workdir
 
 # The networks of a model, as `torch_checkpoint` names them, and those of the metrics.
-MODEL: dict[str, Callable[[Architecture], Names]] = {
+MODEL: dict[str, Callable[..., Names]] = {
     "unet": name_map.unet,
     "decoder": name_map.decoder,
     "encoder": name_map.encoder,
@@ -48,6 +49,13 @@ GROUPS = {
     "decoder": ("dpm", "gradient"),
     "encoder": ("encoder",),
     "latent": ("latent",),
+}
+
+# Projects whose configs are not the PDAE authors'.
+CONFIGS: dict[str, Callable[[Any, str], Facts]] = {
+    "MONAI": project_config.from_monai,
+    "DDIM": project_config.from_ddim,
+    "diffusers": project_config.from_diffusers,
 }
 
 # CelebA's attributes in the order of its table, which the released classifiers were trained on.
@@ -91,12 +99,13 @@ def convert(
     arch: Architecture | None = None
     told: list[Told] = []
     pictures: dict[str, Any] | None = None
+    dialect = next((one.dialect for one in found if one.dialect is not GUIDED), GUIDED)
     if networks.keys() & MODEL.keys():
-        facts = other_facts(found, config, flags or {}, say)
-        arch, told = model_architecture(networks, facts)
+        facts = other_facts(found, config, flags or {}, say, dialect)
+        arch, told = model_architecture(networks, facts, dialect)
         for fact in told:
             say(str(fact))
-    groups = to_groups(networks, arch)
+    groups = to_groups(networks, arch, dialect)
     if images is not None:
         if arch is None:
             raise ValueError(
@@ -116,6 +125,8 @@ def convert(
         "sources": [receipt_of(source) for source in found],
         "weights": weights,
         "class_label": class_label,
+        "dialect": dialect.of,
+        "configs": {name: one for source in found for name, one in source.configs.items()},
         "architecture": arch and arch.to_dict(),
         "told": [str(fact) for fact in told],
         "pictures": pictures,
@@ -192,8 +203,12 @@ def other_facts(
     config: str | os.PathLike | None,
     flags: Mapping[str, Any],
     say: Callable[[str], object],
+    dialect: Dialect = GUIDED,
 ) -> list[Facts]:
     """Facts of the architecture beyond the shapes, the best source first."""
+    read = CONFIGS.get(
+        dialect.project, lambda config, where: architecture_facts.from_config(config)
+    )
     configs = (
         [Path(config)]
         if config
@@ -205,7 +220,7 @@ def other_facts(
     own = sum(one.source == architecture_facts.OWN for one in facts)  # the best source
     for path in configs:
         try:
-            one = architecture_facts.from_config(yaml.safe_load(path.read_text()))
+            one = read(yaml.safe_load(path.read_text()), str(path))
         except architecture_facts.NotAConfig as error:
             if config:
                 raise ValueError(f"{path}: {error}") from error
@@ -232,7 +247,7 @@ def other_facts(
 
 
 def model_architecture(
-    networks: Mapping[str, StateDict], facts: list[Facts]
+    networks: Mapping[str, StateDict], facts: list[Facts], dialect: Dialect = GUIDED
 ) -> tuple[Architecture, list[Told]]:
     """The model's architecture, and each fact of it that its tensors do not show.
 
@@ -251,6 +266,7 @@ def model_architecture(
                 if name in MODEL
             },
             facts,
+            dialect,
         )
         Model(arch, {})  # what `load` builds, but for the parameters, which `to_groups` checks
         return arch, told
@@ -262,7 +278,7 @@ def model_architecture(
 
 
 def to_groups(
-    networks: Mapping[str, StateDict], arch: Architecture | None
+    networks: Mapping[str, StateDict], arch: Architecture | None, dialect: Dialect = GUIDED
 ) -> dict[str, dict[str, Any]]:
     """Every network as pdae_jax's parameters, {group: nested dict}, once all of them fit."""
     maps: dict[str, Names] = {}
@@ -272,7 +288,8 @@ def to_groups(
             maps[name] = name_map.plain(name, shapes)
         else:
             assert arch is not None  # `convert` found it, as this is a model's network
-            maps[name] = MODEL[name](arch)
+            names = MODEL[name]
+            maps[name] = names(arch, dialect) if name == "unet" else names(arch)
             shapes = model_shapes(name, arch, maps[name], state)
         name_map.check_fit(name, shapes, state, shapes)
         odd = [key for key, tensor in state.items() if not np.isfinite(tensor).all()]

@@ -59,6 +59,11 @@ class Dialect(NamedTuple):
     attention: Attending
     classes: str = ""  # the embedding of classes, where there may be one
 
+    @property
+    def project(self) -> str:
+        """The project, whichever of its dialects this is."""
+        return self.of.partition(" ")[0]
+
 
 GUIDED = Dialect(
     of="guided-diffusion",
@@ -173,4 +178,10 @@ EDM = Dialect(
     classes="map_label",
 )
 
-DIALECTS = {dialect.of: dialect for dialect in (GUIDED, DIFFUSERS, DDIM, MONAI, EDM)}
+# MONAI's with use_combined_linear.
+MONAI_JOINED = MONAI._replace(
+    of="MONAI (use_combined_linear)",
+    attention=MONAI.attention._replace(qkv=("attn.qkv",)),
+)
+
+DIALECTS = {dialect.of: dialect for dialect in (GUIDED, DIFFUSERS, DDIM, MONAI, MONAI_JOINED, EDM)}

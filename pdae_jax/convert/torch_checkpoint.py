@@ -1,18 +1,22 @@
 """Recognises the kind of a PyTorch file by its content, and finds its networks' state dicts."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 
-from pdae_jax.convert import torch_file
+from pdae_jax.convert import model_folder, torch_file
 from pdae_jax.convert.architecture_facts import (
     Facts,
     from_architecture,
     from_hyper_parameters,
 )
+from pdae_jax.convert.dialects import DIALECTS, DIFFUSERS, EDM, GUIDED, MONAI, MONAI_JOINED, Dialect
+from pdae_jax.convert.project_config import from_diffusers, from_scheduler
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.runtime.choices import listed
 from pdae_jax.workdir import json_file
@@ -52,7 +56,8 @@ class Source(NamedTuple):
     networks: name -> state dict, names as those of `architecture_facts.architecture` and "alexnet",
     "lpips", "inception". weights: name -> "ema", "raw" or "as stored". ignored: lines, each on
     something that is knowingly not used and why. step: of its training, None where not stored.
-    facts: of its architecture, beyond the shapes.
+    facts: of its architecture, beyond the shapes. dialect: of its UNet's names. configs: of the
+    project that it came from, by their files' names, as `export` writes them again.
     """
 
     path: Path
@@ -62,19 +67,23 @@ class Source(NamedTuple):
     ignored: list[str]
     step: int | None
     facts: list[Facts]
+    dialect: Dialect = GUIDED
+    configs: dict[str, Any] = {}
 
 
 def read_source(
     path: str | os.PathLike, *, weights: str = "ema", class_label: int | None = None
 ) -> Source:
-    """Recognises the file at `path` and finds its networks.
+    """Recognises the file or folder at `path` and finds its networks.
 
     weights: "ema" or "raw", where a file has both. class_label: the class that a class-conditional
     UNet is reduced to. Raises ValueError (also torch_file's) for a file of no known kind.
     """
-    contents = torch_file.read(path)
+    found = model_folder.find(Path(path), weights)
+    path, contents = found.weights, read_file(found.weights)
     try:
-        return _recognised(path, contents, weights, class_label)
+        source = _recognised(path, contents, weights, class_label)
+        return _configured(source, found)
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(
             f"{path}: like a known kind of checkpoint, but its contents make no sense "
@@ -82,19 +91,50 @@ def read_source(
         ) from error
 
 
+def read_file(path: Path) -> torch_file.Contents:
+    """The contents of a file, PyTorch's or safetensors, neither with PyTorch."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    if path.suffix != ".safetensors" and not (start[8:] == b"{" and start[5:8] == b"\0\0\0"):
+        return torch_file.read(path)
+    try:
+        return torch_file.Contents(dict(safetensors.numpy.load_file(path)), ())
+    except (safetensors.SafetensorError, TypeError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path}: no readable safetensors file ({str(error)[:80]}): fetch it again"
+        ) from error
+
+
+def _configured(source: Source, found: model_folder.Found) -> Source:
+    """A source with what the configs beside its file say."""
+    if found.note:
+        source.ignored.append(found.note)
+    if found.config is None or source.dialect is not DIFFUSERS:
+        return source
+    configs = {"config.json": model_folder.read_json(found.config)}
+    facts = [from_diffusers(configs["config.json"], str(found.config))]
+    if found.scheduler is not None:
+        configs["scheduler_config.json"] = model_folder.read_json(found.scheduler)
+        facts.append(from_scheduler(configs["scheduler_config.json"], str(found.scheduler)))
+    return source._replace(facts=source.facts + facts, configs=configs)
+
+
 def _recognised(
     path: str | os.PathLike, contents: torch_file.Contents, weights: str, class_label: int | None
 ) -> Source:
-    value = contents.value
-    ignored: list[str] = []
+    value, ignored = contents.value, []
     if contents.placeholders:
         ignored.append(
             f"objects of {len(contents.placeholders)} classes that were not loaded: "
             + listed(contents.placeholders)
         )
+    if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+        value = _listed(value, weights, ignored)
     if not isinstance(value, Mapping):
         raise ValueError(f"{path}: holds a {type(value).__name__}, not a dict of tensors")
     value = {key: entry for key, entry in value.items() if isinstance(key, str)}
+    if not any(recognises(value) for recognises, _ in KINDS):
+        value = _unwrapped(value, weights, ignored)
     read = next((reader for recognises, reader in KINDS if recognises(value)), None)
     if read is None:
         raise ValueError(
@@ -102,8 +142,9 @@ def _recognised(
         )
     found = read(Path(path), value, weights, ignored)
     networks = {name: _tensors(path, name, state) for name, state in found.networks.items()}
-    if "unet" in networks and "label_emb.weight" in networks["unet"]:
-        networks["unet"] = _of_class(path, networks["unet"], class_label, ignored)
+    classes = f"{found.dialect.classes}.weight"
+    if "unet" in networks and classes in networks["unet"]:
+        networks["unet"] = _of_class(path, networks["unet"], class_label, found.dialect, ignored)
     elif class_label is not None:
         raise ValueError(f"{path}: its model has no classes, so class {class_label} means nothing")
     return found._replace(networks=networks, ignored=ignored)
@@ -198,6 +239,9 @@ def _pdae(path: Path, value: Entries, weights: str, ignored: list[str]) -> Sourc
 def _bare(path: Path, value: Entries, weights: str, ignored: list[str]) -> Source:
     """Reads a state dict by itself, of the network that its names show."""
     value = _without_module(value)
+    dialect = next((one for one in DIALECTS.values() if one.known_by in value), GUIDED)
+    if dialect is not GUIDED:
+        return _foreign(path, value, dialect, ignored)
     kind, name, unused = next(row[1:] for row in BARE if row[0] in value)
     if name == "unet" and any(key.startswith("shift_") for key in value):
         kind, name = "PDAE's decoder, a bare state dict", "decoder"
@@ -228,9 +272,115 @@ BARE: list[tuple[str, str, str, str | None]] = [
 ]
 
 
+def _foreign(path: Path, value: Entries, dialect: Dialect, ignored: list[str]) -> Source:
+    """Reads another project's UNet, a bare state dict."""
+    for mark, what in CONDITIONED:
+        if any(mark in key for key in value):
+            raise ValueError(
+                f"{path}: a UNet that is conditioned on {what}; only unconditional diffusion "
+                f"models of pixels come in"
+            )
+    old = OLD_NAMES.get(dialect.project, {})
+    network = {_renamed(key, old): tensor for key, tensor in value.items()}
+    if dialect is MONAI and any(".attn.qkv." in key for key in network):
+        dialect = MONAI_JOINED
+    for key in [key for key in network if key.startswith(UNUSED.get(dialect.project, ("\0",)))]:
+        ignored.append(f"{key}: not part of what is computed")
+        del network[key]
+    kind = f"{dialect.project}'s UNet"
+    return Source(path, kind, {"unet": network}, {"unet": "as stored"}, ignored, None, [], dialect)
+
+
+CONDITIONED = [(".attn2.", "text or other tokens"), (".add_k_proj.", "text or other tokens")]
+# Parts of names that earlier versions of a project had.
+OLD_NAMES = {
+    "diffusers": {
+        ".query.": ".to_q.",
+        ".key.": ".to_k.",
+        ".value.": ".to_v.",
+        ".proj_attn.": ".to_out.0.",
+    },
+    "DDIM": {".conv_shortcut.": ".nin_shortcut."},
+    "MONAI": {
+        f"attentions.{k}.{old}.": f"attentions.{k}.attn.{new}."
+        for k in range(8)
+        for old, new in (
+            *((name, name) for name in ("to_q", "to_k", "to_v")),
+            ("proj_attn", "out_proj"),
+        )
+    }
+    | {
+        f"middle_block.attention.{old}.": f"middle_block.attention.attn.{new}."
+        for old, new in (
+            *((name, name) for name in ("to_q", "to_k", "to_v")),
+            ("proj_attn", "out_proj"),
+        )
+    },
+}
+UNUSED = {"EDM": ("map_augment.",)}
+
+
+def _renamed(key: str, names: Mapping[str, str]) -> str:
+    for old, new in names.items():
+        if old in key:
+            return key.replace(old, new)
+    return key
+
+
+def _listed(value: Sequence[Any], weights: str, ignored: list[str]) -> Any:
+    """DDIM's checkpoints are lists: the model, optimizer, epoch, step and, last, its average."""
+    average = value[-1]
+    if len(value) > 1 and isinstance(average, Mapping) and len(average) == len(value[0]):
+        ignored.append(
+            "the raw model: its average is taken" if weights == "ema" else "its average: raw taken"
+        )
+        return average if weights == "ema" else value[0]
+    return value[0]
+
+
+def _unwrapped(value: Entries, weights: str, ignored: list[str]) -> Entries:
+    """The state dict within a checkpoint of other trainers, whose prefixes and boxes they are.
+
+    Averages of torch.optim.swa_utils, of ema_pytorch, and entries such as {"model", "ema"}.
+    """
+    for _ in range(4):
+        value = _without_module(value)
+        if any(recognises(value) for recognises, _ in KINDS):
+            return value
+        order = (EMA_BOXES, RAW_BOXES) if weights == "ema" else (RAW_BOXES, EMA_BOXES)
+        boxes = [name for name in (*order[0], *order[1]) if isinstance(value.get(name), Mapping)]
+        prefixes = [
+            prefix
+            for prefix in sorted(PREFIXES, key=lambda one: ("ema" in one) != (weights == "ema"))
+            if any(key.startswith(prefix) for key in value)
+        ]
+        if boxes:
+            others = [key for key in value if key != boxes[0]]
+            inner = {key: entry for key, entry in value[boxes[0]].items() if isinstance(key, str)}
+        elif prefixes:
+            others = [key for key in value if not key.startswith(prefixes[0])]
+            inner = {
+                key.removeprefix(prefixes[0]): entry
+                for key, entry in value.items()
+                if key.startswith(prefixes[0])
+            }
+        else:
+            return value
+        if others:
+            ignored.append(f"{listed(others)}: beside the model that is taken")
+        value = inner
+    return value
+
+
+EMA_BOXES = ("ema", "model_ema", "ema_model", "ema_state_dict", "params_ema", "shadow_params")
+RAW_BOXES = ("state_dict", "model", "model_state_dict", "unet", "net", "network", "params")
+PREFIXES = ("ema_model.", "online_model.", "module.", "model.", "unet.", "net.", "denoise_fn.")
+
+
 def _is_bare(value: Entries) -> bool:
-    names = {key.removeprefix("module.") for key in value}
-    return any(row[0] in names for row in BARE)
+    names = {key.removeprefix("_orig_mod.").removeprefix("module.") for key in value}
+    marks = {row[0] for row in BARE} | {one.known_by for one in DIALECTS.values()}
+    return bool(names & marks)
 
 
 KINDS: list[tuple[Callable[[Entries], bool], Callable[[Path, Entries, str, list[str]], Source]]] = [
@@ -289,26 +439,41 @@ def _tensors(path: str | os.PathLike, name: str, state: Any) -> StateDict:
 
 
 def _without_module(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state dict without the prefix that torch's DataParallel gives to every key."""
-    if all(isinstance(key, str) and key.startswith("module.") for key in state):
-        return {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    return dict(state)
+    """A state dict without the prefixes that DataParallel and torch.compile give to every key."""
+    state = dict(state)
+    while state:
+        prefix = next(
+            (
+                one
+                for one in ("module.", "_orig_mod.")
+                if all(isinstance(key, str) and key.startswith(one) for key in state)
+            ),
+            None,
+        )
+        if prefix is None:
+            return state
+        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    return state
 
 
 def _of_class(
-    path: str | os.PathLike, unet: StateDict, label: int | None, ignored: list[str]
+    path: str | os.PathLike,
+    unet: StateDict,
+    label: int | None,
+    dialect: Dialect,
+    ignored: list[str],
 ) -> StateDict:
     """A class-conditional UNet reduced to one class, whose embedding is added to t's always."""
-    unet = dict(unet)
-    embedding = unet.pop("label_emb.weight")
+    unet, name = dict(unet), f"{dialect.time[1]}.bias"
+    embedding = unet.pop(f"{dialect.classes}.weight")
+    embedding = embedding.T if dialect is EDM else embedding  # a linear layer of one-hot classes
     if label is None or not 0 <= label < len(embedding):
         raise ValueError(
             f"{path}: its UNet is conditioned on {len(embedding)} classes; choose the "
             f"one to keep with --class_label=0..{len(embedding) - 1}"
         )
-    bias = unet["time_embed.2.bias"].astype(np.float32)
-    unet["time_embed.2.bias"] = bias + embedding[label].astype(np.float32)
-    ignored.append(f"label_emb: but for class {label}, which became part of time_embed.2.bias")
+    unet[name] = unet[name].astype(np.float32) + embedding[label].astype(np.float32)
+    ignored.append(f"{dialect.classes}: but for class {label}, which became part of {name}")
     return unet
 
 

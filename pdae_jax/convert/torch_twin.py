@@ -1,7 +1,8 @@
 """The original networks in PyTorch, under the original files' names: the reference of `verify`.
 
 Written from the same description as the Flax networks but sharing no code that computes with
-them; a state dict of an original file loads into it strictly. Images are NCHW here.
+them; a state dict of an original file loads into it strictly. Other projects' blocks are here under
+guided-diffusion's names. Images are NCHW.
 """
 
 import math
@@ -15,16 +16,22 @@ from torch.nn import functional as F
 from pdae_jax.networks.architecture import Architecture
 
 
-def norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+def norm(channels: int, arch: Architecture | None = None) -> nn.GroupNorm:
+    if arch is None:
+        return nn.GroupNorm(math.gcd(32, channels), channels)
+    groups = max(1, min(arch.norm_groups, channels // arch.group_channels))
+    return nn.GroupNorm(math.gcd(groups, channels), channels, eps=arch.norm_eps)
 
 
-def timestep_embedding(t: torch.Tensor, dim: int) -> torch.Tensor:
+def timestep_embedding(
+    t: torch.Tensor, dim: int, shift: float = 0.0, order: str = "cos_sin"
+) -> torch.Tensor:
     half = dim // 2
     angles = t[:, None].float() * torch.exp(
-        -math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half
+        -math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / (half - shift)
     )
-    return torch.cat([angles.cos(), angles.sin()], -1)
+    halves = [angles.cos(), angles.sin()]
+    return torch.cat(halves if order == "cos_sin" else halves[::-1], -1)
 
 
 class ResBlock(nn.Module):
@@ -34,19 +41,26 @@ class ResBlock(nn.Module):
         self,
         n_in: int,
         n_out: int,
-        emb: int,
-        dropout: float,
+        arch: Architecture,
         resample: str = "",
         with_z: bool = False,
+        divisor: float = 1.0,
     ):
         super().__init__()
-        self.resample = resample
-        self.in_layers = nn.Sequential(norm(n_in), nn.SiLU(), nn.Conv2d(n_in, n_out, 3, padding=1))
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, 2 * n_out))
+        self.resample, self.divisor, emb = resample, divisor, arch.embedding
+        self.added = arch.condition == "shift"
+        self.in_layers = nn.Sequential(
+            norm(n_in, arch), nn.SiLU(), nn.Conv2d(n_in, n_out, 3, padding=1)
+        )
+        parts = 1 if self.added else 2
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, parts * n_out))
         if with_z:
             self.emb_z_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, 2 * n_out))
         self.out_layers = nn.Sequential(
-            norm(n_out), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(n_out, n_out, 3, padding=1)
+            norm(n_out, arch),
+            nn.SiLU(),
+            nn.Dropout(arch.dropout),
+            nn.Conv2d(n_out, n_out, 3, padding=1),
         )
         self.skip_connection = nn.Identity() if n_in == n_out else nn.Conv2d(n_in, n_out, 1)
 
@@ -57,27 +71,39 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor, emb_z: Tensor | None = None) -> Tensor:
         h = self.in_layers[2](self.resampled(self.in_layers[:2](x)))
-        h = self.out_layers[0](h)
         layers = [self.emb_layers(emb)] + ([] if emb_z is None else [self.emb_z_layers(emb_z)])
+        if self.added:
+            h = h + layers.pop(0)[:, :, None, None]
+        h = self.out_layers[0](h)
         for condition in layers:
             scale, shift = condition[:, :, None, None].chunk(2, 1)
             h = h * (1 + scale) + shift
-        return self.skip_connection(self.resampled(x)) + self.out_layers[1:](h)
+        return (self.skip_connection(self.resampled(x)) + self.out_layers[1:](h)) / self.divisor
 
 
 class Attention(nn.Module):
     """Self-attention over all places of a map, with a residual."""
 
-    def __init__(self, channels: int, heads: int, order: str = "legacy"):
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        order: str = "legacy",
+        arch: Architecture | None = None,
+        bare: bool = False,
+        divisor: float = 1.0,
+    ):
         super().__init__()
-        self.heads, self.order = heads, order
-        self.norm = norm(channels)
+        self.heads, self.order, self.divisor = heads, order, divisor
+        if not bare:
+            self.norm = norm(channels, arch)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
     def forward(self, x: Tensor, *conditions: Tensor) -> Tensor:
         B, C, H, W = x.shape
-        h = self.qkv(self.norm(x).reshape(B, C, H * W))
+        h = self.norm(x) if hasattr(self, "norm") else x
+        h = self.qkv(h.reshape(B, C, H * W))
         width = C // self.heads
         if self.order == "legacy":
             q, k, v = h.reshape(B, self.heads, 3, width, H * W).unbind(2)
@@ -85,7 +111,35 @@ class Attention(nn.Module):
             q, k, v = h.reshape(B, 3, self.heads, width, H * W).unbind(1)
         h = F.scaled_dot_product_attention(*(part.transpose(-1, -2) for part in (q, k, v)))
         h = h.transpose(-1, -2).reshape(B, C, H * W)
-        return x + self.proj_out(h).reshape(B, C, H, W)
+        return (x + self.proj_out(h).reshape(B, C, H, W)) / self.divisor
+
+
+class Smaller(nn.Module):
+    """Down-sampling by a convolution, padded on all sides or right and below only."""
+
+    def __init__(self, channels: int, how: str):
+        super().__init__()
+        self.pads = (0, 1, 0, 1) if how == "conv_right" else (1, 1, 1, 1)
+        self.op = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        return self.op(F.pad(x, self.pads))
+
+
+class Larger(nn.Module):
+    """Up-sampling: every pixel twice along both axes, and a convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class Same(nn.Module):
+    def forward(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        return x
 
 
 class Blocks(nn.ModuleList):
@@ -95,6 +149,37 @@ class Blocks(nn.ModuleList):
         for layer in self:
             h = layer(h) if isinstance(layer, nn.Conv2d) else layer(h, *conditions)
         return h
+
+
+def way_up(
+    arch: Architecture, n_out: int, with_z: bool
+) -> tuple[Blocks, nn.ModuleList, nn.Sequential]:
+    """The middle, the blocks of the way up and the head: eps_theta's, or G's."""
+    width, divisor = arch.width(-1), arch.middle_scale
+    between: nn.Module = Same()
+    if arch.middle != "plain":
+        heads, bare = arch.heads_of(width), arch.middle == "bare_attention"
+        between = Attention(width, heads, arch.qkv_order, arch, bare, divisor)
+    middle = Blocks(
+        [
+            ResBlock(width, width, arch, "", with_z, divisor),
+            between,
+            ResBlock(width, width, arch, "", with_z, divisor),
+        ]
+    )
+    ups = nn.ModuleList()
+    for block in arch.up_path():
+        layers = Blocks([ResBlock(width + block.skip, block.channels, arch, "", with_z)])
+        width = block.channels
+        if block.attention:
+            layers.append(Attention(width, arch.heads_of(width, True), arch.qkv_order, arch))
+        if block.resample == "residual":
+            layers.append(ResBlock(width, width, arch, "up", with_z))
+        elif block.resample:
+            layers.append(Larger(width))
+        ups.append(layers)
+    out = nn.Sequential(norm(width, arch), nn.SiLU(), nn.Conv2d(width, n_out, 3, padding=1))
+    return middle, ups, out
 
 
 class UNet(nn.Module):
@@ -112,60 +197,30 @@ class UNet(nn.Module):
         for block in arch.down_path():
             if block.kind == "conv":
                 layers = Blocks([nn.Conv2d(width, block.channels, 3, padding=1)])
+            elif block.conditioned:
+                resample = "down" if block.kind == "down" else ""
+                layers = Blocks([ResBlock(width, block.channels, arch, resample)])
             else:
-                layers = Blocks(
-                    [
-                        ResBlock(
-                            width,
-                            block.channels,
-                            emb,
-                            arch.dropout,
-                            "down" if block.kind == "down" else "",
-                        )
-                    ]
-                )
+                layers = Blocks([Smaller(width, block.resample)])
             if block.attention:
-                layers.append(self.attention(block.channels))
+                heads = arch.heads_of(block.channels)
+                layers.append(Attention(block.channels, heads, arch.qkv_order, arch))
             self.input_blocks.append(layers)
             width = block.channels
-        self.middle_block, self.output_blocks, self.out = self.way_up(arch.out_channels, False)
+        ups = way_up(arch, arch.out_channels, False)
+        self.middle_block, self.output_blocks, self.out = ups
         if with_z:
             self.label_emb = nn.Linear(arch.z_size, emb)
-            self.shift_middle_block, self.shift_output_blocks, self.shift_out = self.way_up(
-                channels, True
-            )
-
-    def attention(self, channels: int) -> Attention:
-        return Attention(channels, self.arch.heads_of(channels), self.arch.qkv_order)
-
-    def way_up(self, n_out: int, with_z: bool) -> tuple[Blocks, nn.ModuleList, nn.Sequential]:
-        arch, emb = self.arch, self.arch.embedding
-        width = arch.base * arch.mult[-1]
-        middle = Blocks(
-            [
-                ResBlock(width, width, emb, arch.dropout, "", with_z),
-                self.attention(width),
-                ResBlock(width, width, emb, arch.dropout, "", with_z),
-            ]
-        )
-        ups = nn.ModuleList()
-        for block in arch.up_path():
-            layers = Blocks(
-                [ResBlock(width + block.skip, block.channels, emb, arch.dropout, "", with_z)]
-            )
-            width = block.channels
-            if block.attention:
-                layers.append(self.attention(width))
-            if block.upsample:
-                layers.append(ResBlock(width, width, emb, arch.dropout, "up", with_z))
-            ups.append(layers)
-        out = nn.Sequential(norm(width), nn.SiLU(), nn.Conv2d(width, n_out, 3, padding=1))
-        return middle, ups, out
+            ups = way_up(arch.estimator, channels, True)
+            self.shift_middle_block, self.shift_output_blocks, self.shift_out = ups
 
     def forward(
         self, x: Tensor, t: Tensor, z: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        emb = self.time_embed(timestep_embedding(t, self.arch.base))
+        arch = self.arch
+        emb = self.time_embed(
+            timestep_embedding(t, arch.base, arch.frequency_shift, arch.frequencies)
+        )
         h, skips = x, []
         for block in self.input_blocks:
             h = block(h, emb)

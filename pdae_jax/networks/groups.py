@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
@@ -25,9 +24,8 @@ from pdae_jax.networks.gradient_estimator import GradientEstimator
 from pdae_jax.networks.latent_mlp import LatentMLP
 from pdae_jax.networks.unet import UNet
 from pdae_jax.pdae import Prediction
-from pdae_jax.schedule import Scalings, Schedule, at, named
+from pdae_jax.schedule import Scalings, Schedule, named
 
-FOUR_AXES = np.empty((0, 0, 0, 0))  # what factors are shaped to multiply
 STUDENTS = ("shifted", "fewstep")  # ways up that are distilled: estimators by their parameters
 NETWORKS = ("dpm", "encoder", "gradient", "latent", *STUDENTS)
 DTYPES: dict[str, DTypeLike] = dict(zip(PRECISIONS, (jnp.float32, jnp.bfloat16), strict=True))
@@ -169,7 +167,9 @@ class Networks:
         read, scalings = self.schedule.given_to(self.arch.reads), self._scalings
         given = t if read is None else jnp.asarray(read, jnp.float32)[t]
         embedding, projection = _apply(self.unet, params["dpm"], given, method="time")
-        factors = scalings and Scalings(*(at(one, t, FOUR_AXES) for one in scalings))
+        factors = scalings and Scalings(
+            *(jnp.asarray(one, jnp.float32)[t][:, None, None, None] for one in scalings)
+        )
         if up not in params:
             return Time(projection, None, factors)
         gradient = _apply(self.estimator, params[up], embedding, method="time")

@@ -1,0 +1,266 @@
+"""Diffusion models of other projects: their own classes, converted, compute the same here."""
+
+import json
+
+import diffusers
+import jax
+import monai.networks.nets
+import numpy as np
+import pytest
+import torch
+
+import pdae_jax
+from pdae_jax import pdae, samplers
+from pdae_jax.convert.conversion import convert
+from pdae_jax.networks.groups import Networks
+from pdae_jax.workdir.workdir import Workdir
+
+SAID = []
+
+
+def filled(network, seed=0):
+    """Random weights, also where training begins at zero, so that every layer counts."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                weight.copy_(1 + 0.1 * torch.randn_like(weight))
+            else:
+                weight.copy_(torch.randn_like(weight) * (0.1 if weight.ndim > 1 else 0.3))
+    return network.eval()
+
+
+def of_diffusers(**changes):
+    settings = dict(
+        sample_size=16,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(32, 64, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    )
+    return filled(diffusers.UNet2DModel(**settings | changes))
+
+
+def outputs(workdir, theirs, times=(3, 700), seed=0):
+    """(ours, theirs) of what the network puts out for the same pictures and times."""
+    home = Workdir(workdir)
+    arch, net = home.architecture, Networks(home.architecture)
+    x = np.random.default_rng(seed).standard_normal((2, *arch.image_shape)).astype(np.float32)
+    t = np.array(times)
+
+    def run(params, x, t):
+        return net.predict(params, x, net.time(params, t)).eps
+
+    with jax.default_matmul_precision("highest"):
+        ours = np.asarray(jax.jit(run)(home.weights(), x, t))
+    with torch.no_grad():
+        found = theirs(torch.tensor(np.moveaxis(x, -1, 1).copy()), torch.tensor(t)).numpy()
+    return ours, np.moveaxis(found, 1, -1), x
+
+
+def assert_close(ours, theirs):
+    assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+
+
+SWITCHES = [
+    {},
+    dict(norm_eps=1e-6, flip_sin_to_cos=False, freq_shift=1, downsample_padding=0),  # google's
+    dict(attention_head_dim=None, layers_per_block=2),
+    dict(attention_head_dim=16, downsample_type="resnet", upsample_type="resnet"),
+    dict(resnet_time_scale_shift="scale_shift", mid_block_scale_factor=1.4),
+    dict(
+        down_block_types=("ResnetDownsampleBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    ),
+    dict(add_attention=False, out_channels=2),
+    dict(block_out_channels=(32, 48, 80), attention_head_dim=8),
+    dict(sample_size=(16, 32), in_channels=3, out_channels=3),
+]
+
+
+@pytest.mark.parametrize("changes", SWITCHES, ids=str)
+def test_diffusers_networks_compute_the_same(changes, tmp_path):
+    network = of_diffusers(**changes)
+    network.save_pretrained(tmp_path / "theirs")
+    convert([tmp_path / "theirs"], tmp_path / "ours", say=SAID.append)
+    ours, theirs, _ = outputs(tmp_path / "ours", lambda x, t: network(x, t).sample)
+    assert_close(ours, theirs[..., : ours.shape[-1]])
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_a_pipelines_folder_is_read_with_its_scheduler(safe, tmp_path):
+    network = of_diffusers()
+    scheduler = diffusers.DDIMScheduler(
+        num_train_timesteps=500, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"
+    )
+    pipeline = diffusers.DDIMPipeline(unet=network, scheduler=scheduler)
+    pipeline.save_pretrained(tmp_path / "theirs", safe_serialization=safe)
+    convert([tmp_path / "theirs"], tmp_path / "ours", say=SAID.append)
+    arch = Workdir(tmp_path / "ours").architecture
+    assert (arch.T, arch.schedule, arch.predicts) == (500, "cosine", "v")
+    ours, v, x = outputs(tmp_path / "ours", lambda x, t: network(x, t).sample, (3, 400))
+    signal = np.sqrt(scheduler.alphas_cumprod.numpy()[[3, 400]])[:, None, None, None]
+    assert_close(ours, signal * v + np.sqrt(1 - signal**2) * x)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(resblock_updown=True),
+        dict(num_head_channels=(0, 32, 64)),  # one head a level
+        dict(use_combined_linear=True, out_channels=2),
+    ],
+    ids=str,
+)
+def test_monai_networks_compute_the_same(changes, tmp_path):
+    settings = dict(
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=1,
+        channels=(32, 32, 64),
+        num_res_blocks=1,
+        attention_levels=(False, True, True),
+        num_head_channels=8,
+        norm_num_groups=8,
+    )
+    settings |= changes
+    network = filled(monai.networks.nets.DiffusionModelUNet(**settings))
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    config = tmp_path / "network.json"
+    config.write_text(json.dumps(settings | {"image_size": 16}))
+    convert([tmp_path / "model.pt"], tmp_path / "ours", config=config, say=SAID.append)
+    ours, theirs, _ = outputs(tmp_path / "ours", network)
+    assert_close(ours, theirs[..., : ours.shape[-1]])
+
+
+SCHEDULERS = [
+    dict(),
+    dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+    dict(beta_schedule="squaredcos_cap_v2"),
+    dict(beta_schedule="sigmoid"),
+    dict(num_train_timesteps=250),
+    dict(trained_betas=list(np.linspace(2e-3, 0.1, 100))),
+]
+
+
+@pytest.mark.parametrize("settings", SCHEDULERS, ids=lambda s: str(s)[:60])
+def test_schedules_are_theirs(settings):
+    from pdae_jax.convert.project_config import from_scheduler
+    from pdae_jax.schedule import named
+
+    theirs = diffusers.DDPMScheduler(**settings)
+    facts = from_scheduler(dict(theirs.config), "scheduler_config.json").values
+    ours = named(facts["schedule"], facts["T"], facts.get("betas", ()))
+    np.testing.assert_allclose(ours.alpha_bar, theirs.alphas_cumprod.numpy(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(ours.beta, theirs.betas.numpy(), rtol=2e-5)
+
+
+def test_a_zero_terminal_snr_is_refused_with_the_reason(tmp_path):
+    scheduler = diffusers.DDIMScheduler(rescale_betas_zero_snr=True)
+    diffusers.DDIMPipeline(unet=of_diffusers(), scheduler=scheduler).save_pretrained(tmp_path / "a")
+    with pytest.raises(ValueError, match="rescale_betas_zero_snr: at the last t nothing"):
+        convert([tmp_path / "a"], tmp_path / "ours", say=SAID.append)
+    assert not (tmp_path / "ours").exists()
+
+
+PREDICTIONS = {"epsilon": "eps", "sample": "x_0", "v_prediction": "v"}
+
+
+@pytest.fixture(scope="module", params=PREDICTIONS)
+def pipeline(request, tmp_path_factory):
+    """(their network, their schedulers' settings, our model) of one prediction."""
+    folder, network = tmp_path_factory.mktemp(request.param), of_diffusers(sample_size=8)
+    settings = dict(prediction_type=request.param, num_train_timesteps=1000)
+    scheduler = diffusers.DDIMScheduler(**settings)
+    diffusers.DDIMPipeline(unet=network, scheduler=scheduler).save_pretrained(folder / "theirs")
+    convert([folder / "theirs"], folder / "ours", say=SAID.append)
+    model = pdae_jax.load(folder / "ours")
+    assert model.arch.predicts == PREDICTIONS[request.param]
+    return network, settings, model
+
+
+def channels_last(tensor):
+    return np.moveaxis(tensor.numpy(), 1, -1)
+
+
+def channels_first(array):
+    return torch.tensor(np.moveaxis(np.asarray(array), -1, 1).copy())
+
+
+def in_double(scheduler):
+    """Their constants without float32's rounding, which is 1e-5 after a product of a thousand."""
+    scheduler.betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    scheduler.alphas = 1 - scheduler.betas
+    scheduler.alphas_cumprod = torch.cumprod(scheduler.alphas, 0)
+    return scheduler
+
+
+def test_ddim_is_diffusers_step_by_step(pipeline):
+    network, settings, model = pipeline
+    scheduler = in_double(diffusers.DDIMScheduler(**settings))  # clips x_0, as our DDIM does
+    scheduler.set_timesteps(20)
+    x = np.random.default_rng(0).standard_normal((2, 8, 8, 1)).astype(np.float32)
+    params = model.params
+    step = jax.jit(
+        lambda x, t, t_next: samplers.ddim_step(
+            lambda x, t: model.net.predict(params, x, model.net.time(params, t[None])).eps,
+            *(x, t, t_next, model.schedule),
+        )
+    )
+    theirs = channels_first(x)
+    times = scheduler.timesteps.numpy()
+    assert list(times[:3]) == [950, 900, 850] and times[-1] == 0
+    with torch.no_grad(), jax.default_matmul_precision("highest"):
+        for t, t_next in zip(times, times[1:]):
+            x = step(x, np.int32(t), np.int32(t_next))
+            out = network(theirs, torch.tensor(int(t))).sample
+            # Of a clipped x_0 the eps follows, as in the paper's code.
+            stepped = scheduler.step(out, int(t), theirs, use_clipped_model_output=True)
+            theirs = stepped.prev_sample
+            np.testing.assert_allclose(np.asarray(x), channels_last(theirs), atol=2e-5)
+            x = channels_last(theirs)
+    assert np.asarray(x).std() > 0.05
+
+
+def test_ddpm_is_diffusers_step_by_step(pipeline):
+    """The mean and the variance of each ancestral step, and so the step under the same noise."""
+    network, settings, model = pipeline
+    scheduler = in_double(diffusers.DDPMScheduler(**settings, clip_sample=False))
+    params, rng = model.params, np.random.default_rng(0)
+    for t in (999, 700, 300, 50, 1, 0):
+        x = rng.standard_normal((2, 8, 8, 1)).astype(np.float32)
+        posterior = pdae.ddpm_posterior(model.net, params, model.schedule, None, np.array([t]))
+        with torch.no_grad(), jax.default_matmul_precision("highest"):
+            mean, log_variance = jax.jit(posterior)(x, np.int32(t))
+            noise = np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
+            ours = mean + (t > 0) * np.exp(0.5 * np.asarray(log_variance)) * noise
+            out = network(channels_first(x), torch.tensor(t)).sample
+            drawn = channels_first(noise)
+            with pytest.MonkeyPatch.context() as patch:  # their noise is ours
+                patch.setattr(
+                    "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, **k: drawn
+                )
+                theirs = scheduler.step(out, t, channels_first(x)).prev_sample
+        theirs = channels_last(theirs)
+        scale = max(1.0, np.abs(theirs).max())
+        np.testing.assert_allclose(np.asarray(ours) / scale, theirs / scale, atol=1e-5)
+
+
+def test_predict_gives_eps_without_a_code(pipeline):
+    network, _, model = pipeline
+    x = np.random.default_rng(0).standard_normal((3, 8, 8, 1)).astype(np.float32)
+    eps = model.predict(x, 500)
+    assert eps.shape == x.shape
+    np.testing.assert_allclose(model.predict(x[0], 500), eps[0], atol=2e-5)
+    with torch.no_grad():
+        out = channels_last(network(channels_first(x), torch.tensor(500)).sample)
+    signal = model.schedule.alpha_bar[500] ** 0.5
+    noise = (1 - signal**2) ** 0.5
+    wanted = {"eps": out, "v": signal * out + noise * x, "x_0": (x - signal * out) / noise}[
+        model.arch.predicts
+    ]
+    np.testing.assert_allclose(eps, wanted, atol=2e-4)
