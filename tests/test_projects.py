@@ -8,6 +8,7 @@ import monai.networks.nets
 import numpy as np
 import pytest
 import torch
+import torch_projects
 
 import pdae_jax
 from pdae_jax import pdae, samplers
@@ -264,3 +265,86 @@ def test_predict_gives_eps_without_a_code(pipeline):
         model.arch.predicts
     ]
     np.testing.assert_allclose(eps, wanted, atol=2e-4)
+
+
+# Projects that PyPI lacks: networks of our own in PyTorch, under the projects' names.
+
+
+def saved(network, folder, name="model.pt"):
+    torch.save(filled(network).state_dict(), folder / name)
+    return folder / name
+
+
+GUIDED = [
+    {},  # the project's own flags
+    dict(use_scale_shift_norm=False),
+    dict(resblock_updown=True, use_new_attention_order=True, num_head_channels=16),
+    dict(resblock_updown=True, use_scale_shift_norm=False, learn_sigma=True),
+    dict(num_heads_upsample=2, num_res_blocks=2),
+    dict(channel_mult=(2, 2), num_channels=16),  # begins at mult[0] times the base
+    dict(channel_mult=(0.5, 1, 2), num_channels=64, attention_resolutions=(8, 4)),
+    dict(improved=True, channel_mult=(2, 2), channels=1),
+    dict(channel_mult=(2, 4, 4), num_channels=16, attention_resolutions=(16, 4)),
+]
+
+
+@pytest.mark.parametrize("flags", GUIDED, ids=str)
+def test_guided_diffusion_with_any_flags_computes_the_same(flags, tmp_path):
+    network = torch_projects.Guided(**flags)
+    file = saved(network, tmp_path)
+    told = {"image_size": 16, "heads": 4}
+    if "num_head_channels" in flags:
+        told = {"image_size": 16, "head_channels": 16}
+    if "num_heads_upsample" in flags:
+        told["heads_up"] = 2
+    told["qkv_order"] = "new" if "use_new_attention_order" in flags else "legacy"
+    convert([file], tmp_path / "ours", flags=told, say=SAID.append)
+    ours, theirs, _ = outputs(tmp_path / "ours", network)
+    assert_close(ours, theirs[..., : ours.shape[-1]])
+
+
+def test_rescaled_times_are_read_as_of_a_thousand(tmp_path):
+    """improved-diffusion: 4000 times, of which the network reads t 1000 / T; predict_xstart."""
+    network = torch_projects.Guided(improved=True)
+    told = dict(image_size=16, heads=4, qkv_order="legacy", schedule="cosine", T=4000)
+    told |= dict(reads="t_of_1000", predicts="x_0")
+    convert([saved(network, tmp_path)], tmp_path / "ours", flags=told, say=SAID.append)
+    ours, x_0, x = outputs(tmp_path / "ours", lambda x, t: network(x, t * 0.25), (100, 3000))
+    alpha_bar = pdae_jax.load(tmp_path / "ours").schedule.alpha_bar[[100, 3000]]
+    signal = np.sqrt(alpha_bar)[:, None, None, None]
+    assert_close(ours, (x - signal * x_0) / np.sqrt(1 - signal**2))
+
+
+def test_ddim_names_compute_the_same(tmp_path):
+    network = torch_projects.DDIM()
+    state = filled(network).state_dict()
+    optimizer = {"state": {}, "param_groups": []}
+    average = {f"module.{key}": value for key, value in state.items()}
+    raw = {key: torch.zeros_like(value) for key, value in average.items()}
+    torch.save([raw, optimizer, 3, 100, average], tmp_path / "ckpt.pth")
+    convert([tmp_path / "ckpt.pth"], tmp_path / "ours", flags={"image_size": 16}, say=SAID.append)
+    ours, theirs, _ = outputs(tmp_path / "ours", network)
+    assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_edm_becomes_eps_at_every_noise_level(classes, tmp_path):
+    """The state dict alone; D(x; sigma) at sigma = sqrt(1 / alpha_bar - 1), as eps."""
+    network = torch_projects.EDM(classes=classes)
+    label = 1 if classes else None
+    convert([saved(network, tmp_path)], tmp_path / "ours", class_label=label, say=SAID.append)
+    model = pdae_jax.load(tmp_path / "ours")
+    assert (model.arch.schedule, model.arch.predicts) == ("karras", "edm")
+    np.testing.assert_allclose(model.schedule.noise_level[[0, -1]], [0.002, 80], rtol=1e-6)
+    times = (20, 600)
+    signal = np.sqrt(model.schedule.alpha_bar)[list(times)][:, None, None, None]
+    one_hot = torch.eye(3, dtype=torch.float64)[[1, 1]] if classes else None
+
+    def x_0(x, t):
+        # In double, as x_0 is turned into eps below by a difference of nearly equal numbers.
+        sigma = torch.tensor(model.schedule.noise_level[t.numpy()])
+        scale = torch.tensor(np.moveaxis(signal, -1, 1))
+        return network.double()(x.double() / scale, sigma, one_hot)
+
+    ours, theirs, x = outputs(tmp_path / "ours", x_0, times)
+    assert_close(ours, (x - signal * theirs) / np.sqrt(1 - signal**2))
