@@ -5,6 +5,7 @@ export("models/bedroom128", "bedroom128.pt")
 """
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,11 +15,12 @@ from typing import Any
 
 import jax
 import numpy as np
+import safetensors.numpy
 import yaml
 
 from pdae_jax.convert import architecture_facts, candidates, name_map, project_config
 from pdae_jax.convert.architecture_facts import Facts, Shapes, Told
-from pdae_jax.convert.dialects import GUIDED, Dialect
+from pdae_jax.convert.dialects import DIALECTS, DIFFUSERS, GUIDED, Dialect
 from pdae_jax.convert.name_map import Names
 from pdae_jax.convert.torch_checkpoint import Source, StateDict, read_source
 from pdae_jax.metrics import inception, lpips
@@ -367,8 +369,19 @@ def write(
         workdir.write_receipt(receipt)
 
 
-def state_dicts(workdir: Workdir) -> dict[str, StateDict]:
-    """A model's parameters as state dicts in the original names, {network: state dict}."""
+def in_guided_names(arch: Architecture, unet: StateDict, dialect: Dialect) -> StateDict:
+    """A UNet's state dict of any project in guided-diffusion's names, which are ours."""
+    if dialect is GUIDED:
+        return unet
+    params = name_map.to_params(name_map.unet(arch, dialect), unet)
+    return name_map.to_torch(name_map.unet(arch), params)
+
+
+def state_dicts(workdir: Workdir, dialect: Dialect = GUIDED) -> dict[str, StateDict]:
+    """A model's parameters as state dicts in the original names, {network: state dict}.
+
+    dialect: of the names of a diffusion model by itself.
+    """
     arch, groups = workdir.architecture, workdir.weights()
     if arch.patch > 1:
         raise ValueError(
@@ -377,7 +390,12 @@ def state_dicts(workdir: Workdir) -> dict[str, StateDict]:
         )
     wanted = ["decoder" if "gradient" in groups else "unet"]
     wanted += [name for name in ("encoder", "latent", "classifier", "statistics") if name in groups]
-    return {name: name_map.to_torch(MODEL[name](arch), groups) for name in wanted}
+    return {
+        name: name_map.to_torch(
+            name_map.unet(arch, dialect) if name == "unet" else MODEL[name](arch), groups
+        )
+        for name in wanted
+    }
 
 
 def export(model: str | os.PathLike, path: str | os.PathLike) -> None:
@@ -385,17 +403,25 @@ def export(model: str | os.PathLike, path: str | os.PathLike) -> None:
 
     It has ema_denoise_fn, or ema_decoder and ema_encoder, and what else the model holds that the
     authors have; beside them its "architecture", by which `convert` imports it exactly. What they
-    have not, what is distilled, is named and left out. Needs PyTorch.
+    have not, what is distilled, is named and left out. A diffusion model by itself goes back in the
+    names that it came with; one of diffusers as a folder, where `path` has no suffix. Needs
+    PyTorch, but for that folder.
     """
+    path, workdir = Path(path).expanduser(), Workdir(model)
+    if path.exists():
+        raise ValueError(f"{path} is there already; choose another name")
+    receipt = workdir.receipt if workdir.was_converted else {}
+    alone = "gradient" not in workdir.groups
+    dialect = DIALECTS[receipt.get("dialect", GUIDED.of)] if alone else GUIDED
+    if dialect is DIFFUSERS and not path.suffix:
+        _write_diffusers(workdir, path, receipt)
+        return
     try:
         import torch
     except ImportError as error:
         raise ImportError(
             "writing a PyTorch file needs PyTorch: pip install 'pdae_jax[convert]'"
         ) from error
-    path = Path(path)
-    if path.exists():
-        raise ValueError(f"{path} is there already; choose another name")
     keys = {
         "unet": "ema_denoise_fn",
         "decoder": "ema_decoder",
@@ -403,13 +429,31 @@ def export(model: str | os.PathLike, path: str | os.PathLike) -> None:
         "latent": "ema_latent_denoise_fn",
         "classifier": "ema_classifier",
     }
-    workdir = Workdir(model)
     value: dict[str, Any] = {"architecture": workdir.architecture.to_dict()}
-    for name, state in state_dicts(workdir).items():
+    for name, state in state_dicts(workdir, dialect).items():
         tensors = {key: torch.from_numpy(array.copy()) for key, array in state.items()}
-        value |= tensors if name == "statistics" else {keys[name]: tensors}
+        if dialect is not GUIDED:
+            value = tensors
+            print(f"in {dialect.project}'s names, as the model came")
+        else:
+            value |= tensors if name == "statistics" else {keys[name]: tensors}
     if left_out := [group for group in STUDENTS if group in workdir.groups]:
         print(f"left out, as the original has no such networks: {' and '.join(left_out)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic.new_file(path) as partial:
         torch.save(value, partial)
+
+
+def _write_diffusers(workdir: Workdir, path: Path, receipt: Mapping[str, Any]) -> None:
+    """Writes a diffusion model of diffusers as the folder that its from_pretrained reads."""
+    configs = {name: dict(config) for name, config in receipt["configs"].items()}
+    if receipt.get("class_label") is not None:
+        configs["config.json"]["num_class_embeds"] = None
+        print(f"of class {receipt['class_label']} alone, to which it was reduced")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.new_folder(path) as partial:
+        state = state_dicts(workdir, DIFFUSERS)["unet"]
+        weights = partial / "diffusion_pytorch_model.safetensors"
+        safetensors.numpy.save_file(state, weights, metadata={"format": "pt"})
+        for name, config in configs.items():
+            (partial / name).write_text(json.dumps(config, indent=2))

@@ -11,7 +11,8 @@ import numpy as np
 
 from pdae_jax.convert import candidates, name_map
 from pdae_jax.convert.architecture_facts import Told
-from pdae_jax.convert.conversion import MODEL, merge, sha256
+from pdae_jax.convert.conversion import MODEL, in_guided_names, merge, sha256
+from pdae_jax.convert.dialects import GUIDED
 from pdae_jax.convert.torch_checkpoint import StateDict, read_source
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import Networks, Params
@@ -68,13 +69,15 @@ def verify(
             raise ValueError(
                 f"{path} is not the file that was converted (another sha256 than in the receipt)"
             )
-    networks = merge(
-        [
-            read_source(path, weights=receipt["weights"], class_label=receipt["class_label"])
-            for path in files
-        ]
-    )
-    rows = compare(workdir.architecture, workdir.weights(), networks)
+    read = [
+        read_source(path, weights=receipt["weights"], class_label=receipt["class_label"])
+        for path in files
+    ]
+    networks, arch = merge(read), workdir.architecture
+    if "unet" in networks:
+        dialect = next((one.dialect for one in read if one.dialect is not GUIDED), GUIDED)
+        networks["unet"] = in_guided_names(arch, networks["unet"], dialect)
+    rows = compare(arch, workdir.weights(), networks)
     say(table(rows))
     passed = all(row.passed for row in rows)
     say(
@@ -134,6 +137,8 @@ def compare(
     x = rng.standard_normal((batch, *arch.image_shape), np.float32)
     z = rng.standard_normal((batch, arch.z_size), np.float32)
     t = np.linspace(arch.T // 5, arch.T - 1, batch).astype(np.int32)
+    read = Networks(arch).schedule.given_to(arch.reads)
+    t = t if read is None else read[t].astype(np.float32)
     with jax.default_matmul_precision("highest"):
         converted = run_converted(arch, params, networks, x, t, z)
     originals = {

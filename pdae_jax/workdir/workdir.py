@@ -136,6 +136,11 @@ class Workdir:
             atomic.write_text(self.path / "config.json", text + "\n")
 
     @property
+    def was_converted(self) -> bool:
+        """Whether the model, or a part of it, was converted from other files."""
+        return (self.path / "receipt.json").is_file()
+
+    @property
     def receipt(self) -> dict[str, Any]:
         """The record of an import; ValueError where the model was not converted."""
         path = self.path / "receipt.json"
