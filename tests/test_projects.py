@@ -1,5 +1,6 @@
 """Diffusion models of other projects: their own classes, converted, compute the same here."""
 
+import dataclasses
 import json
 
 import diffusers
@@ -14,7 +15,12 @@ import pdae_jax
 from pdae_jax import pdae, samplers
 from pdae_jax.convert.conversion import convert, export
 from pdae_jax.convert.verification import verify
+from pdae_jax.data.dataset import Data
+from pdae_jax.data.pipeline import first_pictures
+from pdae_jax.images import to_float
 from pdae_jax.networks.groups import Networks
+from pdae_jax.training.settings import Settings
+from pdae_jax.training.trainer import train
 from pdae_jax.workdir.workdir import Workdir
 
 SAID = []
@@ -396,3 +402,63 @@ def test_every_kind_is_verified(tmp_path):
         told = {"image_size": 16} if name in ("ddim.pt", "guided.pt") else {}
         convert([tmp_path / name], tmp_path / f"{name}.ours", flags=told, say=SAID.append)
         assert verify(tmp_path / f"{name}.ours", say=SAID.append), SAID[-5:]
+
+
+# PDAE over each kind.
+
+KINDS = {
+    "diffusers": lambda: of_diffusers(sample_size=8, block_out_channels=(32, 64), **TWO_LEVELS),
+    "v": lambda: of_diffusers(sample_size=8, block_out_channels=(32, 64), **TWO_LEVELS),
+    "guided": lambda: torch_projects.Guided(8, use_scale_shift_norm=False, channels=1, num_heads=1),
+    "ddim": lambda: torch_projects.DDIM(8, mult=(1, 2), blocks=1, attention=(4,), channels=1),
+    "edm": lambda: torch_projects.EDM(8, 1, attention=(4,)),
+}
+TWO_LEVELS = dict(
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pdae_is_trained_over_each_kind(kind, tmp_path):
+    """It begins as the bare model, which stays as it is, and explains the pictures better soon."""
+    file = saved(KINDS[kind](), tmp_path)
+    flags = {"image_size": 8, "predicts": "v" if kind == "v" else None}
+    flags = {name: value for name, value in flags.items() if value}
+    if kind in ("diffusers", "v"):
+        KINDS[kind]().save_pretrained(tmp_path / "theirs")
+        file = tmp_path / "theirs"
+    convert([file], tmp_path / "dpm", flags=flags, say=SAID.append)
+    home = Workdir(tmp_path / "dpm")
+    arch = dataclasses.replace(home.architecture, z_size=16, encoder_widths=(32,), dropout=0.0)
+    home.write_architecture(arch)
+
+    net, before = Networks(arch), home.weights()
+    x_0 = to_float(first_pictures(Data("digits").open("test"), arch.image_shape, 64))
+    t = np.arange(64) * (arch.T // 64)
+    eps = np.random.default_rng(0).standard_normal(x_0.shape).astype(np.float32)
+
+    @jax.jit
+    def losses(params):
+        given = net, params, net.schedule, x_0, t, eps
+        return pdae.training_loss(*given), pdae.dpm_loss(*given)
+
+    fresh = net.init(jax.random.key(0), ("encoder", "gradient"))
+    ours, bare = losses(before | fresh)
+    weight = net.schedule.loss_weight()[t]
+    np.testing.assert_allclose(ours, weight * bare, rtol=1e-4, atol=1e-6)
+
+    settings = Settings(batch_size=32, steps=60, learning_rate=1e-3, ema=0.9)
+    assert train(
+        tmp_path / "run",
+        "pdae",
+        arch=arch,
+        data=Data("digits"),
+        settings=settings,
+        pretrained=tmp_path / "dpm",
+    )
+    after = Workdir(tmp_path / "run").weights()
+    jax.tree.map(np.testing.assert_array_equal, after["dpm"], before["dpm"])
+    assert np.mean(losses(after)[0]) < 0.9 * np.mean(ours)
+    model = pdae_jax.load(tmp_path / "run")
+    assert model.decode(model.encode(x_0[:2]), steps=3).shape == (2, 8, 8, 1)
