@@ -14,7 +14,7 @@ from pdae_jax.cost.sizing import FIELDS, SETTINGS, SHARE, Pictures, Plan, Wishes
 from pdae_jax.data.dataset import Data
 from pdae_jax.data.source import Source, binary
 from pdae_jax.formats.errors import DataError
-from pdae_jax.networks.architecture import PRECISIONS
+from pdae_jax.networks.architecture import GROUPS, PRECISIONS
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.settings import Settings
@@ -110,7 +110,11 @@ def distilled(stages: Sequence[str], fields: Mapping[str, Any]) -> dict[str, Any
 
 
 def of_model(workdir: "workdir_lib.Workdir") -> dict[str, Any]:
-    return {f"model.{name}": value for name, value in workdir.architecture.to_dict().items()}
+    """The networks that it has; of a diffusion model by itself the encoder is still to choose."""
+    fields = workdir.architecture.to_dict()
+    if "encoder" not in workdir.groups:
+        fields = {name: fields[name] for name in GROUPS["dpm"].fields}
+    return {f"model.{name}": value for name, value in fields.items()}
 
 
 def is_trained(

@@ -203,7 +203,7 @@ def architecture(
     arch = Architecture(
         image_shape=(height, width, shown["channels"]),
         attention=down,
-        attention_up=None if up == down else up,
+        attention_up=(0,) if up == down else up,
         **fields,
     )
     return arch, told
@@ -315,7 +315,7 @@ def from_architecture(arch: Architecture) -> Facts:
             "image_size": height if height == width else (height, width),
             "channels": channels,
             "attention_levels": levels(down),
-            "attention_up_levels": levels(down if up is None else up),
+            "attention_up_levels": levels(down if up == (0,) else up),
         },
     )
 

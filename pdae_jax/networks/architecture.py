@@ -128,8 +128,8 @@ class Architecture:
     attention: tuple[int, ...] = described(
         (16,), "shorter sides of the UNet's own maps that have self-attention"
     )
-    attention_up: tuple[int, ...] | None = described(
-        None, "the same on the way up; None: as on the way down"
+    attention_up: tuple[int, ...] = described(
+        (0,), "the same on the way up; 0: as on the way down"
     )
     heads: int = described(1, "attention heads")
     heads_up: int = described(0, "attention heads on the way up; 0: as heads")
@@ -180,7 +180,7 @@ class Architecture:
                 object.__setattr__(self, field.name, (value,))
         for name in ("image_shape", "attention", "attention_up", "encoder_widths"):
             values = getattr(self, name)
-            if name == "attention_up" and values is None:
+            if name == "attention_up" and values == (0,):
                 continue
             if not (isinstance(values, tuple) and all(map(_counts, values))):
                 raise ValueError(
@@ -359,7 +359,7 @@ class Architecture:
     def up_path(self) -> list[Block]:
         """The blocks of the way up, first to last: one more a level than on the way down."""
         skips = [block.channels for block in self.down_path()]
-        attention = self.attention if self.attention_up is None else self.attention_up
+        attention = self.attention if self.attention_up == (0,) else self.attention_up
         path = []
         for level, size in reversed(list(enumerate(self.map_sizes))):
             for i in range(self.blocks + 1):
