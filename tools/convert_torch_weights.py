@@ -6,8 +6,10 @@
         latent_denoise_fn/checkpoint.pt classifier/checkpoint.pt --output=models/all
     python tools/convert_torch_weights.py models/bedroom128 --to-torch=bedroom128.pt
 
-Reads Diff-AE's diffusion models, the PDAE authors' files, guided-diffusion's, and the AlexNet,
-LPIPS and Inception files of the metrics, without PyTorch and without running what is in them.
+Reads diffusion models of Diff-AE, the PDAE authors, guided-diffusion and improved-diffusion,
+diffusers (UNet2DModel), DDIM, MONAI, EDM (its ADM net) and OpenAI's consistency models, and the
+AlexNet, LPIPS and Inception files of the metrics, without PyTorch and without running what is in
+them. docs/models.md has a line for each.
 What no tensor shows (heads and the like) is taken from a config.yml, the file's own
 hyper_parameters, a flag or the known models, in that order, and printed. With --images=PATH,
 pictures like those that the model was trained on, the denoising loss decides heads, qkv_order
@@ -19,6 +21,8 @@ import argparse
 import importlib.util
 import sys
 
+FACTS = "heads head_channels heads_up qkv_order image_size schedule T predicts reads".split()
+
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
@@ -27,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "source",
         nargs="+",
-        help=".pt or .ckpt files of one model; with --to-torch, the directory of a pdae_jax model",
+        help="files of one model, or its folder (diffusers); with --to-torch, the directory of a "
+        "pdae_jax model",
     )
     p.add_argument("--output", metavar="DIR", help="new directory, written whole or not at all")
     p.add_argument(
@@ -38,8 +43,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--config",
-        metavar="YML",
-        help="config.yml of the model (default: the one beside a source, if any)",
+        metavar="FILE",
+        help="YAML or JSON config of the model: the PDAE authors', DDIM's, or the arguments of "
+        "MONAI's DiffusionModelUNet (default: the one beside a source, if any)",
     )
     p.add_argument(
         "--verify",
@@ -57,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
         "--to-torch",
         metavar="FILE",
         dest="to_torch",
-        help="PyTorch file to export SOURCE, a pdae_jax model, to",
+        help="PyTorch file to export SOURCE, a pdae_jax model, to; a model of diffusers by itself "
+        "goes to a folder, where the name has no suffix",
     )
     facts = p.add_argument_group("facts that tensors do not show")
     facts.add_argument("--heads", type=int, help="attention heads")
@@ -70,7 +77,26 @@ def parser() -> argparse.ArgumentParser:
     facts.add_argument(
         "--image_size", type=int, help="image size in pixels, of a UNet without an encoder"
     )
-    facts.add_argument("--schedule", help="noise schedule: linear, cosine or constant")
+    facts.add_argument(
+        "--heads_up", type=int, help="heads on the way up (guided-diffusion's num_heads_upsample)"
+    )
+    facts.add_argument(
+        "--schedule",
+        help="noise schedule: linear, scaled_linear, cosine, sigmoid, constant or karras, with its "
+        "ends where they are others, as in linear:0.0001,0.02",
+    )
+    facts.add_argument("--T", type=int, help="number of times of the noise schedule")
+    facts.add_argument(
+        "--predicts",
+        choices=("eps", "x_0", "v", "edm", "consistency"),
+        help="what the network predicts (x_0: predict_xstart; edm, consistency: x_0 by the "
+        "scalings of those models)",
+    )
+    facts.add_argument(
+        "--reads",
+        choices=("t", "t_of_1000", "quarter_log_sigma", "250_log_sigma"),
+        help="what the network reads of t (t_of_1000: rescale_timesteps)",
+    )
     facts.add_argument("--class_label", type=int, help="class to keep of a class-conditional UNet")
     return p
 
@@ -95,11 +121,7 @@ def main(argv: list[str]) -> int:
         return 0
     if not args.output:
         raise ValueError("no output: give --output=DIR")
-    flags = {
-        name: getattr(args, name)
-        for name in ("heads", "head_channels", "qkv_order", "image_size", "schedule")
-        if getattr(args, name) is not None
-    }
+    flags = {name: getattr(args, name) for name in FACTS if getattr(args, name) is not None}
     if args.verify and importlib.util.find_spec("torch") is None:
         raise ImportError("--verify needs PyTorch: pip install 'pdae_jax[convert]'")
     receipt = convert(

@@ -356,13 +356,10 @@ def from_config(config: Any) -> Facts:
     diffusion = _find(config, "betas_type")
     if diffusion:
         facts |= _renamed(diffusion, {"betas_type": "schedule", "timesteps": "T"})
-        T = facts.get("T", DEFAULTS["T"])
-        for name, wanted in (("linear_beta_start", 0.1 / T), ("linear_beta_end", 20 / T)):
-            if facts.get("schedule") == "linear" and name in diffusion:
-                if not math.isclose(float(diffusion[name]), wanted, rel_tol=1e-3):
-                    raise ValueError(
-                        f"{name} = {diffusion[name]}, where the linear schedule has {wanted:g}"
-                    )
+        if facts.get("schedule") == "linear":  # not rescaled there, whatever T is
+            first = float(diffusion.get("linear_beta_start", 1e-4))
+            last = float(diffusion.get("linear_beta_end", 0.02))
+            facts["schedule"] = linear_named(facts.get("T", DEFAULTS["T"]), first, last)
     return Facts("config.yml", facts)
 
 
@@ -386,6 +383,12 @@ def from_hyper_parameters(values: Mapping[str, Any]) -> Facts:
         levels = {int(math.log2(whole // size)) for size in values["net_attn"] if size <= whole}
         facts["attention_levels"] = tuple(sorted(levels))
     return Facts("hyper_parameters", facts)
+
+
+def linear_named(T: int, first: float, last: float) -> str:
+    """The name of a linear schedule by its ends: "linear" where they are that one's own."""
+    own = math.isclose(first * T, 0.1, rel_tol=1e-9) and math.isclose(last * T, 20, rel_tol=1e-9)
+    return "linear" if own else f"linear:{float(first)!r},{float(last)!r}"
 
 
 def _renamed(values: Mapping[str, Any], names: dict[str, str]) -> dict[str, Any]:

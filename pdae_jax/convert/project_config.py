@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pdae_jax.convert.architecture_facts import Facts, NotAConfig
+from pdae_jax.convert.architecture_facts import Facts, NotAConfig, linear_named
 from pdae_jax.runtime.choices import listed
 from pdae_jax.schedule import GIVEN
 
@@ -174,10 +174,10 @@ def schedule_of(name: str, T: int, first: float, last: float) -> str:
     """A schedule by its name, and its ends where the name alone has others."""
     if name == "cosine":
         return name
+    if name == "linear":
+        return linear_named(T, first, last)
     usual = math.isclose(first, 1e-4, rel_tol=1e-9) and math.isclose(last, 0.02, rel_tol=1e-9)
-    if usual and (name != "linear" or T == 1000):
-        return name
-    return f"{name}:{float(first)!r},{float(last)!r}"
+    return name if usual else f"{name}:{float(first)!r},{float(last)!r}"
 
 
 def from_monai(config: Config, where: str) -> Facts:

@@ -128,9 +128,7 @@ class Architecture:
     attention: tuple[int, ...] = described(
         (16,), "shorter sides of the UNet's own maps that have self-attention"
     )
-    attention_up: tuple[int, ...] = described(
-        (0,), "the same on the way up; 0: as on the way down"
-    )
+    attention_up: tuple[int, ...] = described((0,), "the same on the way up; 0: as on the way down")
     heads: int = described(1, "attention heads")
     heads_up: int = described(0, "attention heads on the way up; 0: as heads")
     head_channels: int = described(0, "channels of an attention head; 0: heads counts")
