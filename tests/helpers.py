@@ -1,10 +1,13 @@
 """What tests share that is no fixture: golden numbers, tiny sizes of everything real, programs."""
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import types
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -135,3 +138,40 @@ def run_command(*args) -> int:
 
     cache = [] if "--mode=compile" in args else ["--compilation_cache="]
     return main(["pdae_jax", *map(str, args), *cache])
+
+
+class Call:
+    """Pickles as a call of function(*args)."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@contextlib.contextmanager
+def importable(module: str, **contents):
+    """Classes and functions of a module that can be imported here only, while files are saved."""
+    parts = module.split(".")
+    names = [".".join(parts[: k + 1]) for k in range(len(parts))]
+    made = {name: types.ModuleType(name) for name in names}
+    for name, value in contents.items():
+        value.__module__, value.__qualname__ = module, name
+        setattr(made[module], name, value)
+    sys.modules |= made
+    try:
+        yield made[module]
+    finally:
+        for name in names:
+            del sys.modules[name]
+
+
+def rezip(path: Path, change, compression=zipfile.ZIP_STORED) -> Path:
+    """The same archive with entries changed: change(name, data) -> (name, data)."""
+    with zipfile.ZipFile(path) as old:
+        entries = [change(info.filename, old.read(info)) for info in old.infolist()]
+    with zipfile.ZipFile(path, "w", compression) as new:
+        for name, data in entries:
+            new.writestr(name, data)
+    return path

@@ -18,7 +18,7 @@ from pdae_jax.convert.architecture_facts import (
 from pdae_jax.convert.dialects import DIALECTS, DIFFUSERS, EDM, GUIDED, MONAI, MONAI_JOINED, Dialect
 from pdae_jax.convert.project_config import from_diffusers, from_scheduler
 from pdae_jax.networks.architecture import Architecture
-from pdae_jax.runtime.choices import listed
+from pdae_jax.runtime.choices import FEW, listed
 from pdae_jax.workdir import json_file
 
 StateDict = dict[str, np.ndarray]
@@ -125,8 +125,8 @@ def _recognised(
     value, ignored = contents.value, []
     if contents.placeholders:
         ignored.append(
-            f"objects of {len(contents.placeholders)} classes that were not loaded: "
-            + listed(contents.placeholders)
+            f"objects of {len(contents.placeholders)} names, nothing of which was loaded or run: "
+            + listed(contents.placeholders, FEW)
         )
     if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
         value = _listed(value, weights, ignored)

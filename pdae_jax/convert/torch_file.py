@@ -1,388 +1,317 @@
-"""Reads PyTorch's files without PyTorch, and without obeying them.
+"""Reads PyTorch's files without PyTorch, and without running anything in them.
 
-A `.pt` or `.ckpt` is a zip: a pickle, `data.pkl`, and one raw file a storage. The pickle may come
-from a stranger, so nothing that it names is ever imported. Tensors and plain containers become
-themselves, every other class an inert `Placeholder`; a name that no checkpoint needs, such as
-os.system, refuses the file. Tensors are read-only views of the memory-mapped file.
+There are three kinds: the zip of today, a pickle and one raw file a storage; the format of before
+PyTorch 1.6, a few pickles with the storages behind them; and plain pickles that hold arrays or
+tensors, such as those of NVIDIA's EDM. Reading imports nothing that a file names and executes
+nothing of it: see `torch_pickle`. That protects this reader alone. Whoever opens the same file by
+`torch.load(..., weights_only=False)`, or by `pickle`, runs what is in it.
 """
 
-import collections
 import io
-import math
 import mmap
 import os
-import pickle
-import pickletools
-import shlex
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
+from pdae_jax.convert.torch_pickle import (
+    LATER,
+    Budget,
+    Interpreter,
+    Placeholder,
+    TorchFileError,
+    described,
+    state_dict_of,
+)
 from pdae_jax.runtime.choices import listed
 
-
-class TorchFileError(ValueError):
-    """A file that is refused: one line that says why, and the remedy."""
-
-
-STORAGES: dict[str, Any] = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
-
-# Names that only an attack uses: none of them would be obeyed, but the file should not be trusted.
-HOSTILE_MODULES = {
-    "os",
-    "posix",
-    "nt",
-    "subprocess",
-    "sys",
-    "shutil",
-    "socket",
-    "runpy",
-    "pty",
-    "importlib",
-    "ctypes",
-    "marshal",
-    "code",
-    "webbrowser",
-    "commands",
-    "urllib",
-    "asyncio",
-    "multiprocessing",
-    "threading",
-    "signal",
-    "platform",
-    "pip",
-    "timeit",
-}
-HOSTILE_BUILTINS = {
-    "eval",
-    "exec",
-    "execfile",
-    "compile",
-    "open",
-    "__import__",
-    "input",
-    "breakpoint",
-    "globals",
-    "vars",
-    "setattr",
-    "delattr",
-}
+__all__ = ["Contents", "Placeholder", "TorchFileError", "read", "state_dict_of"]
 
 
 class Contents(NamedTuple):
-    """The contents of a file: its object, with tensors as arrays, and the classes left inert."""
+    """The contents of a file: its object, with tensors as arrays, and the names left inert."""
 
     value: Any
     placeholders: tuple[str, ...]
 
 
-class Placeholder:
-    """An object of a class that was not imported: it keeps what it was given, and does nothing.
-
-    args: of the call that made it. entries: set in it, if it was a kind of dict.
-    """
-
-    args: tuple[Any, ...]
-    entries: dict[Any, Any]
-    state: Any
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        self = super().__new__(cls)
-        self.args, self.entries, self.state = args, {}, None
-        return self
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.entries[key] = value
-
-    def append(self, value: Any) -> None:
-        """Lists' and sets' contents are not needed; pickle insists on being able to add them."""
-
-    extend = add = append
-
-
 def read(path: str | os.PathLike) -> Contents:
-    """Reads the object that `torch.save` wrote to `path`; each tensor a read-only NumPy array.
+    """Reads the object that `torch.save` or `pickle.dump` wrote to `path`.
 
-    Each storage's checksum is verified as the pickle names it, and its memory given back: a storage
-    that is not used afterwards takes none. Raises TorchFileError for a file that is none of
-    PyTorch's, is damaged, or tries to run code.
+    Each tensor is a read-only NumPy array, a view of the memory-mapped file; bytes are memoryviews.
+    Of a zip, each storage's checksum is verified as the pickle names it, and its memory given back:
+    a storage that is not used afterwards takes none. Raises TorchFileError for all else that a file
+    may hold, and no other exception but OSError where it cannot be opened.
     """
-    archive = _Archive(Path(path))
-    unpickler = _Unpickler(archive)
-    try:
-        value = unpickler.load()
-    except TorchFileError:
-        raise
-    except Exception as error:  # a pickle can be wrong in any way
+    path = Path(path)
+    if path.is_dir():
+        raise TorchFileError(f"{path}: a folder; give the file in it")
+    if not path.is_file():
+        raise TorchFileError(f"{path}: no such file")
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise TorchFileError(f"{path}: empty; fetch it again")
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        budget = Budget(len(mapped))
+        try:
+            value = _value(memoryview(mapped), file, budget, mapped)
+        except TorchFileError as error:
+            raise TorchFileError(f"{path}: {error}") from error
+        except Exception as error:  # its bytes can be wrong in any way
+            reason = listed([f"{type(error).__name__}: {error}"])
+            raise TorchFileError(
+                f"{path}: cannot be read ({reason}); the file is damaged or not PyTorch's"
+            ) from error
+    return Contents(value, budget.placeholders)
+
+
+def _value(data: memoryview, file: BinaryIO, budget: Budget, mapped: mmap.mmap | None) -> Any:
+    """The object of a file of any kind. mapped: None for a file inside a pickle."""
+
+    def load(inner: memoryview) -> Any:
+        return _value(inner, io.BytesIO(inner), budget, None)
+
+    inside = load if mapped is not None else None  # so files are nested once
+    start = bytes(data[:512])
+    if start.startswith(b"PK"):
+        archive = _Zip(data, file, mapped)
+        return Interpreter(archive.bytes("data.pkl"), budget, archive.storage, inside).run()
+    foreign = _foreign(start, bytes(data[-8:]))
+    if foreign:
+        raise TorchFileError(foreign)
+    machine = Interpreter(data, budget, load=inside)
+    value = machine.run()
+    is_magic = isinstance(value, int) and value == MAGIC
+    return _legacy(data, machine.at, budget) if is_magic else value
+
+
+# The format of before 1.6: magic number, version, facts of the machine, the object, keys, storages.
+MAGIC = 0x1950A86A20F9469CFC6C
+VERSION = 1001
+
+
+def _legacy(data: memoryview, at: int, budget: Budget) -> Any:
+    """The object whose magic number ends at byte `at`.
+
+    Its pickle tells the dtypes of the storages that lie behind it: so it is interpreted twice.
+    """
+    machine = Interpreter(data, budget)
+    version = machine.run(at)
+    if not isinstance(version, int) or version != VERSION:
         raise TorchFileError(
-            f"{path}: its pickle cannot be read ({type(error).__name__}: {error});"
-            f" the file is damaged or not PyTorch's"
-        ) from error
-    return Contents(value, tuple(sorted(unpickler.placeholders)))
+            f"PyTorch's format of before 1.6 in version {described(version)}, not {VERSION}"
+        )
+    machine.run(machine.at)
+    start = machine.at
+    kinds: dict[str, tuple[np.dtype, int]] = {}
+
+    def note(key: str, dtype: np.dtype, numel: int) -> Any:
+        if kinds.setdefault(key, (dtype, numel)) != (dtype, numel):
+            raise TorchFileError(f"storage {listed([key])} is named as two different ones; refused")
+        return LATER
+
+    machine = Interpreter(data, budget, note)
+    machine.run(start)
+    keys = machine.run(machine.at)
+    if not isinstance(keys, list) or len(keys) != len(kinds):
+        raise TorchFileError(f"its list of {len(kinds):,} storages is wrong; fetch the file again")
+    storages: dict[str, np.ndarray] = {}
+    for key in keys:
+        if not isinstance(key, str) or key not in kinds or key in storages:
+            raise TorchFileError(f"its list of storages names {listed([key])}; fetch it again")
+        dtype, numel = kinds[key]
+        if machine.number(8) != numel:
+            raise TorchFileError(f"storage {listed([key])} should have {numel:,} numbers; refused")
+        storages[key] = np.frombuffer(machine.take(numel * dtype.itemsize), np.uint8).view(dtype)
+    return Interpreter(data, budget, lambda key, dtype, numel: storages[key]).run(start)
 
 
 CHUNK = 1 << 24
 
 
-class _Archive:
-    """The zip: its entries as slices of one memory map, each verified before it is used."""
+class _Zip:
+    """The zip: its entries as slices of `data`, each verified before it is used."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        if not path.is_file():
-            raise TorchFileError(f"{path}: no such file")
-        if not zipfile.is_zipfile(path):
-            raise TorchFileError(_not_a_zip(path))
+    def __init__(self, data: memoryview, file: BinaryIO, mapped: mmap.mmap | None):
+        self.data, self.mapped = data, mapped
         try:
-            with zipfile.ZipFile(path) as file:
-                entries = file.infolist()
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            with zipfile.ZipFile(file) as archive:
+                entries = archive.infolist()
+        except Exception as error:  # zipfile has one for each kind of damage
             raise TorchFileError(
-                f"{path}: damaged or cut short ({error}); fetch it again"
+                f"a zip that is damaged or cut short ({listed([error])}); fetch it again"
             ) from error
-        with path.open("rb") as file:
-            self._mmap = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.map = np.frombuffer(self._mmap, np.uint8)
         self.entries: dict[str, zipfile.ZipInfo] = {}
         for entry in entries:
-            parts = entry.filename.replace("\\", "/").split("/")
-            if ".." in parts or entry.filename.startswith(("/", "\\")) or ":" in parts[0]:
+            name = entry.filename
+            if ".." in name.split("/") or name.startswith("/") or ":" in name.split("/")[0]:
                 raise TorchFileError(
-                    f"{path}: an entry is named {entry.filename!r}, outside the "
-                    f"archive; refused, no checkpoint needs that"
+                    f"an entry is named {listed([name])}, outside the archive; refused, no "
+                    f"checkpoint needs that"
                 )
-            if entry.filename in self.entries:
-                raise TorchFileError(f"{path}: two entries are named {entry.filename!r}; refused")
-            self.entries[entry.filename] = entry
+            if name in self.entries:
+                raise TorchFileError(f"two entries are named {listed([name])}; refused")
+            self.entries[name] = entry
         pickles = [
             name for name in self.entries if name.count("/") == 1 and name.endswith("/data.pkl")
         ]
         if len(pickles) != 1:
-            raise TorchFileError(
-                f"{path}: a zip, but not one that torch.save wrote: it has "
-                f"{len(pickles)} NAME/data.pkl, not one"
-            )
+            raise TorchFileError(_another_zip(list(self.entries)))
         self.root = pickles[0].removesuffix("data.pkl")
-        order = self.entries.get(f"{self.root}byteorder")
-        self.big_endian = order is not None and self.bytes("byteorder").tobytes() == b"big"
-
-    def bytes(self, name: str) -> np.ndarray:
-        """An entry's bytes, uint8, once its place and its checksum are verified."""
-        entry = self.entries.get(self.root + name)
-        if entry is None:
+        if any(name.startswith(f"{self.root}code/") for name in self.entries):
             raise TorchFileError(
-                f"{self.path}: it names {name}, which it does not hold; fetch it again"
+                'a TorchScript program; save its weights: python -c "import sys, torch; '
+                "torch.save(torch.jit.load(sys.argv[1], 'cpu').state_dict(), sys.argv[2])\" "
+                "script.pt weights.pt"
             )
+        # Entries that shared their bytes could be many times as large as the file.
+        ordered = sorted(entries, key=lambda entry: entry.header_offset)
+        for entry, after in zip(ordered, ordered[1:]):
+            if entry.header_offset + 30 + entry.compress_size > after.header_offset:
+                raise TorchFileError(f"its entry {listed([entry.filename])} overlaps; refused")
+        self.verified: dict[str, memoryview] = {}
+        told = f"{self.root}byteorder" in self.entries
+        order = bytes(self.bytes("byteorder")).decode() if told else "little"
+        self.swapped = order != sys.byteorder
+
+    def storage(self, key: str, dtype: np.dtype, numel: int) -> np.ndarray:
+        data = self.bytes(f"data/{key}")
+        if numel * dtype.itemsize != len(data):
+            raise TorchFileError(
+                f"data/{listed([key])} should hold {numel:,} numbers of {dtype.itemsize} bytes and "
+                f"has {len(data):,} bytes; refused"
+            )
+        array = np.frombuffer(data, np.uint8).view(dtype)
+        if self.swapped:
+            array = array.byteswap()
+            array.flags.writeable = False
+        return array
+
+    def bytes(self, name: str) -> memoryview:
+        """An entry's bytes, once its place and its checksum are verified."""
+        if name in self.verified:
+            return self.verified[name]
+        entry = self.entries.get(self.root + name)
+        shown = listed([name])
+        if entry is None:
+            raise TorchFileError(f"it names {shown}, which it does not hold; fetch it again")
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             raise TorchFileError(
-                f"{self.path}: {name} is compressed, which torch.save never does; "
-                f"unpack and save it again with torch.save"
+                f"{shown} is compressed, which torch.save never does; unpack and save it again "
+                f"with torch.save"
             )
-        header = self.map[entry.header_offset : entry.header_offset + 30].tobytes()
-        start = (
-            entry.header_offset
-            + 30
-            + int.from_bytes(header[26:28], "little")
-            + int.from_bytes(header[28:30], "little")
-        )
-        if header[:4] != b"PK\x03\x04" or start + entry.file_size > len(self.map):
+        header = bytes(self.data[entry.header_offset : entry.header_offset + 30])
+        start = entry.header_offset + 30
+        start += int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        if header[:4] != b"PK\x03\x04" or start + entry.file_size > len(self.data):
             raise TorchFileError(
-                f"{self.path}: {name} is said to take {entry.file_size:,} bytes, "
-                f"more than the file has there; damaged or cut short"
+                f"{shown} is said to take {entry.file_size:,} bytes, more than the file has there; "
+                f"damaged or cut short"
             )
-        data = self.map[start : start + entry.file_size]
-        if self._crc32(data) != entry.CRC:
+        if self._crc32(start, start + entry.file_size) != entry.CRC:
             raise TorchFileError(
-                f"{self.path}: the checksum of {name} is wrong: the file is damaged; fetch it again"
+                f"the checksum of {shown} is wrong: the file is damaged; fetch it again"
             )
-        return data
+        self.verified[name] = self.data[start : start + entry.file_size]
+        return self.verified[name]
 
-    def _crc32(self, data: np.ndarray) -> int:
+    def _crc32(self, start: int, stop: int) -> int:
         crc = 0
-        for at in range(0, len(data), CHUNK):
-            crc = zlib.crc32(data[at : at + CHUNK].data, crc)
-            if hasattr(mmap, "MADV_DONTNEED"):
-                self._mmap.madvise(mmap.MADV_DONTNEED)
+        for at in range(start, stop, CHUNK):
+            crc = zlib.crc32(self.data[at : min(at + CHUNK, stop)], crc)
+            if self.mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+                page = at - at % mmap.PAGESIZE
+                self.mapped.madvise(mmap.MADV_DONTNEED, page, min(at + CHUNK, stop) - page)
         return crc
 
-    def storage(self, key: str, dtype: Any, numel: int) -> np.ndarray:
-        data = self.bytes(f"data/{key}")
-        itemsize = np.dtype(dtype).itemsize
-        if numel * itemsize != len(data):
-            raise TorchFileError(
-                f"{self.path}: data/{key} should hold {numel:,} numbers of "
-                f"{itemsize} bytes and has {len(data):,} bytes; refused"
-            )
-        array = data.view(np.dtype(dtype))
-        return array.byteswap() if self.big_endian else array
+
+# What is given instead of a file of PyTorch's, and what to do then.
 
 
-def _not_a_zip(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start.startswith(b"PK"):
-        return f"{path}: a zip that is damaged or cut short; fetch it again"
-    # A pickle, or the tar of the very first versions: the formats of torch.save before 1.6.
-    if start[:1] == b"\x80" or b"\0" * 8 in start and start[:1].isalnum():
-        return (
-            f"{path}: in PyTorch's format of before 1.6; save it anew with: python -c \"import "
-            f"sys, torch; torch.save(torch.load(sys.argv[1], 'cpu', weights_only=True), "
-            f'sys.argv[2])" {shlex.quote(str(path))} '
-            f"{shlex.quote(str(path.with_name(f'new-{path.name}')))}"
-        )
+def _another_zip(names: list[str]) -> str:
+    """What a zip is that torch.save did not write."""
+    if any(name.endswith(".npy") for name in names):
+        return "a NumPy .npz, not a PyTorch file; save its arrays with torch.save"
+    if "model.weights.h5" in names:
+        return "a Keras model, not a PyTorch file"
+    inside = [name for name in names if name.endswith((".pt", ".pth", ".ckpt", ".bin", ".pkl"))]
+    if inside:
+        return f"a zip, but not one that torch.save wrote; unpack it and give {listed(inside)}"
     return (
-        f"{path}: not a PyTorch file (it begins with {start[:8]!r}); give a .pt or .ckpt that "
-        f"torch.save wrote"
+        f"a zip, but not one that torch.save wrote: it holds {listed(names) or 'nothing'}, and no "
+        f"NAME/data.pkl"
     )
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, archive: _Archive):
-        data = archive.bytes("data.pkl").tobytes()
-        _check_memo(archive.path, data)
-        super().__init__(io.BytesIO(data))
-        self.archive = archive
-        self.storages: dict[tuple[str, str], np.ndarray] = {}
-        self.placeholders: dict[str, type[Placeholder]] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if module in ("builtins", "__builtin__") and name in ("set", "frozenset"):
-            return {"set": set, "frozenset": frozenset}[name]
-        if (module, name) == ("torch", "Size"):
-            return tuple
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _Function(self._tensor)
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _Function(lambda data, *more: data)
-        if module in ("torch", "torch.storage") and name in STORAGES:
-            return _Storage(name)
-        full = f"{module}.{name}"
-        hostile = module.split(".")[0] in HOSTILE_MODULES or (
-            module in ("builtins", "__builtin__") and name in HOSTILE_BUILTINS
-        )
-        if hostile:
-            raise TorchFileError(
-                f"{self.archive.path}: it asks for {listed([full])}, which no "
-                f"checkpoint needs and which could run code; refused, and nothing "
-                f"of it was run"
-            )
-        return self.placeholders.setdefault(
-            full, type(name, (Placeholder,), {"__module__": module})
-        )
-
-    def persistent_load(self, key: Any) -> np.ndarray:
-        match key:
-            case ("storage", _Storage(name=name), str(file), _, int(numel)) if numel >= 0:
-                pass
-            case _:
-                raise TorchFileError(
-                    f"{self.archive.path}: a storage of an unknown kind: {_short(key)}"
-                )
-        if (name, file) not in self.storages:
-            self.storages[name, file] = self.archive.storage(file, STORAGES[name], numel)
-        return self.storages[name, file]
-
-    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *more: Any) -> np.ndarray:
-        """A view of a storage; one that would leave it, or be larger than it, is refused."""
-        numbers = (offset, *size, *stride)
-        if (
-            not isinstance(storage, np.ndarray)
-            or len(size) != len(stride)
-            or any(type(n) is not int or n < 0 for n in numbers)
-        ):
-            raise TorchFileError(
-                f"{self.archive.path}: a tensor of size {_short(size)}, stride "
-                f"{_short(stride)} and offset {_short(offset)} makes no sense; "
-                f"refused"
-            )
-        count = math.prod(size)
-        last = offset + sum((n - 1) * step for n, step in zip(size, stride))
-        if count > len(storage) or count and last >= len(storage):
-            raise TorchFileError(
-                f"{self.archive.path}: a tensor of size {tuple(size)} is larger "
-                f"than its {len(storage):,} stored numbers; refused"
-            )
-        itemsize = storage.itemsize
-        return np.lib.stride_tricks.as_strided(
-            storage[offset:], tuple(size), tuple(n * itemsize for n in stride), writeable=False
-        )
+KINDS: list[tuple[str, Callable[[bytes, bytes], bool]]] = [
+    (
+        "a pointer of Git LFS, not the file itself; fetch it with: git lfs pull, or from the page",
+        lambda start, end: start.startswith(b"version https://git-lfs"),
+    ),
+    (
+        "an HTML page, not the file; fetch it again, by the link of the file itself",
+        lambda start, end: (
+            start.lstrip()[:9].lower().startswith((b"<!doctype", b"<html", b"<?xml"))
+        ),
+    ),
+    (
+        "a NumPy array, not a PyTorch file; save it with torch.save",
+        lambda start, end: start.startswith(b"\x93NUMPY"),
+    ),
+    (
+        "a safetensors file, not a PyTorch file; its name should end with .safetensors",
+        lambda start, end: start[8:9] == b"{" and start[5:8] == bytes(3),
+    ),
+    ("a GGUF file, not a PyTorch file", lambda start, end: start.startswith(b"GGUF")),
+    (
+        "an HDF5 file (perhaps Keras's weights), not a PyTorch file",
+        lambda start, end: start.startswith(b"\x89HDF\r\n\x1a\n"),
+    ),
+    (
+        "an ONNX file, not a PyTorch file; give the checkpoint that it was exported from",
+        lambda start, end: start[:1] == b"\x08" and start[2:3] in (b"\x12", b"\x1a", b"\x3a"),
+    ),
+    (
+        "a TensorFlow checkpoint, not a PyTorch file",
+        lambda start, end: end == b"\x57\xfb\x80\x8b\x24\x75\x47\xdb",
+    ),
+    ("a TensorFlow Lite file, not a PyTorch file", lambda start, end: start[4:8] == b"TFL3"),
+    (
+        "compressed; unpack it and give the file in it",
+        lambda start, end: start.startswith(
+            (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")
+        ),
+    ),
+    (
+        "of PyTorch's first versions, 0.1 (a tar), which is not read; if you trust it, for this "
+        'runs what is in it, save it anew with PyTorch: python -c "import sys, torch; torch.save('
+        "torch.load(sys.argv[1], 'cpu', weights_only=False), sys.argv[2])\" old.pt new.pt",
+        lambda start, end: (
+            start[257:262] == b"ustar"
+            and start[:100].rstrip(b"\0") in (b"sys_info", b"pickle", b"tensors", b"storages")
+        ),
+    ),
+    (
+        "a tar archive; unpack it and give the file in it",
+        lambda start, end: start[257:262] == b"ustar",
+    ),
+]
 
 
-def _check_memo(path: Path, data: bytes) -> None:
-    """Refuses a pickle that stores at a place that no pickle of its length has.
-
-    Unpickling allocates memory for all places below.
-    """
-    try:
-        for opcode, argument, _ in pickletools.genops(data):
-            put = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
-            if put and isinstance(argument, int) and argument > len(data):
-                raise TorchFileError(
-                    f"{path}: its pickle asks for memory for {argument:,} objects, "
-                    f"more than it can hold; refused"
-                )
-    except TorchFileError:
-        raise
-    except Exception as error:
-        raise TorchFileError(
-            f"{path}: its pickle cannot be read ({type(error).__name__}: {error}); "
-            f"the file is damaged or not PyTorch's"
-        ) from error
-
-
-def _short(value: Any) -> str:
-    """A pickle's value for a message: never the whole of it, which could be without end."""
-    if isinstance(value, (list, tuple)) and len(value) <= 8:
-        return (
-            "("
-            + ", ".join(
-                repr(v)[:40] if isinstance(v, (int, str)) else type(v).__name__ for v in value
-            )
-            + ")"
-        )
-    return repr(value)[:80] if isinstance(value, (int, str)) else type(value).__name__
-
-
-class _Function:
-    """A function that the pickle may call; unlike a plain one, the pickle cannot change it."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Callable[..., Any]):
-        self._call = call
-
-    def __call__(self, *args: Any) -> Any:
-        return self._call(*args)
-
-    def __setstate__(self, state: Any) -> None:
-        raise TorchFileError("the pickle tries to change how tensors are read; refused")
-
-
-class _Storage(NamedTuple):
-    """The name of a storage's type."""
-
-    name: str
+def _foreign(start: bytes, end: bytes) -> str | None:
+    """What a file is that holds no pickle; None for one that may."""
+    for kind, recognises in KINDS:
+        if recognises(start, end):
+            return kind
+    # Pickles of Python 3 and 2.3 say so; those of protocol 0 and 1 begin with any container.
+    if start[:1] == b"\x80" or start[:1] in b"(]})c" and end.rstrip().endswith(b"."):
+        return None
+    return (
+        f"not a PyTorch file (it begins with {start[:8]!r}); give a .pt, .pth or .ckpt that "
+        f"torch.save wrote"
+    )
