@@ -66,7 +66,7 @@ INTEGER = 256  # bytes
 ARGUMENTS = 16
 AXES = 32
 NESTING = 100
-EXTENT = 100_000_000
+EXTENT = 10_000_000
 MODULES = 100_000
 # A tensor that was expand()ed has more numbers than its storage: so many times, and so many at all.
 EXPANDED, LARGEST = 4096, 2**31
