@@ -22,7 +22,7 @@ import pytest
 import torch
 from helpers import TESTS, Call, importable, rezip, run_program
 
-from pdae_jax.convert import torch_file, torch_pickle
+from pdae_jax.convert import torch_calls, torch_file
 from pdae_jax.convert.torch_file import Placeholder, TorchFileError, state_dict_of
 
 ZIP, OLD = {}, {"_use_new_zipfile_serialization": False}
@@ -722,7 +722,7 @@ def test_the_advice_works(tmp_path, kind):
 def test_the_names_that_are_understood_are_those_of_todays_libraries():
     """Each can still be imported, so that a misspelt one is seen."""
     gone = {"torch._utils._rebuild_xla_tensor", "torch._utils._rebuild_sparse_csr_tensor"}
-    for full in torch_pickle.CALLS.keys() - gone - {"torch.tensor._rebuild_from_type"}:
+    for full in torch_calls.CALLS.keys() - gone - {"torch.tensor._rebuild_from_type"}:
         module, _, attribute = full.rpartition(".")
         if module.startswith("torch_utils"):
             continue

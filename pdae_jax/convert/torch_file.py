@@ -19,15 +19,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from pdae_jax.convert.torch_pickle import (
-    LATER,
-    Budget,
-    Interpreter,
-    Placeholder,
-    TorchFileError,
-    described,
-    state_dict_of,
-)
+from pdae_jax.convert.placeholder import Placeholder, TorchFileError, described, state_dict_of
+from pdae_jax.convert.torch_calls import LATER, Budget
+from pdae_jax.convert.torch_pickle import Interpreter
 from pdae_jax.runtime.choices import listed
 
 __all__ = ["Contents", "Placeholder", "TorchFileError", "read", "state_dict_of"]
