@@ -147,6 +147,9 @@ def main(argv: list[str]) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("convert_torch_weights: interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError, ImportError) as error:
         print(f"convert_torch_weights: {error}", file=sys.stderr)
         sys.exit(2)

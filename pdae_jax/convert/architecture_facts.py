@@ -76,6 +76,14 @@ KNOWN: dict[tuple[int, tuple[int, ...]], dict[str, Any]] = {
     (128, (1, 1, 2, 3, 4)): {"heads": 1, "image_size": 128},
     (64, (1, 2, 2, 4)): {"heads": 1, "image_size": 32},
     (256, (1, 1, 2, 3, 4)): {"heads": 4, "head_channels": 0, "image_size": 128},
+    (192, (1, 2, 3, 4)): {
+        "head_channels": 64,
+        "qkv_order": "new",
+        "schedule": "cosine",
+        "image_size": 64,
+    },
+    (256, (1, 1, 2, 2, 4, 4)): {"head_channels": 64, "image_size": 256},
+    (256, (0.5, 1, 1, 2, 2, 4, 4)): {"head_channels": 64, "image_size": 512},
 }
 # What no tensor shows, and what it is in ADM: of each model, and of each project's code.
 DEFAULTS = {
@@ -301,7 +309,7 @@ def from_architecture(arch: Architecture) -> Facts:
     up = values.pop("attention_up")
 
     def levels(sizes: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(k for k, size in enumerate(arch.map_sizes) if size in sizes)
+        return tuple(k for k in range(len(arch.mult)) if min(height, width) // 2**k in sizes)
 
     ways = values.pop("down")
     if "conv_right" in ways:

@@ -91,7 +91,9 @@ def convert(
     where those are assumed, by the denoising loss (see `candidates`). say: takes a line for each
     thing found or assumed. Raises ValueError, with nothing written, where anything does not fit.
     """
-    output = Path(output)
+    output = Path(output).expanduser()
+    if output.is_symlink():
+        raise ValueError(f"{output} is a link: give the folder that it leads to as --output")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} is there already; choose another --output")
     found = [read_source(path, weights=weights, class_label=class_label) for path in paths]
@@ -211,13 +213,7 @@ def other_facts(
     read = CONFIGS.get(
         dialect.project, lambda config, where: architecture_facts.from_config(config)
     )
-    configs = (
-        [Path(config)]
-        if config
-        else sorted(
-            {beside for source in found if (beside := source.path.parent / "config.yml").is_file()}
-        )
-    )
+    configs = [Path(config).expanduser()] if config else configs_of(found)
     facts = [one for source in found for one in source.facts]
     own = sum(one.source == architecture_facts.OWN for one in facts)  # the best source
     for path in configs:
@@ -246,6 +242,18 @@ def other_facts(
     if flags:
         facts.append(Facts(architecture_facts.FLAG, dict(flags), explicit=True))
     return facts
+
+
+def configs_of(found: list[Source]) -> list[Path]:
+    """The nearest config.yml of each file: beside it, or in one of the two folders above.
+
+    Trainers keep checkpoints in a folder of the run's.
+    """
+    nearest = [
+        next((c for p in list(path.parents)[:3] if (c := p / "config.yml").is_file()), None)
+        for path in (source.path.absolute() for source in found)
+    ]
+    return sorted({config for config in nearest if config})
 
 
 def model_architecture(

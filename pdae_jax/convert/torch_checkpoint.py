@@ -1,7 +1,7 @@
 """Recognises the kind of a PyTorch file by its content, and finds its networks' state dicts."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,20 +9,21 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from pdae_jax.convert import model_folder, torch_file
+from pdae_jax.convert import model_folder, near_misses, torch_file
 from pdae_jax.convert.architecture_facts import (
     Facts,
     from_architecture,
     from_hyper_parameters,
 )
 from pdae_jax.convert.dialects import DIALECTS, DIFFUSERS, EDM, GUIDED, MONAI, MONAI_JOINED, Dialect
+from pdae_jax.convert.placeholder import Placeholder, state_dict_of
 from pdae_jax.convert.project_config import from_diffusers, from_scheduler
+from pdae_jax.convert.wrappers import Entries, of_list, unwrapped, without_shared_prefix
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.runtime.choices import FEW, listed
 from pdae_jax.workdir import json_file
 
 StateDict = dict[str, np.ndarray]
-Entries = dict[str, Any]  # of a file, by their keys
 
 # The networks of the PDAE authors' files: key -> network; "ema_" before it is the average.
 PDAE_KEYS = {
@@ -129,14 +130,23 @@ def _recognised(
             + listed(contents.placeholders, FEW)
         )
     if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
-        value = _listed(value, weights, ignored)
+        value = of_list(value, weights, ignored)
+    facts: list[Facts] = []
+    if isinstance(value, Mapping) and isinstance(value.get("ema"), Placeholder):
+        facts, value = _of_edm(path, value["ema"], ignored)
+    if isinstance(value, Placeholder):
+        raise ValueError(
+            f"{path}: a pickled {listed([value.class_name])}, which only its own code can use: "
+            f"save its tensors, torch.save(model.state_dict(), 'model.pt'), and convert that"
+        )
     if not isinstance(value, Mapping):
         raise ValueError(f"{path}: holds a {type(value).__name__}, not a dict of tensors")
     value = {key: entry for key, entry in value.items() if isinstance(key, str)}
-    if not any(recognises(value) for recognises, _ in KINDS):
-        value = _unwrapped(value, weights, ignored)
+    if not is_known(value):
+        value = unwrapped(value, is_known, weights, ignored)
     read = next((reader for recognises, reader in KINDS if recognises(value)), None)
     if read is None:
+        near_misses.check(str(path), value)
         raise ValueError(
             f"{path}: no checkpoint of a known kind: its keys are {listed(sorted(value)) or 'none'}"
         )
@@ -147,7 +157,31 @@ def _recognised(
         networks["unet"] = _of_class(path, networks["unet"], class_label, found.dialect, ignored)
     elif class_label is not None:
         raise ValueError(f"{path}: its model has no classes, so class {class_label} means nothing")
-    return found._replace(networks=networks, ignored=ignored)
+    return found._replace(networks=networks, ignored=ignored, facts=[*facts, *found.facts])
+
+
+def is_known(value: Entries) -> bool:
+    """Whether there is a reader for a file's entries."""
+    return any(recognises(value) for recognises, _ in KINDS)
+
+
+def _of_edm(
+    path: str | os.PathLike, network: Placeholder, ignored: list[str]
+) -> tuple[list[Facts], StateDict]:
+    """The network of EDM's pickle, of which the source code inside is neither kept nor run."""
+    name, given = network.class_name, network.init_kwargs
+    if name != "EDMPrecond":
+        raise ValueError(
+            f"{path}: EDM's pickle of {listed([name])}: only EDMPrecond comes in, with its ADM net"
+        )
+    if given.get("sigma_data", 0.5) != 0.5:
+        raise ValueError(
+            f"{path}: sigma_data = {listed([given['sigma_data']])} is not supported, only 0.5"
+        )
+    state = {key.removeprefix("model."): tensor for key, tensor in state_dict_of(network).items()}
+    ignored.append("what is beside ema in the pickle, and the source code in it")
+    facts = [Facts(f"{path}", {"dropout": float(given.get("dropout", 0.1))})]
+    return facts, state
 
 
 def _lightning(path: Path, value: Entries, weights: str, ignored: list[str]) -> Source:
@@ -159,6 +193,12 @@ def _lightning(path: Path, value: Entries, weights: str, ignored: list[str]) -> 
     }
     if not network:
         raise ValueError(f"{path}: its state_dict has no {chosen}*")
+    if any(key.startswith("encoder.") for key in network):
+        raise ValueError(
+            f"{path}: Diff-AE's autoencoder: every block of its UNet reads its encoder's code, "
+            f"so that there is no diffusion model in it for PDAE, which is another method; give "
+            f"one of its *_ddpm files, or any other diffusion model"
+        )
     for key in state:
         if not key.startswith(("model.", "ema_model.", "x_T")):
             raise ValueError(
@@ -238,7 +278,8 @@ def _pdae(path: Path, value: Entries, weights: str, ignored: list[str]) -> Sourc
 
 def _bare(path: Path, value: Entries, weights: str, ignored: list[str]) -> Source:
     """Reads a state dict by itself, of the network that its names show."""
-    value = _without_module(value)
+    value = without_shared_prefix(value)
+    near_misses.check(str(path), value)
     dialect = next((one for one in DIALECTS.values() if one.known_by in value), GUIDED)
     if dialect is not GUIDED:
         return _foreign(path, value, dialect, ignored)
@@ -274,12 +315,6 @@ BARE: list[tuple[str, str, str, str | None]] = [
 
 def _foreign(path: Path, value: Entries, dialect: Dialect, ignored: list[str]) -> Source:
     """Reads another project's UNet, a bare state dict."""
-    for mark, what in CONDITIONED:
-        if any(mark in key for key in value):
-            raise ValueError(
-                f"{path}: a UNet that is conditioned on {what}; only unconditional diffusion "
-                f"models of pixels come in"
-            )
     old = OLD_NAMES.get(dialect.project, {})
     network = {_renamed(key, old): tensor for key, tensor in value.items()}
     if dialect is MONAI and any(".attn.qkv." in key for key in network):
@@ -291,7 +326,6 @@ def _foreign(path: Path, value: Entries, dialect: Dialect, ignored: list[str]) -
     return Source(path, kind, {"unet": network}, {"unet": "as stored"}, ignored, None, [], dialect)
 
 
-CONDITIONED = [(".attn2.", "text or other tokens"), (".add_k_proj.", "text or other tokens")]
 # Parts of names that earlier versions of a project had.
 OLD_NAMES = {
     "diffusers": {
@@ -325,56 +359,6 @@ def _renamed(key: str, names: Mapping[str, str]) -> str:
         if old in key:
             return key.replace(old, new)
     return key
-
-
-def _listed(value: Sequence[Any], weights: str, ignored: list[str]) -> Any:
-    """DDIM's checkpoints are lists: the model, optimizer, epoch, step and, last, its average."""
-    average = value[-1]
-    if len(value) > 1 and isinstance(average, Mapping) and len(average) == len(value[0]):
-        ignored.append(
-            "the raw model: its average is taken" if weights == "ema" else "its average: raw taken"
-        )
-        return average if weights == "ema" else value[0]
-    return value[0]
-
-
-def _unwrapped(value: Entries, weights: str, ignored: list[str]) -> Entries:
-    """The state dict within a checkpoint of other trainers, whose prefixes and boxes they are.
-
-    Averages of torch.optim.swa_utils, of ema_pytorch, and entries such as {"model", "ema"}.
-    """
-    for _ in range(4):
-        value = _without_module(value)
-        if any(recognises(value) for recognises, _ in KINDS):
-            return value
-        order = (EMA_BOXES, RAW_BOXES) if weights == "ema" else (RAW_BOXES, EMA_BOXES)
-        boxes = [name for name in (*order[0], *order[1]) if isinstance(value.get(name), Mapping)]
-        prefixes = [
-            prefix
-            for prefix in sorted(PREFIXES, key=lambda one: ("ema" in one) != (weights == "ema"))
-            if any(key.startswith(prefix) for key in value)
-        ]
-        if boxes:
-            others = [key for key in value if key != boxes[0]]
-            inner = {key: entry for key, entry in value[boxes[0]].items() if isinstance(key, str)}
-        elif prefixes:
-            others = [key for key in value if not key.startswith(prefixes[0])]
-            inner = {
-                key.removeprefix(prefixes[0]): entry
-                for key, entry in value.items()
-                if key.startswith(prefixes[0])
-            }
-        else:
-            return value
-        if others:
-            ignored.append(f"{listed(others)}: beside the model that is taken")
-        value = inner
-    return value
-
-
-EMA_BOXES = ("ema", "model_ema", "ema_model", "ema_state_dict", "params_ema", "shadow_params")
-RAW_BOXES = ("state_dict", "model", "model_state_dict", "unet", "net", "network", "params")
-PREFIXES = ("ema_model.", "online_model.", "module.", "model.", "unet.", "net.", "denoise_fn.")
 
 
 def _is_bare(value: Entries) -> bool:
@@ -430,30 +414,18 @@ def _tensors(path: str | os.PathLike, name: str, state: Any) -> StateDict:
     if not isinstance(state, Mapping) or not state:
         raise ValueError(f"{path}: its {name} is no state dict but a {type(state).__name__}")
     for key, tensor in state.items():
+        counter = isinstance(key, str) and key.endswith("num_batches_tracked")
+        if isinstance(tensor, np.ndarray) and tensor.dtype.kind in "biu" and not counter:
+            raise ValueError(
+                f"{path}: {listed([key])} of its {name} is of {tensor.dtype}, as of a quantized "
+                f"model; give the weights before they were quantized"
+            )
         if not isinstance(key, str) or not isinstance(tensor, np.ndarray):
             raise ValueError(
                 f"{path}: {listed([key])} of its {name} is no tensor that can be read, "
                 f"but a {type(tensor).__name__}"
             )
-    return _without_module(state)
-
-
-def _without_module(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state dict without the prefixes that DataParallel and torch.compile give to every key."""
-    state = dict(state)
-    while state:
-        prefix = next(
-            (
-                one
-                for one in ("module.", "_orig_mod.")
-                if all(isinstance(key, str) and key.startswith(one) for key in state)
-            ),
-            None,
-        )
-        if prefix is None:
-            return state
-        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-    return state
+    return without_shared_prefix(state)
 
 
 def _of_class(
