@@ -3,6 +3,7 @@
 Knows no JAX.
 """
 
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epy
 
-from pdae_jax.formats.stack import Picture
+from pdae_jax.formats.stack import Layout, Picture
 from pdae_jax.value_range import ValueRange
 
 with epy.lazy_imports():  # conversion to float, all that training needs, takes NumPy alone
@@ -37,27 +38,35 @@ COLOURS = {
 }
 
 
-def load(images: Any, model: Any, value_range: ValueRange | Limits | None = None) -> np.ndarray:
+def load(
+    images: Any,
+    model: Any,
+    value_range: ValueRange | Limits | None = None,
+    layout: Layout | None = None,
+) -> np.ndarray:
     """Pictures of any size and kind as a model takes them, [B, H, W, C].
 
     uint8, or float32 in [-1, 1] of pictures that are not 8-bit. images: a path, a folder, a glob or
     an array in a file; a PIL image; an array [h, w] or [h, w, c]; or a sequence of any of these.
     model: a `Model`. value_range: the values that stand for black and white; None for the model's
-    own, and where it is 8-bit or has none, arrays are uint8 or floats from 0 to 1. Each is cut and
-    resized as in training; grey and RGB become each other. Warns of values out of the model's
+    own, and where it is 8-bit or has none, arrays are uint8 or floats from 0 to 1. layout: how the
+    arrays of files are meant; None: as in training. Each is cut and resized as in training; grey
+    and RGB become each other. Warns of values out of the model's
     range, which are clipped. Raises ValueError, with its name or number, for one that cannot be
     read or has other channels.
     """
     height, width, channels = model.arch.image_shape
     given = model.value_range if value_range is None else of_limits(value_range)
     prepared, clipped = [], []
-    for name, read, told in _each(images, channels, given):
+    how = model.layout if layout is None else layout
+    for name, read, told in _each(images, channels, given, how):
         try:
             picture = read()
             chosen = told or _range_of_array(picture.values)
             image, outside = transforms.prepare(picture, (height, width), channels, None, chosen)
         except (ValueError, OSError) as error:
-            raise ValueError(f"{name}: {error}") from error
+            where = "" if str(error).startswith(name) else f"{name}: "
+            raise ValueError(f"{where}{error}") from error
         if outside and value_range is not None and not isinstance(value_range, ValueRange):
             raise ValueError(f"{name}: it has values out of value_range = {value_range}")
         clipped += [name] * outside
@@ -78,12 +87,19 @@ def load(images: Any, model: Any, value_range: ValueRange | Limits | None = None
 Each = tuple[str, Callable[[], Picture], ValueRange | None]
 
 
-def _each(images: Any, channels: int, given: ValueRange | None) -> Iterable[Each]:
+def _each(images: Any, channels: int, given: ValueRange | None, layout: Layout) -> Iterable[Each]:
     """Of each picture a name, the function that reads it, and its range, None to be found."""
     if isinstance(images, str | os.PathLike):
-        source = picture_files.Folder(images, "all")
+        source = picture_files.Folder(images, "all", test_fraction=0, layout=layout)
         told = given or range_search.find(source, "", channels)[0]
-        return [(source.where(i), lambda i=i: source.read(i), told) for i in range(len(source))]
+        source.check_channel_names(told)
+
+        def read(i: int) -> Picture:
+            picture = source.read(i)
+            told.check_file(picture)
+            return picture
+
+        return [(source.where(i), functools.partial(read, i), told) for i in range(len(source))]
     if isinstance(images, Image.Image):
         return [("the picture", lambda: Picture(pillow_file.of_pil(images)), given)]
     if hasattr(images, "shape") and hasattr(images, "dtype") and np.ndim(images) <= 3:
@@ -96,7 +112,7 @@ def _each(images: Any, channels: int, given: ValueRange | None) -> Iterable[Each
     found: list[Each] = []
     for k, one in enumerate(images):
         named = isinstance(one, str | os.PathLike)
-        each = _each(one, channels, given)
+        each = _each(one, channels, given, layout)
         found += [(name if named else f"picture {k}", read, told) for name, read, told in each]
     return found
 
@@ -185,6 +201,10 @@ def checked(
         return _in_range(images, value_range)
     given = None if value_range is None else of_limits(value_range)
     if given is None and images.dtype == np.uint8:
+        if known is not None:
+            raise ValueError(
+                f"8-bit pictures, where values from {known} are expected: pass value_range=(0, 255)"
+            )
         return images
     if kind not in "fiub" and images.dtype.name != "bfloat16":
         raise ValueError(

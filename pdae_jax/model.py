@@ -27,6 +27,7 @@ from pdae_jax.arrays import (
     Times,
     Visited,
 )
+from pdae_jax.formats.stack import Layout
 from pdae_jax.images import SHAPE_REMEDY, Limits, checked, to_float
 from pdae_jax.networks.architecture import Architecture, group_of
 from pdae_jax.networks.groups import DTYPES, Networks
@@ -98,6 +99,7 @@ def load(
         workdir.weights(),
         attributes=workdir.attributes,
         value_range=workdir.value_range,
+        layout=trained_on[-1].layout if (trained_on := workdir.trained_on) else Layout(),
         precision=precision,
         batch_size=batch_size,
         protocol=protocol,
@@ -131,6 +133,7 @@ class Model:
         *,
         attributes: Sequence[str] = (),
         value_range: ValueRange | None = None,
+        layout: Layout = Layout(),  # noqa: B008 - frozen
         precision: str = "float32",
         batch_size: int = 32,
         protocol: str | Protocol = "fast",
@@ -138,13 +141,14 @@ class Model:
         """params: {"dpm", "encoder", "gradient"} (or "dpm" alone: then z must be None).
 
         attributes: the names of the classifier's outputs, in order. value_range: of the values of
-        the pictures that it was trained on; None where nothing tells. protocol: of sampling, by its
+        the pictures that it was trained on; None where nothing tells. layout: how their files'
+        arrays were meant. protocol: of sampling, by its
         name, then in at most T steps, or as it is.
         """
         if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number above 0, got {batch_size!r}")
         self.arch, self.attributes = arch, tuple(attributes)
-        self.value_range = value_range
+        self.value_range, self.layout = value_range, layout
         self.mesh = sharding.make_mesh(devices=jax.local_devices())
         self.net = Networks(arch, DTYPES[nearest(precision, DTYPES, "precision")])
         self.params = jax.device_put(self.net.frozen(params), sharding.replicated(self.mesh))

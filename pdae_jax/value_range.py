@@ -56,7 +56,7 @@ class ValueRange:
     them, each picture's own: "window", as its file says, or "percentile:P,Q". eight_bit: the
     pictures are 8-bit and stay so up to the network. beyond: the share of a picture's pixels that
     is expected outside. asked: the setting `range` it was found by. channels: their names; () where
-    files tell none.
+    files tell none. numbers: what the files' values are, as `kind_of` says; "" where not known.
     """
 
     low: tuple[float, ...] = (0.0,)
@@ -66,6 +66,7 @@ class ValueRange:
     beyond: float = 0.0
     asked: str = ""
     channels: tuple[str, ...] = ()
+    numbers: str = ""
 
     def __post_init__(self) -> None:
         for name in ("low", "high", "channels"):  # JSON has lists
@@ -91,6 +92,19 @@ class ValueRange:
             raise DataError(
                 f"range = {self.asked} is of {len(self.low)} channels, and the pictures have "
                 f"{channels}: give one LO,HI for all, or {channels}"
+            )
+
+    def check_file(self, picture: Picture) -> None:
+        """Raises DataError where a file's values are of another kind than those it was found in.
+
+        Counts that were divided by something would be black in the range of counts.
+        """
+        kind = kind_of(picture.values.dtype)
+        if self.numbers and kind != self.numbers and not self.own:
+            raise DataError(
+                f"{kind}, {spread(picture.values)}, where {self.numbers} from {self} are expected: "
+                f"say with the option range which of them are black and white, such as "
+                f"{suggested(picture.values)}"
             )
 
     def scale(self, picture: Picture) -> tuple[np.ndarray, bool]:
@@ -135,6 +149,12 @@ class ValueRange:
         else:
             asked = parse(self.own)
             low, high = np.percentile(picture.values, [*asked.low, *asked.high], axis=(0, 1))
+            # A channel that is nearly all one value has no percentiles apart: then all it has, and
+            # one that is the same everywhere is black.
+            least, most = picture.values.min((0, 1)), picture.values.max((0, 1))
+            flat = ~(low < high)
+            low, high = np.where(flat, least, low), np.where(flat, most, high)
+            high = np.where(low < high, high, low + 1)
         if not (low < high).all():
             raise DataError(f"a channel is {float(np.min(low)):g} everywhere: it has no range")
         return low, high
@@ -161,6 +181,11 @@ class ValueRange:
 
 
 EIGHT_BIT = ValueRange(eight_bit=True)
+
+
+def kind_of(dtype: np.dtype) -> str:
+    """What numbers of a type are called: integers, floats, or yes and no."""
+    return {"b": "yes and no", "f": "floats"}.get(dtype.kind, "integers")
 
 
 def spread(values: np.ndarray) -> str:

@@ -504,9 +504,7 @@ def test_what_load_would_refuse_is_refused_here(tmp_path, tiny_encoder, where, v
 
 
 def test_a_flag_says_which_schedule_an_unknown_name_means(tmp_path):
-    path = save_lightning(
-        tmp_path / "a.ckpt", named("diffae_ddpm_tiny"), {"beta_scheduler": "jsd"}
-    )
+    path = save_lightning(tmp_path / "a.ckpt", named("diffae_ddpm_tiny"), {"beta_scheduler": "jsd"})
     said = []
     flags = {"image_size": 16, "schedule": "constant"}
     convert([path], tmp_path / "out", flags=flags, say=said.append)

@@ -209,3 +209,69 @@ def test_fifty_thousand_files_are_listed_in_seconds(tmp_path):
     assert len(source) == 50_000 and source.path(1001) == "1/1.png"
     assert seconds < 30, seconds  # two or three on an idle machine
     assert len(find_pictures(tmp_path)) == 50_000
+
+
+def test_a_patient_below_train_and_below_test_is_found(tmp_path):
+    for part, people in (("train", "ab"), ("test", "bc")):
+        for person in people:
+            (tmp_path / part / person).mkdir(parents=True)
+            save(tmp_path / part / person / "0.png")
+    for split in ("train", "test", "all"):
+        with pytest.raises(DataError, match="group 'b' lies on both sides"):
+            open_source(f"folder:{tmp_path}", split, group="parent")
+    table = tmp_path / "people.csv"
+    lines = [f"{p},{p.split('/')[1]}" for p in ("train/a/0.png", "train/b/0.png", "test/b/0.png")]
+    table.write_text("\n".join(["path,who", *lines, "test/c/0.png,c"]))
+    with pytest.raises(DataError, match="group 'b' lies on both sides"):
+        open_source(f"folder:{tmp_path}", "train", attributes=table, group="who")
+    (tmp_path / "test" / "b" / "0.png").unlink()
+    test = open_source(f"folder:{tmp_path}", "test", group="parent")
+    assert names(test) == ["test/c/0.png"] and "no group on both sides" in test.words[0]
+
+
+def test_a_folders_table_says_the_split(tmp_path):
+    patients(tmp_path, count=4, each=2)
+    every = names(open_source(f"folder:{tmp_path}", "all"))
+    parts = ["train", "train", "train", "test", "val", "train", "train", "test"]
+    table = tmp_path / "t.csv"
+    lines = [f"{path},{part},1" for path, part in zip(every, parts)]
+    table.write_text("\n".join(["path,split,y", *lines]))
+    for part in ("train", "test"):
+        source = open_source(f"folder:{tmp_path}", part, attributes=table)
+        assert names(source) == [path for path, p in zip(every, parts) if p == part]
+        assert (
+            "split by column 'split': 5 train, 2 test; 1 valid are in neither" in source.words[-1]
+        )
+
+
+def test_a_manifest_names_a_picture_once(tmp_path):
+    save(tmp_path / "a.png")
+    (tmp_path / "m.csv").write_text("path,split\na.png,train\na.png,test\n")
+    with pytest.raises(DataError, match="names 'a.png' twice under 'path'"):
+        open_source(f"table:{tmp_path / 'm.csv'}", "train")
+
+
+def test_slices_of_one_stack_stay_together(tmp_path):
+    np.save(tmp_path / "0.npy", np.zeros((10, 8, 8), np.uint8))
+    for k in range(1, 12):
+        np.save(tmp_path / f"{k}.npy", np.full((1, 8, 8), k, np.uint8))
+    data = Data(f"folder:{tmp_path}", axes="ZYX", test_fraction=0.3)
+    train, test = data.open("train"), data.open("test")
+    assert not set(train.group) & set(test.group) and len(train) + len(test) == 21
+    assert "each file is a group" in train.words[0]
+
+
+def test_one_array_of_each_of_several_files(tmp_path):
+    for k in range(3):
+        with h5py.File(tmp_path / f"P{k}.h5", "w") as file:
+            file["images"] = np.full((2, 8, 8), k, np.uint8)
+            file["masks"] = np.zeros((2, 8, 8), np.uint8)
+    source = Data(f"folder:{tmp_path}/*.h5:images", axes="NYX").open("all")
+    assert [int(source.image(i).max()) for i in range(len(source))] == [0, 0, 1, 1, 2, 2]
+
+
+def test_pictures_within_a_file_have_labels_of_their_own(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((3, 8, 8), np.uint8))
+    (tmp_path / "t.csv").write_text("path,y\nx.npy[0],0.5\nx.npy[1],1.5\nx.npy[2],2.5\n")
+    data = Data(f"folder:{tmp_path}", axes="NYX", attributes=str(tmp_path / "t.csv"))
+    np.testing.assert_array_equal(data.open("all").labels[:, 0], [0.5, 1.5, 2.5])

@@ -21,7 +21,7 @@ from pdae_jax.commands.page_command import run_page
 from pdae_jax.data import Data, DataError, ValueRange, batches, open_source, train_batches
 from pdae_jax.data.range_search import find
 from pdae_jax.data.transforms import prepare, resize
-from pdae_jax.formats.stack import Picture
+from pdae_jax.formats.stack import Layout, Picture
 from pdae_jax.training.log import Log
 from pdae_jax.training.prerequisites import settle_range
 from pdae_jax.value_range import EIGHT_BIT, parse
@@ -271,6 +271,8 @@ def test_ranges_of_other_channels_are_refused(tmp_path):
 class Model:
     """What `images.load` asks of one."""
 
+    layout = Layout()
+
     class arch:
         image_shape = (*SHAPE, 1)
 
@@ -396,3 +398,70 @@ def test_a_range_stays_with_what_was_trained(workdir, deep, tmp_path):
     assert model.value_range == found
     assert model.to_units(np.ones((8, 8, 1), np.float32)).max() == 4080
     assert pdae_jax.load(workdir).to_units(np.zeros((8, 8, 1), np.uint8)).max() == 0
+
+
+def test_files_of_other_numbers_are_refused(tmp_path):
+    """Counts divided by something would be black in the range of counts."""
+    save_tiff(tmp_path / "a.tif", levels(4000, np.uint16))
+    found, _ = find(open_source(f"folder:{tmp_path}", "all"), "auto", 1)
+    assert found.numbers == "integers"
+    (tmp_path / "new").mkdir()
+    save_tiff(tmp_path / "new" / "a.tif", levels(4000, np.float32) / 65535)
+    with pytest.raises(ValueError, match="a.tif: floats, 0 to 0.061.*, where integers from 0 to 4"):
+        images.load(tmp_path / "new", Model(found))
+    source = Data(f"folder:{tmp_path / 'new'}").open("all", found)
+    with pytest.raises(DataError, match="floats, 0 to 0.06"):
+        with batches(source, size=SHAPE, channels=1, batch_size=1) as some:
+            next(iter(some))
+
+
+def test_floats_that_use_a_small_part_of_0_to_1_are_no_guess(tmp_path):
+    save_tiff(tmp_path / "a.tif", levels(4000, np.float32) / 65535)
+    with pytest.raises(DataError, match="do not tell which are black and white"):
+        find(open_source(f"folder:{tmp_path}", "all"), "", 1)
+
+
+def test_channels_of_another_order_are_refused(tmp_path):
+    for name, order in (("a", ("red", "green")), ("b", ("green", "red")), ("c", ("x", "y"))):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(
+            tmp_path / name / "0.ome.tif",
+            np.zeros((2, 8, 8), np.uint16),
+            metadata={"axes": "CYX", "Channel": {"Name": list(order)}},
+        )
+    data = Data(f"folder:{tmp_path / 'a'}", range="0,4095")
+    found, _ = find(data.open("all"), "0,4095", 2)
+    assert found.channels == ("red", "green")
+    data.open("all", found)
+    with pytest.raises(DataError, match="channels green, red, where red, green .* channels to 1,0"):
+        Data(f"folder:{tmp_path / 'b'}").open("all", found)
+    Data(f"folder:{tmp_path / 'b'}", channels=(1, 0)).open("all", found)
+    with pytest.raises(DataError, match="choose others, or name them alike"):
+        Data(f"folder:{tmp_path / 'c'}").open("all", found)
+
+
+def test_files_are_loaded_by_the_models_layout(tmp_path):
+    planes = np.stack([levels(4000, np.uint16) // k for k in (1, 2, 4)])
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="minisblack")
+    model = Model(ValueRange((0.0,), (4095.0,)))
+    with pytest.raises(ValueError, match="axes"):
+        images.load(tmp_path / "a.tif", model)
+    model.layout = Layout("CYX", (2,))
+    x = images.load(tmp_path / "a.tif", model)
+    np.testing.assert_allclose(x[0, ..., 0], planes[2] / 4095 * 2 - 1, atol=1e-6)
+    x = images.load(tmp_path / "a.tif", model, layout=Layout("CYX", (0,)))
+    np.testing.assert_allclose(x[0, ..., 0], planes[0] / 4095 * 2 - 1, atol=1e-6)
+
+
+def test_8_bit_arrays_are_refused_where_counts_are_expected():
+    with pytest.raises(ValueError, match=r"8-bit pictures, where .* pass value_range=\(0, 255\)"):
+        images.checked(np.zeros((1, 4, 4, 1), np.uint8), own=ValueRange((0.0,), (4095.0,)))
+
+
+def test_sparse_and_blank_channels_have_a_range_of_their_own():
+    own = ValueRange(own="percentile:1,99", beyond=1.0)
+    sparse, blank = np.zeros((2, 32, 32, 1), np.uint16)
+    sparse[3, 3:6] = 900
+    x, _ = own.scale(Picture(sparse))
+    assert x.min() == -1 and x.max() == 1
+    np.testing.assert_array_equal(own.scale(Picture(blank))[0], -1.0)

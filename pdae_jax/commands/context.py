@@ -117,6 +117,8 @@ class Context(Generic[O]):
         labels, group = getattr(options, "labels", ""), getattr(options, "group", "")
         if kind in ("lmdb", "tfds"):  # which have no such settings
             how = {"range": options.range}
+        else:  # all of them are encoded, and none held out
+            how["test_fraction"] = 0.0
         return Data(name, attributes=labels, group=group, **how)
 
     def data(self) -> Data:

@@ -108,7 +108,7 @@ class Images(Options):
     images: str = option(
         "",
         "picture, folder or glob, or several comma-separated, or table:FILE; else the run's "
-        "held-out pictures",
+        "own pictures",
     )
     range: str = option("", f"their values that are black and white: {FORMS}; else the model's")
     axes: str = option("", "their axes where files tell none, such as CYX; else the run's")

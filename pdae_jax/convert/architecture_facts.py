@@ -71,7 +71,7 @@ class Told(NamedTuple):
 
 
 # Heads and image size of the paper's, Diff-AE's and ADM's models, by (base, mult).
-KNOWN: dict[tuple[int, tuple[int, ...]], dict[str, Any]] = {
+KNOWN: dict[tuple[int, tuple[float, ...]], dict[str, Any]] = {
     (64, (1, 2, 4, 8)): {"heads": 4, "image_size": 64},
     (128, (1, 1, 2, 3, 4)): {"heads": 1, "image_size": 128},
     (64, (1, 2, 2, 4)): {"heads": 1, "image_size": 32},

@@ -100,10 +100,16 @@ class Data:
             test_fraction=None if self.test_fraction < 0 else self.test_fraction,
             data_dir=self.data_dir or None,
             group=self.group or None,
-            layout=Layout(self.axes, self.channels, self.slices),
+            layout=self.layout,
         )
         source.value_range = value_range or EIGHT_BIT
+        source.check_channel_names(source.value_range)
         return source
+
+    @property
+    def layout(self) -> Layout:
+        """How the arrays of the files are meant."""
+        return Layout(self.axes, self.channels, self.slices)
 
 
 def open_source(

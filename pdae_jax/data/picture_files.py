@@ -1,5 +1,6 @@
 """`Folder` and `Manifest`: pictures in files, below a folder or named by a table."""
 
+import collections
 import glob
 import os
 import re
@@ -23,6 +24,7 @@ from pdae_jax.formats import files
 from pdae_jax.formats.errors import DataError
 from pdae_jax.formats.stack import Layout, Picture, Stack
 from pdae_jax.runtime.paths import local, natural
+from pdae_jax.value_range import ValueRange
 
 PARENT, FILE = "parent", "file"  # groups that need no table
 HELD_OUT = ("test", "valid")  # splits of a table, the first that there is
@@ -63,6 +65,20 @@ class Files(Source):
     def __len__(self) -> int:
         return len(self._stacks)
 
+    def check_channel_names(self, value_range: ValueRange) -> None:
+        wanted = value_range.channels
+        for k, (stack, place) in enumerate(self._stacks):
+            found = stack.channel_names
+            if place == 0 and wanted and found and found != wanted:
+                order = [str(found.index(name)) for name in wanted if name in found]
+                remedy = "choose others, or name them alike"
+                if len(order) == len(wanted):
+                    remedy = f"set the option channels to {','.join(order)}"
+                raise DataError(
+                    f"{self.where(k)} has the channels {', '.join(found)}, where "
+                    f"{', '.join(wanted)} are expected: {remedy}"
+                )
+
     def read(self, i: int) -> Picture:
         stack, k = self._stacks[i]
         return stack.picture(k)
@@ -101,6 +117,13 @@ class Files(Source):
         if self.attributes:
             self.labels = self.labels[indices]
 
+    def _names_for(self, table: LabelTable) -> list[str]:
+        """What a table may call the pictures: with their places in files, where it has such."""
+        placed = any(
+            re.search(r"\[\d+\]$", text) for name in table.names[:2] for text in table.texts(name)
+        )
+        return [self.path(i) if placed else self._relative(i) for i in range(len(self))]
+
     def set_group(self, group: str, table: LabelTable | None, rows: np.ndarray) -> None:
         """Sets `group` of each picture, as the setting names it.
 
@@ -110,21 +133,62 @@ class Files(Source):
         column = group or (table.find("group") or "" if table is not None else "")
         paths = [self._relative(i) for i in range(len(self))]
         if column == PARENT:
-            self.group = np.array([Path(path).parent.as_posix() for path in paths])
+            # One patient's folders below train and below test are of one patient.
+            below = [Path(*Path(path).parts[bool(len(self.split_of)) :]) for path in paths]
+            self.group = np.array([path.parent.as_posix() for path in below])
         elif column == FILE:
             self.group = np.array(paths)
         elif column:
             self.group = _column(table, rows, column, self)
-        elif len(set(self.from_file)) > 1 and len(self) >= 2 * len(set(self.from_file)):
+        elif 1 < len(set(self.from_file)) < len(self):
             self.group = np.array(paths)
             self.words += (
-                f"{self.name}: files hold several pictures each, so each file is a group "
+                f"{self.name}: files hold several pictures, so each file is a group "
                 f"(--config.data.group=COLUMN or parent for others)",
             )
         if len(self.group) and (self.group == "").any():
             first = self.where(int(np.argmax(self.group == "")))
             raise DataError(
                 f"{first} has no group in {column!r}: fill it in, or leave the picture out"
+            )
+
+    def set_given_split(self, table: LabelTable, rows: np.ndarray, column: str) -> None:
+        """Sets each picture's part as a table's column says, groups being whole; says how many.
+
+        "test" is what is held out, or where there is none "valid". Pictures of no row are of none.
+        """
+        texts = table.texts(column)
+        known = np.flatnonzero(rows >= 0)
+        parts = np.full(len(self), "", "<U8")
+        of_known = [int(row) for row in rows[known]]
+        parts[known] = split_names(
+            [texts[row] for row in of_known],
+            [table.lines[row] for row in of_known],
+            table.name,
+            column,
+        )
+        if len(self.group):
+            check_disjoint(self.group[known], parts[known])
+        tests = next((name for name in HELD_OUT if (parts == name).any()), "test")
+        others = [name for name in (*HELD_OUT, "") if name != tests and (parts == name).any()]
+        self.split_of = np.where(parts == tests, "test", parts)
+        counts = [f"{int((parts == name).sum()):,} {name}" for name in ("train", tests)]
+        words = f"{table.name}: split by column {column!r}: {', '.join(counts)}"
+        if len(self.group):
+            sides = [len(set(self.group[parts == name])) for name in ("train", tests)]
+            words += f", of {sides[0]:,} and {sides[1]:,} groups, none on both sides"
+        for name in others:
+            n = int((parts == name).sum())
+            words += f"; {n:,} {name or 'without a line'} are in neither"
+        self.words += (words,)
+
+    def take_given(self, split: str, name: str) -> None:
+        """Keeps the pictures of a split that was given; DataError where there are none."""
+        there = sorted(set(self.split_of.tolist()) - {""})
+        self.take(np.flatnonzero((self.split_of == split) | (split == "all")))
+        if not len(self):
+            raise DataError(
+                f"{name} has no picture of split {split!r}: its column split has {', '.join(there)}"
             )
 
     def set_split(self, split: str, fraction: float, seed: int) -> np.ndarray:
@@ -200,28 +264,40 @@ class Folder(Files):
         train = root / "train" if (root / "train").is_dir() else root
         tests = [root / name for name in HELD_OUT_FOLDERS if (root / name).is_dir()]
         own = not matched and train != root and bool(tests)
+        table = read_table(attributes) if attributes is not None else None
+        grouped = bool(group or table is not None and table.find("group"))
         if matched:
             found = matched
             root = Path(os.path.commonpath([os.path.dirname(file) for file in found]))
+        elif own and split != "all" and grouped:  # of which none must lie on both sides
+            found = find_pictures(train) + find_pictures(tests[0])
         elif own and split != "all":
             found = find_pictures(train if split == "train" else tests[0])
         else:
             found = find_pictures(root if split == "all" else train)
         super().__init__(f"folder:{root}", root, found, layout)
+        if own:
+            inside = [Path(self.path(i)).parts[0] for i in range(len(self))]
+            self.split_of = np.array(["train" if name == "train" else "test" for name in inside])
         rows = np.full(len(self), -1)
-        table = None
-        if attributes is not None:
-            table = read_table(attributes)
-            found_in = match(table, [self._relative(i) for i in range(len(self))])
+        if table is not None:
+            found_in = match(table, self._names_for(table))
             rows = found_in.rows
             self.words += (found_in.words,)
             self.set_labels(table, rows, group, found_in.column)
         self.set_group(group, table, rows)
+        parts = table.find("split") if table is not None else None
         if own:
-            inside = [Path(self.path(i)).parts[0] for i in range(len(self))]
-            self.split_of = np.array(["train" if name == "train" else "test" for name in inside])
             if len(self.group):
                 check_disjoint(self.group, self.split_of)
+                self.words += (
+                    words_of_groups(self.group, np.flatnonzero(self.split_of == "test")),
+                )
+            if grouped and split != "all":
+                self.take(np.flatnonzero(self.split_of == split))
+        elif table is not None and parts is not None:
+            self.set_given_split(table, rows, parts)
+            self.take_given(split, f"folder:{root}")
         else:
             self.take(self.set_split(split, test_fraction, seed))
             if split == "all" and train != root:  # of which a share of train alone is held out
@@ -254,6 +330,11 @@ class Manifest(Files):
         paths = [path.replace("\\", "/") for path in rows.texts(column)]
         if "" in paths:
             raise DataError(f"{rows.where(paths.index(''))}: no path under {column!r}")
+        if len(set(paths)) < len(paths):
+            twice = next(path for path, n in collections.Counter(paths).items() if n > 1)
+            raise DataError(
+                f"{table} names {twice!r} twice under {column!r}: leave one line of each picture"
+            )
         super().__init__(
             f"table:{table}", root, [os.path.join(root, path) for path in paths], layout
         )
@@ -263,19 +344,8 @@ class Manifest(Files):
         self.set_group(group, rows, lines)
         parts = rows.find("split")
         if parts is not None:
-            names = split_names(rows.texts(parts), rows.lines, rows.name, parts)
-            self.split_of = names[lines]
-            if len(self.group):
-                check_disjoint(self.group, self.split_of)
-            there = set(self.split_of)
-            tests = next((name for name in HELD_OUT if name in there), "")
-            wanted = tests if split == "test" else split
-            self.take(np.flatnonzero((self.split_of == wanted) | (split == "all")))
-            if not len(self):
-                raise DataError(
-                    f"{table} has no picture of split {split!r}: its column split has "
-                    f"{', '.join(sorted(there))}"
-                )
+            self.set_given_split(rows, lines, parts)
+            self.take_given(split, str(table))
         else:
             self.take(self.set_split(split, test_fraction, seed))
 
@@ -303,6 +373,11 @@ def named_pictures(names: str) -> list[str]:
             matched = [exact]
         elif os.path.exists(on_disk(exact)):  # file.h5:dataset, or within an archive
             matched = [exact]
+        elif glob.has_magic(exact) and files.INSIDE.search(exact):  # scans/*.h5:dataset
+            end = [end.end() for end in files.INSIDE.finditer(exact)][-1]
+            matched = [
+                f"{one}:{exact[end:]}" for one in glob.glob(exact[: end - 1], recursive=True)
+            ]
         else:
             matched = glob.glob(exact, recursive=True)
         if not matched and glob.has_magic(name):

@@ -47,6 +47,7 @@ class Loader:
     def __call__(self, i: int) -> Loaded:
         try:
             picture, label = self.source.example(i)
+            self.source.value_range.check_file(picture)
             image, outside = prepare(picture, *self.how)
             return Loaded(image, label, outside)
         except Exception as error:  # noqa: BLE001 - a broken file makes decoders raise anything

@@ -17,6 +17,7 @@ from pdae_jax.value_range import (
     EXPECTED,
     Asked,
     ValueRange,
+    kind_of,
     limits_of,
     parse,
 )
@@ -49,6 +50,8 @@ def find(source: Source, setting: str, channels: int) -> tuple[ValueRange, str]:
     if asked.kind == "fixed":
         found = ValueRange(asked.low, asked.high, asked=setting)
         found.check_channels(channels)
+        looked_at = seen(source, np.linspace(0, len(source) - 1, FEW).astype(int), channels)
+        found = dataclasses.replace(found, numbers=numbers_of(looked_at))
         return named(found, source), f"values from {found}"
     if asked.kind in ("window", "own percentile"):
         own = "window" if asked.kind == "window" else setting.removesuffix(":picture")
@@ -82,8 +85,15 @@ def find(source: Source, setting: str, channels: int) -> tuple[ValueRange, str]:
         )
     beyond = _beyond(asked) if asked.kind == "percentile" else 0.0
     low, high = tuple(map(float, low)), tuple(map(float, high))
-    found = ValueRange(low, high, beyond=beyond, asked=setting)
+    numbers = numbers_of(looked_at)
+    found = ValueRange(low, high, beyond=beyond, asked=setting, numbers=numbers)
     return named(found, source), f"values from {found} ({how})"
+
+
+def numbers_of(looked_at: Sequence[Seen]) -> str:
+    """The kind of numbers of all pictures looked at; "" where they are of several."""
+    kinds = {kind_of(one.dtype) for one in looked_at}
+    return kinds.pop() if len(kinds) == 1 else ""
 
 
 def _by_type(
@@ -100,7 +110,7 @@ def _by_type(
             f"{there}, of several number types: say which are black and white, {to_type}"
         )
     if first is None:
-        if 0 <= low and high <= 1 and not asked.kind:
+        if 0 <= low and high <= 1 and high - low > SMALL_PART and not asked.kind:
             return np.zeros(1), np.ones(1)
         raise DataError(f"{there} do not tell which are black and white: give {to_type}")
     if high - low <= SMALL_PART * (first[1] - first[0]) and not asked.kind:

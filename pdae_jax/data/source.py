@@ -50,6 +50,9 @@ class Source:
         """Picture `i` with what its file says of its values."""
         return Picture(self.image(i))
 
+    def check_channel_names(self, value_range: ValueRange) -> None:
+        """Raises DataError where a file's channels are called otherwise than those of the range."""
+
     def where(self, i: int) -> str:
         """The path or key of picture `i`, for messages."""
         return f"{self.name}[{i}]"

@@ -25,7 +25,7 @@ from pdae_jax.formats.stack import (
     slices_of,
 )
 
-SUFFIXES = (".dcm", ".dicom")
+SUFFIXES = (".dcm", ".dicom", ".ima")
 MAGIC = b"DICM"  # after 128 bytes of anything
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")

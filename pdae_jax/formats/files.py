@@ -16,7 +16,7 @@ from pdae_jax.formats import (
     zip_archive,
 )
 from pdae_jax.formats.errors import DataError, first_line
-from pdae_jax.formats.stack import File, Layout, Stack
+from pdae_jax.formats.stack import File, Kept, Layout, Stack
 
 _MODULES = (tiff, dicom, nifti, hdf5, zarr_store, numpy_file)
 _FORMATS: dict[str, ModuleType] = {
@@ -25,7 +25,11 @@ _FORMATS: dict[str, ModuleType] = {
 _DOUBLE = tuple(suffix for suffix in _FORMATS if suffix.count(".") == 2)  # such as .nii.gz
 # Formats of several arrays, of which one is named after a colon.
 _INSIDE = tuple(suffix for module in (hdf5, zarr_store, numpy_file) for suffix in module.INSIDE)
-_COLON = re.compile("(?:" + "|".join(map(re.escape, _INSIDE)) + "):", re.IGNORECASE)
+# A file of arrays, and the colon before the name of one.
+INSIDE = re.compile("(?:" + "|".join(map(re.escape, _INSIDE)) + "):", re.IGNORECASE)
+
+
+_HEADERS = Kept(200_000)  # a data set is opened several times: train, test, all
 
 
 @functools.cache
@@ -71,8 +75,9 @@ def pictures_in(path: str | os.PathLike[str]) -> list[str]:
 def open_stack(path: str, layout: Layout = Layout()) -> Stack:
     """The pictures of a file: a path, a member `cases.zip/name.png`, or `file.h5:dataset`.
 
-    Pillow's formats hold one picture, and are opened when it is read. Raises DataError for a file
-    that cannot be used, or of which the layout cannot be.
+    A header is read once in a process, for as long as its file stays as it is. Pillow's formats
+    hold one picture, and are opened when it is read. Raises DataError for a file that cannot be
+    used, or of which the layout cannot be.
     """
     place, inside = _parts(path)
     file = _file(place)
@@ -87,7 +92,9 @@ def open_stack(path: str, layout: Layout = Layout()) -> Stack:
         raise DataError(f"no such file: {place}")
     try:
         more = (inside,) if inside else ()
-        return module.open_stack(file, layout, *more)
+        if os.path.isdir(file.path):  # whose time is not that of the files in it
+            return module.open_stack(file, layout, *more)
+        return _HEADERS.get(file, lambda: module.open_stack(file, layout, *more), layout, inside)
     except DataError:
         raise
     except Exception as error:  # each library has its own
@@ -112,7 +119,7 @@ def _file(path: str) -> File:
 
 def _parts(path: str) -> tuple[str, str]:
     """A path as a file and the array in it that is named after a colon, "" where none is."""
-    colons = [(path[: end.end() - 1], path[end.end() :]) for end in _COLON.finditer(path)]
+    colons = [(path[: end.end() - 1], path[end.end() :]) for end in INSIDE.finditer(path)]
     if not colons or os.path.exists(path):  # a name may have a colon of its own
         return path, ""
     there = [one for one in colons if os.path.exists(one[0]) or zip_archive.split(one[0])]

@@ -13,7 +13,9 @@ import numpy as np
 from pdae_jax.formats import zip_archive
 from pdae_jax.formats.errors import DataError
 
-MOST_PIXELS = 2**29  # of one picture; more is taken for a damaged header, or a bomb
+# Of one picture; more is taken for a damaged header, or a bomb.
+MOST_PIXELS = 2**29
+MOST_VALUES = 2**30  # pixels times channels
 
 
 class Picture(NamedTuple):
@@ -126,6 +128,7 @@ class ArrayStack(Stack):
             k = self._several.index(self._axes[axis])
             self._first[k], self._counts[k] = first, last - first
         there = sizes.get("C", 1)
+        check_values(name, sizes["Y"], sizes["X"], len(layout.channels) or there)
         check_channels(name, layout.channels, there)
         self._channels = layout.channels
         if len(channel_names) == there:
@@ -168,6 +171,7 @@ class Kept:
     def __init__(self, most: int, size: Callable[[Any], int] = lambda _: 1, threads: bool = False):
         self._most, self._size, self._threads = most, size, threads
         self._values: collections.OrderedDict[Any, Any] = collections.OrderedDict()
+        self._total = 0
         self._lock = threading.Lock()
 
     def get(self, file: File, make: Callable[[], Any], *key: Any) -> Any:
@@ -181,11 +185,12 @@ class Kept:
                 return self._values[key]
         value = make()
         with self._lock:
+            if key in self._values:  # another thread has made it meanwhile
+                return self._values[key]
             self._values[key] = value
-            while (
-                len(self._values) > 1 and sum(map(self._size, self._values.values())) > self._most
-            ):
-                self._values.popitem(last=False)
+            self._total += self._size(value)
+            while len(self._values) > 1 and self._total > self._most:
+                self._total -= self._size(self._values.popitem(last=False)[1])
         return value
 
 
@@ -222,6 +227,16 @@ def check_pixels(name: str, height: int, width: int) -> None:
         raise DataError(
             f"{name}: a picture of {height:,} x {width:,} pixels is more than "
             f"{MOST_PIXELS:,}: cut it into tiles"
+        )
+
+
+def check_values(name: str, height: int, width: int, channels: int) -> None:
+    """Raises DataError where a picture has too many channels of its size to be one."""
+    if height * width * channels > MOST_VALUES:
+        raise DataError(
+            f"{name}: a picture of {height:,} x {width:,} pixels and {channels:,} channels is more "
+            f"than {MOST_VALUES:,} values: choose some with --config.data.channels, or say with "
+            f"--config.data.axes which axis counts pictures"
         )
 
 

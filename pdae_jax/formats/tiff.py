@@ -77,7 +77,7 @@ def open_stack(file: File, layout: Layout) -> Stack:
         if page.compression != 1:
             require("imagecodecs", "tiff")
         check_type(name, page.dtype)
-        shape, axes, form = _form(name, first)
+        shape, axes, form = _form(name, first, layout)
         names = _channel_names(tif, shape[axes.index("C")] if "C" in axes else 1)
     axes = _axes(name, shape, axes, layout)
     limits = (0, 2**form.bits - 1) if form.bits else None
@@ -119,7 +119,7 @@ def _subfile(page: Any) -> int:
     return int(getattr(page, "subfiletype", 0) or 0)
 
 
-def _form(name: str, series: Any) -> tuple[tuple[int, ...], str, _Form]:
+def _form(name: str, series: Any, layout: Layout) -> tuple[tuple[int, ...], str, _Form]:
     """The shape and axes of a series of pictures, and the form of its pages."""
     page = series.keyframe
     kept = _long(series.get_axes(False), series.get_shape(False))
@@ -137,7 +137,7 @@ def _form(name: str, series: Any) -> tuple[tuple[int, ...], str, _Form]:
         pages=tuple(n for _, n in kept[:count]),
         axes=inside,
         photometric=int(page.photometric),
-        alpha=_alpha(name, page),
+        alpha=_alpha(name, page, layout),
         orientation=orientation if 1 <= orientation <= 8 else 1,
         bits=_bits(page),
     )
@@ -159,7 +159,13 @@ def _long(axes: str, shape: Sequence[int]) -> list[tuple[str, int]]:
     return [(axis, n) for axis, n in zip(axes, shape, strict=True) if n != 1 or axis in "YX"]
 
 
-def _alpha(name: str, page: Any) -> int:
+def _alpha(name: str, page: Any, layout: Layout) -> int:
+    """How a sample is transparency; 0 where none is, or where samples are asked for as channels.
+
+    Writers tag a fourth stain so, without being asked: of more than 8 bits it is not believed.
+    """
+    if layout.channels or layout.axes:
+        return 0
     extra = [int(one) for one in page.extrasamples]
     alpha = [one for one in extra if one in (ASSOCIATED, UNASSOCIATED)]
     if not alpha:
@@ -169,6 +175,14 @@ def _alpha(name: str, page: Any) -> int:
         raise DataError(
             f"{name} has transparency among {page.samplesperpixel} channels of {page.dtype}, which "
             f"is flattened for unsigned grey or RGB alone: save it without"
+        )
+    if page.dtype.itemsize > 1 and alpha[0] == UNASSOCIATED:
+        n = page.samplesperpixel
+        every = ",".join(map(str, range(n)))
+        raise DataError(
+            f"{name}: the last of {n} channels of {page.dtype} is tagged as transparency, which "
+            f"writers do unasked: set --config.data.channels={every} to have it as a channel, or "
+            f"leave out {n - 1}"
         )
     return alpha[0]
 
