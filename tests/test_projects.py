@@ -448,7 +448,9 @@ def test_pdae_is_trained_over_each_kind(kind, tmp_path):
     weight = net.schedule.loss_weight()[t]
     np.testing.assert_allclose(ours, weight * bare, rtol=1e-4, atol=1e-6)
 
-    settings = Settings(batch_size=32, steps=60, learning_rate=1e-3, ema=0.9)
+    settings = Settings(
+        batch_size=32, steps=40, learning_rate=2e-3, ema=0.9, pictures_every=0, health_every=0
+    )
     assert train(
         tmp_path / "run",
         "pdae",

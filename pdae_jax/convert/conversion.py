@@ -5,7 +5,6 @@ export("models/bedroom128", "bedroom128.pt")
 """
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,10 +14,15 @@ from typing import Any
 
 import jax
 import numpy as np
-import safetensors.numpy
 import yaml
 
-from pdae_jax.convert import architecture_facts, candidates, name_map, project_config
+from pdae_jax.convert import (
+    architecture_facts,
+    candidates,
+    model_folder,
+    name_map,
+    project_config,
+)
 from pdae_jax.convert.architecture_facts import Facts, Shapes, Told
 from pdae_jax.convert.dialects import DIALECTS, DIFFUSERS, GUIDED, Dialect
 from pdae_jax.convert.name_map import Names
@@ -456,12 +460,8 @@ def _write_diffusers(workdir: Workdir, path: Path, receipt: Mapping[str, Any]) -
     """Writes a diffusion model of diffusers as the folder that its from_pretrained reads."""
     configs = {name: dict(config) for name, config in receipt["configs"].items()}
     if receipt.get("class_label") is not None:
-        configs["config.json"]["num_class_embeds"] = None
+        configs["network"]["num_class_embeds"] = None
         print(f"of class {receipt['class_label']} alone, to which it was reduced")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic.new_folder(path) as partial:
-        state = state_dicts(workdir, DIFFUSERS)["unet"]
-        weights = partial / "diffusion_pytorch_model.safetensors"
-        safetensors.numpy.save_file(state, weights, metadata={"format": "pt"})
-        for name, config in configs.items():
-            (partial / name).write_text(json.dumps(config, indent=2))
+        model_folder.write(partial, state_dicts(workdir, DIFFUSERS)["unet"], configs)

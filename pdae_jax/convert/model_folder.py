@@ -1,12 +1,19 @@
-"""Folders that hold a model: diffusers' (or a pipeline's), or a training's with one checkpoint."""
+"""Folders that hold a model: diffusers' (or a pipeline's), or a training's with one checkpoint.
+
+What diffusers names in a folder is named here alone.
+"""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import safetensors.numpy
+
 from pdae_jax.runtime.choices import listed
 
+CONFIGS = {"network": "config.json", "scheduler": "scheduler_config.json"}
 WEIGHTS = (  # of diffusers, best first
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.bin",
@@ -36,18 +43,18 @@ def find(path: Path, weights: str = "ema") -> Found:
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder")
     if path.is_file():
-        config = path.parent / "config.json"
+        config = path.parent / CONFIGS["network"]
         known = config.is_file() and "_class_name" in read_json(config)
         return Found(path, config if known else None, _scheduler(path.parent) if known else None)
     _check_pipeline(path)
     parts = {name: path / name for name in ("unet_ema", "unet") if (path / name).is_dir()}
     note, home = "", path
-    if parts and not (path / "config.json").is_file():
+    if parts and not (path / CONFIGS["network"]).is_file():
         wanted = "unet_ema" if weights == "ema" else "unet"
         home = parts.get(wanted) or next(iter(parts.values()))
         if len(parts) > 1:
             note = f"{'unet' if wanted == 'unet_ema' else 'unet_ema'}: {wanted} is taken"
-    config = home / "config.json"
+    config = home / CONFIGS["network"]
     there = [home / name for name in WEIGHTS if (home / name).is_file()]
     if any(home.glob("*.index.json")) and not there:
         raise ValueError(
@@ -88,12 +95,18 @@ def _check_pipeline(path: Path) -> None:
 
 def _scheduler(home: Path) -> Path | None:
     """The scheduler's config, beside the network or in the pipeline that it is a part of."""
-    places = [
-        folder / name
-        for folder in (home, home / "scheduler", home.parent, home.parent / "scheduler")
-        for name in ("scheduler_config.json",)
-    ]
+    folders = (home, home / "scheduler", home.parent, home.parent / "scheduler")
+    places = [folder / CONFIGS["scheduler"] for folder in folders]
     return next((place for place in places if place.is_file()), None)
+
+
+def write(
+    folder: Path, state: dict[str, np.ndarray], configs: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Writes weights and configs, by their names in `CONFIGS`, as diffusers reads them."""
+    safetensors.numpy.save_file(state, folder / WEIGHTS[0], metadata={"format": "pt"})
+    for name, config in configs.items():
+        (folder / CONFIGS[name]).write_text(json.dumps(config, indent=2))
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

@@ -58,7 +58,7 @@ class Source(NamedTuple):
     "lpips", "inception". weights: name -> "ema", "raw" or "as stored". ignored: lines, each on
     something that is knowingly not used and why. step: of its training, None where not stored.
     facts: of its architecture, beyond the shapes. dialect: of its UNet's names. configs: of the
-    project that it came from, by their files' names, as `export` writes them again.
+    project that it came from, by `model_folder.CONFIGS`, as `export` writes them again.
     """
 
     path: Path
@@ -112,11 +112,11 @@ def _configured(source: Source, found: model_folder.Found) -> Source:
         source.ignored.append(found.note)
     if found.config is None or source.dialect is not DIFFUSERS:
         return source
-    configs = {"config.json": model_folder.read_json(found.config)}
-    facts = [from_diffusers(configs["config.json"], str(found.config))]
+    configs = {"network": model_folder.read_json(found.config)}
+    facts = [from_diffusers(configs["network"], str(found.config))]
     if found.scheduler is not None:
-        configs["scheduler_config.json"] = model_folder.read_json(found.scheduler)
-        facts.append(from_scheduler(configs["scheduler_config.json"], str(found.scheduler)))
+        configs["scheduler"] = model_folder.read_json(found.scheduler)
+        facts.append(from_scheduler(configs["scheduler"], str(found.scheduler)))
     return source._replace(facts=source.facts + facts, configs=configs)
 
 
