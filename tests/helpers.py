@@ -175,3 +175,12 @@ def rezip(path: Path, change, compression=zipfile.ZIP_STORED) -> Path:
         for name, data in entries:
             new.writestr(name, data)
     return path
+
+
+def persistent(class_name: str, source: str, module, **init_kwargs):
+    """A module that pickles as NVIDIA's torch_utils.persistence makes it do."""
+    name = "torch_utils.persistence"
+    reconstruct = sys.modules[name]._reconstruct_persistent_obj
+    state = module.__dict__ | {"_init_args": (), "_init_kwargs": init_kwargs}
+    meta = {"type": "class", "version": 6, "module_src": source, "class_name": class_name}
+    return Call(reconstruct, meta | {"state": state})

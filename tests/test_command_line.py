@@ -50,7 +50,7 @@ def bad_inputs():
             ],
             "no/such",
         ),
-        "mult": ([digits, "--config.model.mult=(1,'a')"], "mult must be whole numbers above 0"),
+        "mult": ([digits, "--config.model.mult=(1,'a')"], "mult must be numbers above 0"),
         "heads": ([digits, "--config.model.heads=5"], "64 channels do not divide into 5"),
         "encoder heads": ([digits, "--config.model.encoder_heads=5"], "encoder_heads = 5"),
         "head channels": ([digits, "--config.model.head_channels=-1"], "head_channels must be 0"),

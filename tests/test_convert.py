@@ -783,8 +783,8 @@ def from_config(autoencoder: Path) -> str:
 
 def test_a_pass_names_what_it_does_not_prove(tmp_path, autoencoder):
     """With half the heads a model passes too, as the twin has them as well: so it is said."""
-    path = tmp_path / "plain" / "a.pt"
-    path.parent.mkdir()
+    path = tmp_path / "far" / "from" / "configs" / "a.pt"
+    path.parent.mkdir(parents=True)
     torch.save({"ema_denoise_fn": named("unet_tiny")}, path)
     said = []
     convert([path], tmp_path / "wrong", flags={"image_size": 16}, say=quiet)  # heads = 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import diffusers
 import jax
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch_projects
+from helpers import importable, persistent
 
 import pdae_jax
 from pdae_jax import pdae, samplers
+from pdae_jax.convert import dialects, name_map
 from pdae_jax.convert.conversion import convert, export
 from pdae_jax.convert.verification import verify
 from pdae_jax.data.dataset import Data
@@ -464,3 +467,129 @@ def test_pdae_is_trained_over_each_kind(kind, tmp_path):
     assert np.mean(losses(after)[0]) < 0.9 * np.mean(ours)
     model = pdae_jax.load(tmp_path / "run")
     assert model.decode(model.encode(x_0[:2]), steps=3).shape == (2, 8, 8, 1)
+
+
+# Consistency models, EDM's own files, and what cannot come in.
+
+
+@pytest.mark.parametrize("predicts", ["edm", "consistency"])
+def test_openais_consistency_models_become_eps(predicts, tmp_path):
+    """Their blocks are guided-diffusion's, which read 250 ln sigma; D by one of two scalings."""
+    network = torch_projects.Guided(
+        use_scale_shift_norm=False, resblock_updown=True, use_new_attention_order=True
+    )
+    told = dict(image_size=16, heads=4, qkv_order="new", schedule="karras", T=200)
+    told |= dict(predicts=predicts, reads="250_log_sigma")
+    convert([saved(network, tmp_path)], tmp_path / "ours", flags=told, say=SAID.append)
+    schedule, times = pdae_jax.load(tmp_path / "ours").schedule, (20, 150)
+    signal = np.sqrt(schedule.alpha_bar)[list(times)][:, None, None, None]
+    least = {"edm": 0.0, "consistency": 0.002}[predicts]
+
+    def x_0(x, t):
+        sigma = torch.tensor(schedule.noise_level[t.numpy()])
+        y = x.double() / torch.tensor(np.moveaxis(signal, -1, 1))
+        s, total = sigma.reshape(-1, 1, 1, 1), (sigma**2 + 0.25).sqrt().reshape(-1, 1, 1, 1)
+        F_x = network((y / total).float(), 250 * sigma.log()).double()
+        return 0.25 / ((s - least) ** 2 + 0.25) * y + 0.5 * (s - least) / total * F_x
+
+    ours, theirs, x = outputs(tmp_path / "ours", x_0, times)
+    assert_close(ours, (x - signal * theirs) / np.sqrt(1 - signal**2))
+
+
+def test_edms_pickles_come_in_and_their_source_does_not(tmp_path):
+    network = filled(torch_projects.EDM())
+    source = f"open({str(tmp_path / 'pwned')!r}, 'w')"
+    outer = torch.nn.Module()
+
+    def _reconstruct_persistent_obj(meta):
+        raise AssertionError
+
+    with importable(
+        "torch_utils.persistence", _reconstruct_persistent_obj=_reconstruct_persistent_obj
+    ):
+        outer._modules["model"] = persistent("DhariwalUNet", source, network)
+        whole = persistent("EDMPrecond", source, outer, img_resolution=16, sigma_data=0.5)
+        snapshot = pickle.dumps({"ema": whole, "loss_fn": None}, 4)
+    (tmp_path / "network-snapshot.pkl").write_bytes(snapshot)
+    convert([tmp_path / "network-snapshot.pkl"], tmp_path / "ours", say=SAID.append)
+    assert not (tmp_path / "pwned").exists()
+    back = name_map.to_torch(
+        name_map.unet(Workdir(tmp_path / "ours").architecture, dialects.EDM),
+        Workdir(tmp_path / "ours").weights(),
+    )
+    state = network.state_dict()
+    assert back.keys() == state.keys()
+    assert all(np.array_equal(back[name], tensor.numpy()) for name, tensor in state.items())
+
+
+NEAR_MISSES = {
+    "a network of volumes": {"conv_in.conv.weight": (32, 1, 3, 3, 3)},
+    "a latent diffusion model": {"first_stage_model.encoder.conv_in.weight": (8, 3, 3, 3)},
+    "conditioned on text": {
+        "input_blocks.0.0.weight": (32, 4, 3, 3),
+        "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (32, 768),
+    },
+    "EDM2's network": {"unet.enc.64x64_conv.weight": (32, 4, 3, 3), "unet.out.emb_gain": (1,)},
+    "score_sde's network": {"all_modules.0.W": (64,)},
+    "lucidrains": {"init_conv.weight": (64, 3, 7, 7), "downs.0.0.block1.proj.weight": (1,)},
+    "guided-diffusion's upsampler": {
+        "input_blocks.0.0.weight": (32, 6, 3, 3),
+        "out.2.weight": (6, 32, 3, 3),
+        "output_blocks.0.0.in_layers.0.weight": (32,),
+    },
+    "guided-diffusion's classifier": {
+        "input_blocks.0.0.weight": (32, 3, 3, 3),
+        "out.0.weight": (32,),
+    },
+    "a diffusion transformer": {"blocks.0.adaLN_modulation.1.weight": (6, 4)},
+    "EDM's SongUNet": {"map_layer0.weight": (8, 4), "dec.8x8_aux_norm.weight": (4,)},
+}
+
+
+@pytest.mark.parametrize("what", NEAR_MISSES)
+def test_what_cannot_come_in_is_named(what, tmp_path):
+    state = {name: torch.zeros(shape) for name, shape in NEAR_MISSES[what].items()}
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=what) as caught:
+        convert([tmp_path / "model.pt"], tmp_path / "ours", say=SAID.append)
+    assert "\n" not in str(caught.value) and not (tmp_path / "ours").exists()
+
+
+WRAPPERS = {
+    "compiled": lambda state: {f"module._orig_mod.{k}": v for k, v in state.items()},
+    "swa": lambda state: (
+        {"n_averaged": torch.tensor(3)} | {f"module.{k}": v for k, v in state.items()}
+    ),
+    "ema_pytorch": lambda state: (
+        {"step": torch.tensor(3), "initted": torch.tensor(True)}
+        | {f"online_model.{k}": torch.zeros_like(v) for k, v in state.items()}
+        | {f"ema_model.{k}": v for k, v in state.items()}
+    ),
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
+    "model": lambda state: {"model": state, "args": {"lr": 0.1}},
+    "both": lambda state: {
+        "model": {k: torch.zeros_like(v) for k, v in state.items()},
+        "ema": state,
+    },
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_what_trainers_put_around_a_state_dict_is_undone(wrapper, tmp_path):
+    state = filled(torch_projects.DDIM()).state_dict()
+    torch.save(WRAPPERS[wrapper](state), tmp_path / "model.pt")
+    convert([tmp_path / "model.pt"], tmp_path / "ours", flags={"image_size": 16}, say=SAID.append)
+    home = Workdir(tmp_path / "ours")
+    back = name_map.to_torch(name_map.unet(home.architecture, dialects.DDIM), home.weights())
+    assert all(np.array_equal(back[name], tensor.numpy()) for name, tensor in state.items())
+
+
+def test_a_pickled_module_and_quantized_weights_are_told_what_to_do(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
+    with pytest.raises(ValueError, match=r"a pickled .*Linear.*save its tensors, torch\.save\("):
+        convert([tmp_path / "module.pt"], tmp_path / "ours", say=SAID.append)
+    state = torch_projects.DDIM().state_dict()
+    state["conv_in.weight"] = state["conv_in.weight"].to(torch.int8)
+    torch.save(state, tmp_path / "int8.pt")
+    with pytest.raises(ValueError, match="conv_in.weight.* is of int8, as of a quantized model"):
+        convert([tmp_path / "int8.pt"], tmp_path / "ours", flags={"image_size": 16})

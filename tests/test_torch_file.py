@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from helpers import TESTS, Call, importable, rezip, run_program
+from helpers import TESTS, Call, importable, persistent, rezip, run_program
 
 from pdae_jax.convert import torch_calls, torch_file
 from pdae_jax.convert.torch_file import Placeholder, TorchFileError, state_dict_of
@@ -184,15 +184,6 @@ def test_the_state_dict_of_a_pickled_module(tmp_path, how):
     assert is_state_of(state_dict_of(found), module)
     assert found.class_name == "Layers" and found.attributes["training"] is True
     assert "torch.nn.modules.linear.Linear" in contents.placeholders
-
-
-def persistent(class_name: str, source: str, module: torch.nn.Module, **init_kwargs):
-    """A module that pickles as NVIDIA's torch_utils.persistence makes it do."""
-    name = "torch_utils.persistence"
-    reconstruct = sys.modules[name]._reconstruct_persistent_obj
-    state = module.__dict__ | {"_init_args": (), "_init_kwargs": init_kwargs}
-    meta = {"type": "class", "version": 6, "module_src": source, "class_name": class_name}
-    return Call(reconstruct, meta | {"state": state})
 
 
 def save_persistent(path: Path) -> torch.nn.Module:

@@ -153,7 +153,7 @@ def architecture(
                     f"{shown[field]}: they do not belong to one model"
                 )
     for facts in sources:
-        for field in facts.values.keys() & shown.keys():
+        for field in sorted(facts.values.keys() & shown.keys()):
             if facts.values[field] != shown[field]:
                 raise ValueError(
                     f"{field} is {shown[field]} by the tensors and {facts.values[field]} by "

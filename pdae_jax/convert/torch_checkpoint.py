@@ -362,9 +362,8 @@ def _renamed(key: str, names: Mapping[str, str]) -> str:
 
 
 def _is_bare(value: Entries) -> bool:
-    names = {key.removeprefix("_orig_mod.").removeprefix("module.") for key in value}
     marks = {row[0] for row in BARE} | {one.known_by for one in DIALECTS.values()}
-    return bool(names & marks)
+    return bool(without_shared_prefix(value).keys() & marks)
 
 
 KINDS: list[tuple[Callable[[Entries], bool], Callable[[Path, Entries, str, list[str]], Source]]] = [
