@@ -506,7 +506,7 @@ def test_what_load_would_refuse_is_refused_here(tmp_path, tiny_encoder, where, v
 def test_a_flag_says_which_schedule_an_unknown_name_means(tmp_path):
     path = save_lightning(tmp_path / "a.ckpt", named("diffae_ddpm_tiny"), {"beta_scheduler": "jsd"})
     said = []
-    flags = {"image_size": 16, "schedule": "constant"}
+    flags = {"image_size": 16, "schedule": "constant", "heads": 1}
     convert([path], tmp_path / "out", flags=flags, say=said.append)
     assert "schedule = constant, from a flag" in said
     assert len(pdae_jax.load(tmp_path / "out").schedule.beta) == 1000
@@ -585,8 +585,9 @@ def test_a_number_too_large_for_float32_is_refused(tmp_path):
     state = named("unet_tiny", 0)
     state["out.2.bias"] = torch.full((3,), 1e300, dtype=torch.float64)
     torch.save(state, tmp_path / "a.pt")
+    flags = {"image_size": 16, "heads": 1}
     with pytest.raises(ValueError, match="not finite"):
-        convert([tmp_path / "a.pt"], tmp_path / "out", flags={"image_size": 16}, say=quiet)
+        convert([tmp_path / "a.pt"], tmp_path / "out", flags=flags, say=quiet)
     assert not (tmp_path / "out").exists()
 
 
@@ -787,12 +788,14 @@ def test_a_pass_names_what_it_does_not_prove(tmp_path, autoencoder):
     path.parent.mkdir(parents=True)
     torch.save({"ema_denoise_fn": named("unet_tiny")}, path)
     said = []
-    convert([path], tmp_path / "wrong", flags={"image_size": 16}, say=quiet)  # heads = 1
+    with pytest.raises(ValueError, match="nothing tells how many attention heads.*--images=PATH"):
+        convert([path], tmp_path / "wrong", flags={"image_size": 16}, say=quiet)
+    convert([path], tmp_path / "wrong", flags={"image_size": 16, "heads": 1}, say=quiet)
     assert verify(tmp_path / "wrong", say=said.append)
     assert said[1].startswith("passed") and said[2].splitlines() == [
         NOT_PROVEN,
-        "  assumed: heads = 1, qkv_order = legacy, schedule = linear, T = 1000, predicts = eps",
-        "  told: image_size = 16 (from a flag)",
+        "  assumed: qkv_order = legacy, schedule = linear, T = 1000, predicts = eps",
+        "  told: heads = 1 (from a flag), image_size = 16 (from a flag)",
         HOW_TO_PROVE,
     ]
 

@@ -386,6 +386,7 @@ def test_a_diffusers_folder_loads_back_in_diffusers_bit_for_bit(tmp_path):
 def test_a_model_goes_out_in_the_names_that_it_came_with(network, tmp_path):
     file = saved(network(), tmp_path)
     told = {} if network is torch_projects.EDM else {"image_size": 16}
+    told |= {"heads": 4} if network is torch_projects.Guided else {}
     convert([file], tmp_path / "ours", flags=told, say=SAID.append)
     export(tmp_path / "ours", tmp_path / "back.pt")
     again, before = torch.load(tmp_path / "back.pt"), torch.load(file)
@@ -403,6 +404,7 @@ def test_every_kind_is_verified(tmp_path):
     torch.save(filled(torch_projects.Guided(**flags)).state_dict(), tmp_path / "guided.pt")
     for name in ("diffusers", "ddim.pt", "edm.pt", "guided.pt"):
         told = {"image_size": 16} if name in ("ddim.pt", "guided.pt") else {}
+        told |= {"heads": 4} if name == "guided.pt" else {}
         convert([tmp_path / name], tmp_path / f"{name}.ours", flags=told, say=SAID.append)
         assert verify(tmp_path / f"{name}.ours", say=SAID.append), SAID[-5:]
 
@@ -427,6 +429,7 @@ def test_pdae_is_trained_over_each_kind(kind, tmp_path):
     """It begins as the bare model, which stays as it is, and explains the pictures better soon."""
     file = saved(KINDS[kind](), tmp_path)
     flags = {"image_size": 8, "predicts": "v" if kind == "v" else None}
+    flags["heads"] = 1 if kind == "guided" else None
     flags = {name: value for name, value in flags.items() if value}
     if kind in ("diffusers", "v"):
         KINDS[kind]().save_pretrained(tmp_path / "theirs")

@@ -79,7 +79,7 @@ def kept(workdir: "workdir_lib.Workdir", config: Any, given: Mapping[str, Any]) 
     if not workdir.saved:
         if not config.pretrained:
             return {}
-        return of_model(workdir_lib.Workdir(config.pretrained))
+        return of_pretrained(workdir_lib.Workdir(config.pretrained))
     before = workdir.config
     if config.sizes and before and config.sizes != before.get("sizes"):
         raise ValueError(
@@ -110,11 +110,15 @@ def distilled(stages: Sequence[str], fields: Mapping[str, Any]) -> dict[str, Any
 
 
 def of_model(workdir: "workdir_lib.Workdir") -> dict[str, Any]:
-    """The networks that it has; of a diffusion model by itself the encoder is still to choose."""
-    fields = workdir.architecture.to_dict()
-    if "encoder" not in workdir.groups:
-        fields = {name: fields[name] for name in GROUPS["dpm"].fields}
-    return {f"model.{name}": value for name, value in fields.items()}
+    return {f"model.{name}": value for name, value in workdir.architecture.to_dict().items()}
+
+
+def of_pretrained(workdir: "workdir_lib.Workdir") -> dict[str, Any]:
+    """The networks that it has: of a diffusion model by itself the encoder is still to choose."""
+    found = of_model(workdir)
+    if "encoder" in workdir.groups:
+        return found
+    return {f"model.{name}": found[f"model.{name}"] for name in GROUPS["dpm"].fields}
 
 
 def is_trained(

@@ -145,14 +145,11 @@ def value(arch: Architecture, fact: str) -> Any:
     """A fact's value; of the heads their number at each width that has attention."""
     if fact != "heads":
         return getattr(arch, fact)
-    down = {block.channels for block in arch.down_path() if block.attention}
-    down |= set() if arch.middle == "plain" else {arch.width(-1)}
-    up = {block.channels for block in arch.up_path() if block.attention}
-    return tuple(
-        arch.heads_of(width, above)
-        for above in (False, True)
-        for width in sorted(up if above else down)
-    )
+    apart = bool(arch.heads_up)  # whether the way up has others
+    places = {(block.channels, False) for block in arch.down_path() if block.attention}
+    places |= {(block.channels, apart) for block in arch.up_path() if block.attention}
+    places |= set() if arch.middle == "plain" else {(arch.width(-1), False)}
+    return tuple(arch.heads_of(*place) for place in sorted(places))
 
 
 def same(one: Architecture, other: Architecture) -> bool:

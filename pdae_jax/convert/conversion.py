@@ -23,7 +23,7 @@ from pdae_jax.convert import (
     name_map,
     project_config,
 )
-from pdae_jax.convert.architecture_facts import Facts, Shapes, Told
+from pdae_jax.convert.architecture_facts import NOTHING, Facts, Shapes, Told
 from pdae_jax.convert.dialects import DIALECTS, DIFFUSERS, GUIDED, Dialect
 from pdae_jax.convert.name_map import Names
 from pdae_jax.convert.torch_checkpoint import Source, StateDict, read_source
@@ -113,6 +113,8 @@ def convert(
         arch, told = model_architecture(networks, facts, dialect)
         for fact in told:
             say(str(fact))
+        if images is None and any(one.field == "heads" and one.origin == NOTHING for one in told):
+            check_heads(told)
     groups = to_groups(networks, arch, dialect)
     if images is not None:
         if arch is None:
@@ -153,6 +155,17 @@ def convert(
         )
     say(f"written: {output}")
     return receipt
+
+
+def check_heads(told: list[Told]) -> None:
+    """Raises ValueError where nothing tells the attention heads, which no shape depends on."""
+    channels = next(one for one in told if one.field == "head_channels")
+    if channels.origin == NOTHING:
+        raise ValueError(
+            "nothing tells how many attention heads the network has, and a wrong number spoils it: "
+            "give --heads=N (guided-diffusion's own default is 4), --head_channels=N, or pictures "
+            "like those that it was trained on, --images=PATH, which decide"
+        )
 
 
 def attribute_names(n: int) -> list[str]:
