@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import shutil
 
 import diffusers
 import jax
@@ -596,3 +597,26 @@ def test_a_pickled_module_and_quantized_weights_are_told_what_to_do(tmp_path):
     torch.save(state, tmp_path / "int8.pt")
     with pytest.raises(ValueError, match="conv_in.weight.* is of int8, as of a quantized model"):
         convert([tmp_path / "int8.pt"], tmp_path / "ours", flags={"image_size": 16})
+
+
+def test_the_names_of_attributes_travel_in_the_file(workdir, tmp_path):
+    """The shared workdir's classifier: ten digits, by their names."""
+    export(workdir, tmp_path / "model.pt")
+    convert([tmp_path / "model.pt"], tmp_path / "back", say=SAID.append)
+    there = Workdir(workdir).attributes
+    assert there and Workdir(tmp_path / "back").attributes == there
+
+
+def test_an_output_that_is_no_number_is_named(tmp_path):
+    said = []
+    file = saved(torch_projects.DDIM(), tmp_path)
+    convert([file], tmp_path / "ours", flags={"image_size": 16}, say=SAID.append)
+    home = Workdir(tmp_path / "ours")
+    weights = home.weights()
+    weights["dpm"]["up"]["norm"]["scale"] = np.full_like(
+        weights["dpm"]["up"]["norm"]["scale"], 3e38
+    )
+    shutil.rmtree(tmp_path / "ours" / "dpm")
+    home.save_weights(weights)
+    assert not verify(tmp_path / "ours", say=said.append)
+    assert said[1].startswith("FAILED: eps gives NaN or infinite numbers")

@@ -123,10 +123,11 @@ def convert(
                 f"files have {', '.join(networks)} alone; leave it out"
             )
         arch, told, pictures = candidates.settle(arch, told, groups, images, say)
-    attributes = (
-        attribute_names(len(networks["classifier"]["bias"])) if "classifier" in networks else []
-    )
-    if attributes:
+    attributes = next((source.attributes for source in found if source.attributes), [])
+    if "classifier" not in networks:
+        attributes = []
+    elif len(attributes) != len(networks["classifier"]["bias"]):
+        attributes = attribute_names(len(networks["classifier"]["bias"]))
         say(
             f"classifier: outputs assumed to be {attributes[0]} to {attributes[-1]}; for other "
             f"names: pdae_jax.workdir.workdir.Workdir({str(output)!r}).write_attributes([...])"
@@ -455,6 +456,8 @@ def export(model: str | os.PathLike, path: str | os.PathLike) -> None:
         "classifier": "ema_classifier",
     }
     value: dict[str, Any] = {"architecture": workdir.architecture.to_dict()}
+    if "classifier" in workdir.groups and workdir.attributes:
+        value["attributes"] = list(workdir.attributes)
     for name, state in state_dicts(workdir, dialect).items():
         tensors = {key: torch.from_numpy(array.copy()) for key, array in state.items()}
         if dialect is not GUIDED:

@@ -58,7 +58,8 @@ class Source(NamedTuple):
     "lpips", "inception". weights: name -> "ema", "raw" or "as stored". ignored: lines, each on
     something that is knowingly not used and why. step: of its training, None where not stored.
     facts: of its architecture, beyond the shapes. dialect: of its UNet's names. configs: of the
-    project that it came from, by `model_folder.CONFIGS`, as `export` writes them again.
+    project that it came from, by `model_folder.CONFIGS`, as `export` writes them again. attributes:
+    of the classifier's outputs, where the file names them.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class Source(NamedTuple):
     facts: list[Facts]
     dialect: Dialect = GUIDED
     configs: dict[str, Any] = {}
+    attributes: list[str] = []
 
 
 def read_source(
@@ -258,7 +260,15 @@ def _pdae(path: Path, value: Entries, weights: str, ignored: list[str]) -> Sourc
     ignored += _training(
         path,
         value,
-        {"step", "architecture", "mean", "std", *PDAE_KEYS, *(f"ema_{key}" for key in PDAE_KEYS)},
+        {
+            "step",
+            "architecture",
+            "attributes",
+            "mean",
+            "std",
+            *PDAE_KEYS,
+            *(f"ema_{key}" for key in PDAE_KEYS),
+        },
     )
     kinds = {
         "latent": "latent diffusion model",
@@ -273,7 +283,10 @@ def _pdae(path: Path, value: Entries, weights: str, ignored: list[str]) -> Sourc
     if isinstance(value.get("architecture"), dict):
         own = json_file.read_as(Architecture, path, value["architecture"])
         kind, facts = "a pdae_jax model", [from_architecture(own)]
-    return Source(path, kind, networks, taken, ignored, _whole(value.get("step")), facts)
+    names = value.get("attributes")
+    names = [str(name) for name in names] if isinstance(names, list) else []
+    step = _whole(value.get("step"))
+    return Source(path, kind, networks, taken, ignored, step, facts, attributes=names)
 
 
 def _bare(path: Path, value: Entries, weights: str, ignored: list[str]) -> Source:

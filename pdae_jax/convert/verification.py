@@ -80,10 +80,14 @@ def verify(
     rows = compare(arch, workdir.weights(), networks)
     say(table(rows))
     passed = all(row.passed for row in rows)
-    say(
-        f"{'passed' if passed else 'FAILED'}: largest relative error "
-        f"{max(row.relative for row in rows):.2g}, limit {TOLERANCE:g} in float32"
-    )
+    odd = [row.worst for row in rows if not np.isfinite(row.relative)]
+    if odd:
+        say(f"FAILED: {odd[0]} gives NaN or infinite numbers, here or in the original")
+    else:
+        say(
+            f"{'passed' if passed else 'FAILED'}: largest relative error "
+            f"{max(row.relative for row in rows):.2g}, limit {TOLERANCE:g} in float32"
+        )
     doubts = unproven(workdir.architecture, [Told.parse(line) for line in receipt["told"]])
     if passed and doubts:
         say(doubts)
@@ -150,13 +154,15 @@ def compare(
     for name, outputs in originals.items():
         groups: dict[str, list[tuple[float, float, str]]] = {}
         for block, original in outputs.items():
-            difference = float(np.abs(converted[name][block] - original).max())
+            difference = float(np.abs(converted[name][block] - original).max())  # NaN of NaN
             scale = float(np.abs(original).max()) or 1.0
             groups.setdefault(group_of(name, block), []).append(
                 (difference / scale, difference, block)
             )
         for group, found in groups.items():
-            relative, difference, worst = max(found)
+            # One that is not a number is the worst, which no order puts anywhere.
+            odd = [one for one in found if not np.isfinite(one[0])]
+            relative, difference, worst = odd[0] if odd else max(found)
             rows.append(Row(group, len(found), worst, difference, relative))
     return sorted(rows, key=lambda row: row.group in ENDS)
 
