@@ -8,7 +8,7 @@ Trains PDAE over the model in DIR, which stays as it is, and a latent model on t
 writes the report. Networks, size, channels and schedule are the model's: nothing is said twice.
 The encoder, the batch and the steps are chosen as in folder.py, so that all of it ends in
 --config.hours=3 and fits into memory. Variants and fields are folder.py's.
-Hardware: whatever there is; a model of 256 px needs an accelerator.
+Hardware: whatever there is, for up to 3 hours; a model of 256 px needs an accelerator.
 Score: depends on the model and the pictures.
 """
 

@@ -80,6 +80,7 @@ def test_every_config_is_there_and_documented():
             "digits",
             "emoji",
             "folder",
+            "pretrained",
         ]
     )
     for name in CONFIGS:
