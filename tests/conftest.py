@@ -45,6 +45,13 @@ def shapes_unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_forgotten():
+    """A file's compiled programs go with it: those of all files are 9 GB in one process."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def rng():
     return jax.random.key(0)
