@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pdae_jax.convert.dialects import GUIDED, Dialect
 from pdae_jax.convert.unet_facts import Shapes, count, of_unet
-from pdae_jax.networks.architecture import Architecture
+from pdae_jax.networks.architecture import FIELDS, Architecture
 from pdae_jax.schedule import GIVEN, SCHEDULES
 
 
@@ -86,28 +86,17 @@ KNOWN: dict[tuple[int, tuple[float, ...]], dict[str, Any]] = {
     (256, (0.5, 1, 1, 2, 2, 4, 4)): {"head_channels": 64, "image_size": 512},
 }
 # What no tensor shows, and what it is in ADM: of each model, and of each project's code.
-DEFAULTS = {
-    "heads": 1,
-    "head_channels": 0,
-    "qkv_order": "legacy",
-    "schedule": "linear",
-    "T": 1000,
-    "predicts": "eps",
-    "dropout": 0.1,
-    "encoder_heads": 4,
+DEFAULTS: dict[str, Any] = {
+    name: FIELDS[name].default
+    for name in "heads head_channels qkv_order schedule T predicts dropout encoder_heads".split()
 }
-CODE = {
-    "heads_up": 0,
-    "reads": "t",
-    "betas": (),
-    "norm_groups": 32,
-    "norm_eps": 1e-5,
-    "group_channels": 1,
-    "frequencies": "cos_sin",
-    "frequency_shift": 0.0,
-    "middle_scale": 1.0,
-    "strided": "conv",  # how "down" is where the tensors show a convolution
-}
+CODE: dict[str, Any] = {
+    name: FIELDS[name].default
+    for name in (
+        "heads_up reads betas norm_groups norm_eps group_channels frequencies frequency_shift "
+        "middle_scale"
+    ).split()
+} | {"strided": "conv"}  # how "down" is where the tensors show a convolution
 # What is so in all of a project's models. Queries, keys and values that are apart become "new".
 OF_PROJECT: dict[str, dict[str, Any]] = {
     "diffusers": {"qkv_order": "new"},

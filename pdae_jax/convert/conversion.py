@@ -113,7 +113,7 @@ def convert(
         arch, told = model_architecture(networks, facts, dialect)
         for fact in told:
             say(str(fact))
-        if images is None and any(one.field == "heads" and one.origin == NOTHING for one in told):
+        if images is None:
             check_heads(told)
     groups = to_groups(networks, arch, dialect)
     if images is not None:
@@ -160,8 +160,8 @@ def convert(
 
 def check_heads(told: list[Told]) -> None:
     """Raises ValueError where nothing tells the attention heads, which no shape depends on."""
-    channels = next(one for one in told if one.field == "head_channels")
-    if channels.origin == NOTHING:
+    unknown = {one.field for one in told if one.origin == NOTHING}
+    if {"heads", "head_channels"} <= unknown:
         raise ValueError(
             "nothing tells how many attention heads the network has, and a wrong number spoils it: "
             "give --heads=N (guided-diffusion's own default is 4), --head_channels=N, or pictures "

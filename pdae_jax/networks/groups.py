@@ -195,8 +195,7 @@ class Networks:
 
         time, code: from `time` and `code` of the same way up.
         """
-        scaled = x_t if time.scalings is None else time.scalings.into * x_t
-        features = _apply(self.unet, params["dpm"], scaled, time.dpm, method="features")
+        features = _apply(self.unet, params["dpm"], x_t, time.dpm, method="features")
         return _apply(self.estimator, params[up], features, time.gradient, code)
 
     def predict(
