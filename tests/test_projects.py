@@ -56,6 +56,19 @@ def of_diffusers(**changes):
     return filled(diffusers.UNet2DModel(**settings | changes))
 
 
+def of_monai():
+    return dict(
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=1,
+        channels=(32, 32, 64),
+        num_res_blocks=1,
+        attention_levels=(False, True, True),
+        num_head_channels=8,
+        norm_num_groups=8,
+    )
+
+
 def outputs(workdir, theirs, times=(3, 700), seed=0):
     """(ours, theirs) of what the network puts out for the same pictures and times."""
     home = Workdir(workdir)
@@ -129,17 +142,7 @@ def test_a_pipelines_folder_is_read_with_its_scheduler(safe, tmp_path):
     ids=str,
 )
 def test_monai_networks_compute_the_same(changes, tmp_path):
-    settings = dict(
-        spatial_dims=2,
-        in_channels=1,
-        out_channels=1,
-        channels=(32, 32, 64),
-        num_res_blocks=1,
-        attention_levels=(False, True, True),
-        num_head_channels=8,
-        norm_num_groups=8,
-    )
-    settings |= changes
+    settings = of_monai() | changes
     network = filled(monai.networks.nets.DiffusionModelUNet(**settings))
     torch.save(network.state_dict(), tmp_path / "model.pt")
     config = tmp_path / "network.json"
@@ -620,3 +623,33 @@ def test_an_output_that_is_no_number_is_named(tmp_path):
     home.save_weights(weights)
     assert not verify(tmp_path / "ours", say=said.append)
     assert said[1].startswith("FAILED: eps gives NaN or infinite numbers")
+
+
+def test_names_of_earlier_versions_are_known(tmp_path):
+    """diffusers' attention before 0.17, and that of MONAI's generative package."""
+    network = of_diffusers()
+    network.save_pretrained(tmp_path / "theirs", safe_serialization=False)
+    new = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    rename(tmp_path / "theirs" / "diffusion_pytorch_model.bin", new)
+    convert([tmp_path / "theirs"], tmp_path / "ours", say=SAID.append)
+    ours, theirs, _ = outputs(tmp_path / "ours", lambda x, t: network(x, t).sample)
+    assert_close(ours, theirs)
+
+    settings = of_monai()
+    network = filled(monai.networks.nets.DiffusionModelUNet(**settings))
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    rename(tmp_path / "model.pt", {"attn.out_proj": "proj_attn", "attn.to_": "to_"})
+    config = tmp_path / "network.json"
+    config.write_text(json.dumps(settings | {"image_size": 16}))
+    convert([tmp_path / "model.pt"], tmp_path / "monai", config=config, say=SAID.append)
+    assert_close(*outputs(tmp_path / "monai", network)[:2])
+
+
+def rename(file, names):
+    """Gives parts of a state dict's names other ones, in its file."""
+    state = {}
+    for key, tensor in torch.load(file).items():
+        for new, old in names.items():
+            key = key.replace(new, old)
+        state[key] = tensor
+    torch.save(state, file)

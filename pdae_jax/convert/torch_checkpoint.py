@@ -1,7 +1,8 @@
 """Recognises the kind of a PyTorch file by its content, and finds its networks' state dicts."""
 
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -328,7 +329,7 @@ BARE: list[tuple[str, str, str, str | None]] = [
 
 def _foreign(path: Path, value: Entries, dialect: Dialect, ignored: list[str]) -> Source:
     """Reads another project's UNet, a bare state dict."""
-    old = OLD_NAMES.get(dialect.project, {})
+    old = OLD_NAMES.get(dialect.project, [])
     network = {_renamed(key, old): tensor for key, tensor in value.items()}
     if dialect is MONAI and any(".attn.qkv." in key for key in network):
         dialect = MONAI_JOINED
@@ -339,38 +340,24 @@ def _foreign(path: Path, value: Entries, dialect: Dialect, ignored: list[str]) -
     return Source(path, kind, {"unet": network}, {"unet": "as stored"}, ignored, None, [], dialect)
 
 
-# Parts of names that earlier versions of a project had.
-OLD_NAMES = {
-    "diffusers": {
-        ".query.": ".to_q.",
-        ".key.": ".to_k.",
-        ".value.": ".to_v.",
-        ".proj_attn.": ".to_out.0.",
-    },
-    "DDIM": {".conv_shortcut.": ".nin_shortcut."},
-    "MONAI": {
-        f"attentions.{k}.{old}.": f"attentions.{k}.attn.{new}."
-        for k in range(8)
-        for old, new in (
-            *((name, name) for name in ("to_q", "to_k", "to_v")),
-            ("proj_attn", "out_proj"),
-        )
-    }
-    | {
-        f"middle_block.attention.{old}.": f"middle_block.attention.attn.{new}."
-        for old, new in (
-            *((name, name) for name in ("to_q", "to_k", "to_v")),
-            ("proj_attn", "out_proj"),
-        )
-    },
+# Names of earlier versions of a project, as patterns, and what they are now.
+OLD_NAMES: dict[str, list[tuple[str, str]]] = {
+    "diffusers": [
+        (r"\.(q)uery\.|\.(k)ey\.|\.(v)alue\.", r".to_\1\2\3."),
+        (r"\.proj_attn\.", ".to_out.0."),
+    ],
+    "DDIM": [(r"\.conv_shortcut\.", ".nin_shortcut.")],
+    "MONAI": [
+        (r"\b(attentions\.\d+|attention)\.(to_[qkv])\.", r"\1.attn.\2."),
+        (r"\b(attentions\.\d+|attention)\.proj_attn\.", r"\1.attn.out_proj."),
+    ],
 }
 UNUSED = {"EDM": ("map_augment.",)}
 
 
-def _renamed(key: str, names: Mapping[str, str]) -> str:
-    for old, new in names.items():
-        if old in key:
-            return key.replace(old, new)
+def _renamed(key: str, patterns: Sequence[tuple[str, str]]) -> str:
+    for pattern, name in patterns:
+        key = re.sub(pattern, name, key)
     return key
 
 
