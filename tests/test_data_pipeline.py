@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pdae_jax.data import DataError, Source, batches, open_source, train_batches
+from pdae_jax.data.augmentation import Augmentation
 from pdae_jax.formats.stack import Layout, Picture
 
 
@@ -71,7 +72,7 @@ def test_the_seed_decides(digits, reference):
     assert same(take(train_batches(digits, **ARGUMENTS), 5), reference[:5])
     other = take(train_batches(digits, **(ARGUMENTS | {"seed": 6})), 1)
     assert not np.array_equal(other[0]["index"], reference[0]["index"])
-    flips = take(train_batches(digits, **ARGUMENTS, flip=False), 1)[0]
+    flips = take(train_batches(digits, **ARGUMENTS, augmentation=Augmentation(flip=False)), 1)[0]
     assert np.array_equal(flips["image"], digits.images[flips["index"]])
     assert np.array_equal(flips["index"], reference[0]["index"])
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pdae_jax.data.augmentation import Augmentation
 from pdae_jax.data.builtin import Digits, Emoji
 from pdae_jax.data.lmdb_source import LMDB
 from pdae_jax.data.picture_files import Folder, Manifest
@@ -41,6 +42,10 @@ class Data:
 
     name: str = described(REQUIRED, NAMES)
     flip: bool = described(True, "random horizontal flips")
+    zoom: float = described(0.0, "random enlargement, up to this share more or less")
+    shift: float = described(0.0, "random shift, up to this share of the size")
+    rotate: float = described(0.0, "random rotation, up to so many degrees either way")
+    hue: float = described(0.0, "random turn of RGB's hues, up to so many degrees either way")
     workers: int = described(0, "loader processes; 0: threads")
     seed: int = described(0, "random seed of the held-out share and of the order")
     test_fraction: float = described(
@@ -62,6 +67,7 @@ class Data:
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))  # JSON has lists
         parse(self.range)
+        _ = self.augmentation  # raises of what is out of range
 
     @property
     def pictures(self) -> dict[str, Any]:
@@ -105,6 +111,11 @@ class Data:
         source.value_range = value_range or EIGHT_BIT
         source.check_channel_names(source.value_range)
         return source
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The random changes of training pictures."""
+        return Augmentation(self.flip, self.zoom, self.shift, self.rotate, self.hue)
 
     @property
     def layout(self) -> Layout:

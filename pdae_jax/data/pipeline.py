@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from pdae_jax.data.augmentation import Augmentation
 from pdae_jax.data.source import Source
 from pdae_jax.data.transforms import Crop, Size, prepare
 from pdae_jax.data.workers import WorkerPool
@@ -162,7 +163,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    flip: bool = True,
+    augmentation: Augmentation = Augmentation(),
     crop: Crop | None = None,
     process_index: int = 0,
     process_count: int = 1,
@@ -173,7 +174,7 @@ def train_batches(
 
     size: an integer or `(H, W)`. batch_size: over all processes; each gets
     `b = batch_size / process_count` rows. start_step: the number of the first batch, for resuming.
-    flip: mirror each picture with probability 1/2. crop: before resizing; None takes the source's
+    augmentation: random changes of each picture. crop: before resizing; None takes the source's
     own. workers: processes that load, 0 for threads (decoding and resizing run outside Python's
     lock, so threads are enough for most). max_broken: the share of unreadable pictures that stops
     the run; up to there each is replaced by the next readable one.
@@ -189,6 +190,7 @@ def train_batches(
         )
     if seed < 0 or start_step < 0:
         raise ValueError(f"seed {seed} and start_step {start_step} must not be negative")
+    augmentation.check_channels(channels)
     import grain
 
     loader = Loader(source, size, channels, crop)
@@ -211,8 +213,8 @@ def train_batches(
             if len(broken) >= min(_GIVE_UP, len(source)):
                 break
             i = (i + 1) % len(source)
-        if flip and image is not None and np.random.default_rng([seed, 1, n]).random() < 0.5:
-            image = image[:, ::-1]
+        if image is not None:
+            image = augmentation(image, np.random.default_rng([seed, 1, n]))
         return Element(image, label, i, broken, outside)
 
     stream = grain.MapDataset.range(start_step * rows, 2**62).map(element)

@@ -151,7 +151,7 @@ def _train(
                 size=arch.image_shape[:2],
                 channels=arch.image_shape[2],
                 crop=None,
-                flip=data.flip,
+                augmentation=data.augmentation,
                 workers=data.workers,
                 max_broken=data.max_broken,
             )
