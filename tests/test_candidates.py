@@ -46,10 +46,8 @@ def digits(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained_file(folder, arch):
     """The file of a trained model: for half a minute, as long as heads need to matter."""
-    folder = tmp_path_factory.mktemp("trained")
     settings = Settings(
         steps=300,
         batch_size=32,
@@ -60,8 +58,13 @@ def trained(tmp_path_factory):
         health_every=0,
     )
     data = Data("digits", flip=False)
-    assert train(folder / "run", "dpm", arch=ARCH, data=data, settings=settings)
+    assert train(folder / "run", "dpm", arch=arch, data=data, settings=settings)
     return save_bare(folder / "run", folder / "model.pt")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return trained_file(tmp_path_factory.mktemp("trained"), ARCH)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +87,7 @@ def untrained(tmp_path_factory):
 
 
 def found(arch):
-    return arch.heads, arch.head_channels, arch.qkv_order, arch.schedule
+    return arch.heads, arch.head_channels, arch.qkv_order, arch.schedule, arch.predicts
 
 
 @pytest.mark.slow
@@ -97,13 +100,13 @@ def test_pictures_decide_what_was_assumed(trained, digits, tmp_path):
         images=digits,
         say=said.append,
     )
-    assert found(Workdir(tmp_path / "out").architecture) == (2, 0, "new", "cosine")
+    assert found(Workdir(tmp_path / "out").architecture) == (2, 0, "new", "cosine", "eps")
     assert "heads = 1, assumed: nothing here tells" in said
-    for fact in ("heads = 2", "qkv_order = new", "schedule = cosine"):
+    for fact in ("heads = 2", "qkv_order = new", "schedule = cosine", "predicts = eps"):
         assert f"{fact}, measured: it denoises the pictures best" in said
     table = next(line for line in said if "no network" in line).splitlines()
-    assert table[0].endswith("heads = 2, qkv_order = new, schedule = cosine")
-    assert any(line.endswith("schedule = linear  (so far)") for line in table)
+    assert table[0].endswith("heads = 2, qkv_order = new, schedule = cosine, predicts = eps")
+    assert any(line.endswith("schedule = linear, predicts = eps  (so far)") for line in table)
     shown = [float(line.split()[0]) for line in table if line.split()[0][0] == "0"]
     assert shown[:-1] == sorted(shown[:-1])  # the last is of no network
 
@@ -123,20 +126,30 @@ def test_pictures_decide_what_was_assumed(trained, digits, tmp_path):
 
 
 @pytest.mark.slow
+def test_pictures_decide_what_is_predicted(digits, tmp_path):
+    file = trained_file(tmp_path, dataclasses.replace(ARCH, predicts="v"))
+    said = []
+    flags = FLAGS | {"heads": 2, "qkv_order": "new", "schedule": "cosine"}
+    convert([file], tmp_path / "out", flags=flags, images=digits, say=said.append)
+    assert Workdir(tmp_path / "out").architecture.predicts == "v"
+    assert "predicts = v, measured: it denoises the pictures best" in said
+
+
+@pytest.mark.slow
 def test_a_wrong_flag_is_kept_with_a_warning_and_a_right_one_agrees(trained, digits, tmp_path):
     images, model = f"--images={digits}", trained
     done = run_tool(model, f"--output={tmp_path / 'wrong'}", "--image_size=8", "--heads=1", images)
     assert done.returncode == 0, done.stderr
-    assert found(Workdir(tmp_path / "wrong").architecture) == (1, 0, "legacy", "cosine")
+    assert found(Workdir(tmp_path / "wrong").architecture) == (1, 0, "legacy", "cosine", "eps")
     (warning,) = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
     assert "kept heads = 1, from a flag" in warning and "lower by 0.0" in warning
     flags = [word for word in warning.split() if word.startswith("--")]
-    assert flags == ["--heads=2", "--qkv_order=new", "--schedule=cosine"]
+    assert flags == ["--heads=2", "--qkv_order=new", "--schedule=cosine", "--predicts=eps"]
 
     done = run_tool(model, f"--output={tmp_path / 'right'}", "--image_size=8", *flags, images)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stdout
-    for fact in ("heads = 2", "qkv_order = new", "schedule = cosine"):
+    for fact in ("heads = 2", "qkv_order = new", "schedule = cosine", "predicts = eps"):
         assert f"{fact}, from a flag; the pictures agree" in done.stdout.splitlines()
 
 
@@ -148,7 +161,7 @@ def test_a_wrong_file_is_named_in_the_warning(trained, digits, tmp_path):
     (tmp_path / "config.yml").write_text(json.dumps(config))
     said = []
     convert([model], tmp_path / "out", flags=FLAGS, images=digits, say=said.append)
-    assert found(Workdir(tmp_path / "out").architecture) == (4, 0, "legacy", "cosine")
+    assert found(Workdir(tmp_path / "out").architecture) == (4, 0, "legacy", "cosine", "eps")
     (warning,) = [line for line in said if line.startswith("warning: ")]
     assert "--heads=2 --qkv_order=new" in warning
     assert warning.endswith(f"and mend or leave out {tmp_path / 'config.yml'}")
@@ -170,7 +183,7 @@ def test_where_heads_make_no_difference_the_schedule_alone_is_decided(trained, d
         images=digits,
         say=said.append,
     )
-    assert found(Workdir(tmp_path / "out").architecture) == (1, 0, "legacy", "cosine")
+    assert found(Workdir(tmp_path / "out").architecture) == (1, 0, "legacy", "cosine", "eps")
     (line,) = [line for line in said if line.startswith("these pictures do not decide")]
     assert "as good, within noise" in line and "kept heads = 1, assumed" in line
     assert "schedule" not in line and not any(line.startswith("warning") for line in said)
@@ -180,7 +193,7 @@ def test_where_heads_make_no_difference_the_schedule_alone_is_decided(trained, d
 def test_an_untrained_model_decides_nothing(untrained, digits, tmp_path, scale):
     said = []
     convert([untrained[scale]], tmp_path / "out", flags=FLAGS, images=digits, say=said.append)
-    assert found(Workdir(tmp_path / "out").architecture) == (1, 0, "legacy", "linear")
+    assert found(Workdir(tmp_path / "out").architecture) == (1, 0, "legacy", "linear", "eps")
     (line,) = [line for line in said if line.startswith("these pictures do not decide")]
     assert "is the model trained" in line and "schedule = linear, assumed" in line
     assert not any("measured" in line or line.startswith("warning") for line in said)
@@ -190,9 +203,12 @@ def test_an_untrained_model_decides_nothing(untrained, digits, tmp_path, scale):
 
 
 def test_candidates_are_the_networks_that_differ():
-    """32 channels: 1, 2, 4 and 8 heads, in two orders but of one head; 32 a head are one head."""
+    """32 channels: 1, 2, 4 and 8 heads, in two orders but of one head; 32 a head are one head.
+
+    Each under every schedule, and with each output.
+    """
     found = candidates.candidates(ARCH)
-    assert found[0] == ARCH and len(found) == len(candidates.LIKELY) * (1 + 3 * 2)
+    assert found[0] == ARCH and len(found) == 3 * len(candidates.LIKELY) * (1 + 3 * 2)
     for k, one in enumerate(found):
         assert not any(candidates.same(one, other) for other in found[:k])
     wide = dataclasses.replace(ARCH, base=96, head_channels=32)

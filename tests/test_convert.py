@@ -721,6 +721,8 @@ def test_a_call_is_never_made_and_is_named(tmp_path):
         {"img_size": "large", "net_attn": (8,)},
         {"img_size": 16, "net_attn": (0,)},
         {"dropout": "much", "img_size": 16},
+        {"img_size": 0, "net_attn": (8,)},
+        {"img_size": -16, "net_attn": (8,)},
     ],
 )
 def test_settings_that_make_no_sense_are_one_line(tmp_path, hyper_parameters):

@@ -12,9 +12,9 @@ AlexNet, LPIPS and Inception files of the metrics, without PyTorch and without r
 them. docs/models.md has a line for each.
 What no tensor shows (heads and the like) is taken from a config.yml, the file's own
 hyper_parameters, a flag or the known models, in that order, and printed. With --images=PATH,
-pictures like those that the model was trained on, the denoising loss decides heads, qkv_order
-and schedule where they are only assumed, and warns where they are told otherwise. DIR is for
-pdae_jax.load(DIR) and --config.pretrained=DIR.
+pictures like those that the model was trained on, the denoising loss decides heads, qkv_order,
+schedule and predicts where they are only assumed, and warns where they are told otherwise. DIR is
+for pdae_jax.load(DIR) and --config.pretrained=DIR.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         "--images",
         metavar="PATH",
         help="pictures (one, a folder or a quoted glob) whose denoising loss decides what no "
-        "tensor shows and nobody told: heads or head_channels, qkv_order, schedule",
+        "tensor shows and nobody told: heads or head_channels, qkv_order, schedule, predicts",
     )
     p.add_argument(
         "--to-torch",
@@ -151,5 +151,8 @@ if __name__ == "__main__":
         print("convert_torch_weights: interrupted; nothing was written", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, ImportError) as error:
-        print(f"convert_torch_weights: {error}", file=sys.stderr)
+        from pdae_jax.runtime.choices import printable
+
+        said = printable(" ".join(str(error).split()))
+        print(f"convert_torch_weights: {said}", file=sys.stderr)
         sys.exit(2)

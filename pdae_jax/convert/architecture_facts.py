@@ -131,6 +131,13 @@ def architecture(
     "statistics"). sources: what else is known, best first. dialect: of the UNet's names. Raises
     ValueError where networks or sources contradict each other or the shapes.
     """
+    for facts in sources:
+        size = facts.values.get("image_size", 1)
+        for side in size if isinstance(size, (tuple, list)) else (size,):
+            if not isinstance(side, int) or side < 1:
+                raise ValueError(
+                    f"the image size {side!r}, from {facts.source}, must be a whole number above 0"
+                )
     shown: dict[str, Any] = {}
     for name, shapes in networks.items():
         read = READERS[name]

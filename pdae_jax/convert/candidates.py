@@ -1,7 +1,7 @@
 """Candidates for the facts that no tensor shows, compared by how well they denoise given pictures.
 
-Heads, the order of the qkv channels and the schedule change what a network computes and no shape
-of its tensors. Under the right ones a trained model predicts the noise best.
+Heads, the order of the qkv channels, the schedule and what is predicted change what a network
+computes and no shape of its tensors. Under the right ones a trained model predicts the noise best.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from scipy import special
 
-from pdae_jax.arrays import Images, Params, PerExample, Times
+from pdae_jax.arrays import Images, Params, Times
 from pdae_jax.convert.architecture_facts import AGREED, FLAG, FROM, MEASURED, Told
 from pdae_jax.data.dataset import Data
 from pdae_jax.data.pipeline import first_pictures
@@ -25,17 +25,23 @@ from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import Networks
 from pdae_jax.runtime import sharding
 from pdae_jax.runtime.progress import bar
+from pdae_jax.schedule import Scalings
 
 # What a candidate chooses -> the fields of `Architecture` that it sets.
 FACTS = {
     "heads": ("heads", "head_channels"),
     "qkv_order": ("qkv_order",),
     "schedule": ("schedule",),
+    "predicts": ("predicts",),
 }
+OF_PIXELS = ("eps", "x_0", "v")  # outputs of networks that read x_t as it is
 LIKELY = ("linear", "cosine", "constant", "scaled_linear", "sigmoid")  # schedules
 HEADS, HEAD_CHANNELS = (1, 2, 4, 8), (32, 64)  # of published models
 PICTURES, LEVELS = 128, 4  # pictures at most, and noised ones made of each
 ROUNDS = (32, 64, 128, 256, PICTURES * LEVELS)  # noised pictures seen by the end of each
+# The loss of noise drawn afresh: above it an output is misread, and how far says nothing. (x_0 for
+# eps is divided by a noise that tends to 0, and a few such pairs would outweigh all others.)
+AFRESH = 2.0
 # The chance of a wrong claim where all candidates are alike, shared by all that are compared.
 CHANCE = 0.001
 
@@ -44,8 +50,8 @@ class Measurement(NamedTuple):
     """Errors of the noise that each candidate predicts, mean (eps - eps_theta(x_t, t))^2.
 
     candidates: the assumed one first. losses: at the same noised pictures; NaN at those that a
-    candidate did not need to see, being beaten. bare: of eps = sqrt(1 - alpha_bar) x_t, for which
-    one needs no network.
+    candidate did not need to see, being beaten, and AFRESH at most. bare: of eps =
+    sqrt(1 - alpha_bar) x_t, for which one needs no network.
     """
 
     candidates: list[Architecture]
@@ -124,15 +130,18 @@ def candidates(arch: Architecture) -> list[Architecture]:
     heads += [{"heads": n, "head_channels": 0} for n in HEADS]
     heads += [{"head_channels": n} for n in HEAD_CHANNELS]
     found: list[Architecture] = []
-    for more, order, name in itertools.product(
+    outputs = OF_PIXELS if arch.predicts in OF_PIXELS else ()
+    for more, order, name, output in itertools.product(
         heads,
         sorted(("legacy", "new"), key=arch.qkv_order.__ne__),  # the assumed one comes first, and
         # stays where two are the same network
         dict.fromkeys((arch.schedule, *LIKELY)),
+        dict.fromkeys((arch.predicts, *outputs)),
     ):
         try:
-            betas = arch.betas if name == arch.schedule else ()
-            one = dataclasses.replace(arch, **more, qkv_order=order, schedule=name, betas=betas)
+            chosen = {"qkv_order": order, "schedule": name, "predicts": output}
+            chosen["betas"] = arch.betas if name == arch.schedule else ()
+            one = dataclasses.replace(arch, **more, **chosen)
             Networks(one).schedule  # noqa: B018 - refuses too few times
         except ValueError:  # heads that do not divide the channels, too few times for a schedule
             continue
@@ -196,17 +205,29 @@ def measure(
         ((eps - np.sqrt(1 - level) * x_t) ** 2).mean((1, 2, 3)),
     )
     mesh = sharding.make_mesh(devices=jax.local_devices())
-    programs = {value(one, "heads"): _loss(one) for one in found}
+    programs = {value(one, "heads"): _output(one) for one in found}
     races = [list(range(len(found))), measured.allowed(told)]
     for start, end in itertools.pairwise((0, *ROUNDS)):
         part = slice(start, end)
-        for k in bar("candidates", sorted(set().union(*races))):
+        alike: dict[Any, list[int]] = {}  # but for what the output means
+        for k in sorted(set().union(*races)):
             one = found[k]
-            dpm = {"dpm": legacy_order(one, params["dpm"])}
-            arrays = x_t[part], times[one.schedule][part], eps[part]
-            measured.losses[k, part] = sharding.in_batches(
-                programs[value(one, "heads")], dpm, *arrays, mesh=mesh, batch_size=ROUNDS[0]
+            alike.setdefault((value(one, "heads"), one.qkv_order, one.schedule), []).append(k)
+        for (heads, _, name), members in bar("candidates", alike.items()):
+            one, t = found[members[0]], times[name][part]
+            scalings = {k: _scalings(found[k], t) for k in members}
+            output = sharding.in_batches(
+                programs[heads],
+                {"dpm": legacy_order(one, params["dpm"])},
+                scalings[members[0]].into * x_t[part],
+                t,
+                mesh=mesh,
+                batch_size=ROUNDS[0],
             )
+            for k, scaling in scalings.items():
+                predicted = scaling.out * output + scaling.skip * x_t[part]
+                loss = ((predicted - eps[part]) ** 2).mean((1, 2, 3))
+                measured.losses[k, part] = np.minimum(loss, AFRESH)
         races = [measured.unbeaten(race) for race in races]
         best = measured.losses[measured.winner(races[0])]
         untrained = np.nanmean(best - measured.bare) >= 0  # more pictures would say the same
@@ -215,14 +236,25 @@ def measure(
     return measured
 
 
-def _loss(arch: Architecture) -> Callable[..., Any]:
-    """The program of all candidates with these heads: orders permute columns, schedules move t."""
-    net = Networks(dataclasses.replace(arch, qkv_order="legacy"))
+def _output(arch: Architecture) -> Callable[..., Any]:
+    """The program of all candidates with these heads: what the network puts out, unscaled.
 
-    def loss(params: Params, x_t: Images, t: Times, eps: Images) -> PerExample:
-        return ((eps - net.predict(params, x_t, net.time(params, t)).eps) ** 2).mean((1, 2, 3))
+    Orders permute columns, schedules move t.
+    """
+    net = Networks(dataclasses.replace(arch, qkv_order="legacy", predicts="eps"))
 
-    return jax.jit(loss)
+    def output(params: Params, x: Images, t: Times) -> Images:
+        return net.predict(params, x, net.time(params, t)).eps
+
+    return jax.jit(output)
+
+
+def _scalings(arch: Architecture, t: Int[np.ndarray, " n"]) -> Scalings:
+    """What makes eps of a candidate's output: factors [n, 1, 1, 1], or numbers."""
+    tables = Networks(arch).schedule.scalings(arch.predicts)
+    if tables is None:
+        return Scalings(np.float32(1), np.float32(1), np.float32(0))
+    return Scalings(*(np.asarray(one, np.float32)[t][:, None, None, None] for one in tables))
 
 
 def nearest_times(

@@ -32,7 +32,7 @@ from pdae_jax.model import Model
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import STUDENTS, Networks
 from pdae_jax.runtime import atomic
-from pdae_jax.runtime.choices import listed
+from pdae_jax.runtime.choices import listed, printable
 from pdae_jax.workdir.workdir import Workdir
 
 # The networks of a model, as `torch_checkpoint` names them, and those of the metrics.
@@ -91,10 +91,12 @@ def convert(
     output: a new directory, for `pdae_jax.load` and --config.pretrained; it appears whole or not at
     all. weights: "ema" or "raw". config: a config.yml (default: the one beside a file, if any).
     flags: `Architecture` facts that no tensor shows: heads, head_channels, qkv_order, image_size,
-    schedule. images: pictures (one, a folder or a glob) that decide heads, qkv_order and schedule,
-    where those are assumed, by the denoising loss (see `candidates`). say: takes a line for each
-    thing found or assumed. Raises ValueError, with nothing written, where anything does not fit.
+    schedule. images: pictures (one, a folder or a glob) that decide heads, qkv_order, schedule and
+    predicts, where those are assumed, by the denoising loss (see `candidates`). say: takes a line
+    for each thing found or assumed. Raises ValueError, with nothing written, where anything does
+    not fit.
     """
+    say = _printing(say)
     output = Path(output).expanduser()
     if output.is_symlink():
         raise ValueError(f"{output} is a link: give the folder that it leads to as --output")
@@ -156,6 +158,11 @@ def convert(
         )
     say(f"written: {output}")
     return receipt
+
+
+def _printing(say: Callable[[str], object]) -> Callable[[str], object]:
+    """`say`, of a text without terminal escapes: names and words in a file are its writer's."""
+    return lambda text: say(printable(text))
 
 
 def check_heads(told: list[Told]) -> None:
@@ -326,6 +333,11 @@ def to_groups(
                 f"the {name} has NaN or infinite numbers in {len(odd)} tensors, such as {odd[0]}: "
                 f"the file is of a training that failed, or damaged"
             )
+    if "statistics" in networks and not (networks["statistics"]["std"] > 0).all():
+        raise ValueError(
+            f"the std of z is {networks['statistics']['std'].min():g} in places, and z is divided "
+            f"by it: it must be above 0; take the file of the run that measured it"
+        )
     groups: dict[str, dict[str, Any]] = {}
     for name, state in networks.items():
         groups |= name_map.to_params(maps[name], state)
@@ -468,8 +480,32 @@ def export(model: str | os.PathLike, path: str | os.PathLike) -> None:
     if left_out := [group for group in STUDENTS if group in workdir.groups]:
         print(f"left out, as the original has no such networks: {' and '.join(left_out)}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    for line in unlike_the_original(workdir.architecture):
+        print(line)
     with atomic.new_file(path) as partial:
-        torch.save(value, partial)
+        try:
+            torch.save(value, partial)
+        except RuntimeError as error:  # PyTorch's word for a disk that is full
+            raise OSError(
+                f"{path} could not be written ({str(error).splitlines()[0]}): make room"
+            ) from error
+
+
+def unlike_the_original(arch: Architecture) -> list[str]:
+    """Lines on why the original's own classes do not build these networks, if so."""
+    why = []
+    if not arch.is_adm:
+        why.append("blocks of another project")
+    if arch.mult[0] != 1:
+        why.append(f"a first level of {arch.mult[0]:g} times the base")
+    if odd := [c for c in (arch.base, *map(arch.width, range(len(arch.mult)))) if c % 32]:
+        why.append(f"{odd[0]} channels, which its 32 groups of a norm do not divide")
+    if not why:
+        return []
+    return [
+        f"the original's own classes do not build this network, with {listed(why)}: the file is "
+        f"for pdae_jax, whose names docs/checkpoints.md explains"
+    ]
 
 
 def _write_diffusers(workdir: Workdir, path: Path, receipt: Mapping[str, Any]) -> None:

@@ -83,7 +83,7 @@ def read_source(
     weights: "ema" or "raw", where a file has both. class_label: the class that a class-conditional
     UNet is reduced to. Raises ValueError (also torch_file's) for a file of no known kind.
     """
-    found = model_folder.find(Path(path), weights)
+    found = model_folder.find(Path(path).expanduser(), weights)
     path, contents = found.weights, read_file(found.weights)
     try:
         source = _recognised(path, contents, weights, class_label)

@@ -56,7 +56,7 @@ def verify(
     workdir = Workdir(model)
     receipt = workdir.receipt
     sources = receipt["sources"]
-    files = [Path(path) for path in paths or [source["file"] for source in sources]]
+    files = [Path(path).expanduser() for path in paths or [source["file"] for source in sources]]
     if len(files) != len(sources):
         raise ValueError(
             f"{workdir} was converted from {len(sources)} files, {len(files)} are given"

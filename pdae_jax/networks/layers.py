@@ -120,7 +120,11 @@ def timestep_embedding(
 ) -> Float[Array, "N {dim}"]:
     """[cos, sin] of t exp(-ln(10000) i / (half - shift)), i < half = dim / 2."""
     half = dim // 2
-    frequencies = jnp.exp(-math.log(10000.0) / (half - shift) * jnp.arange(half, dtype=jnp.float32))
+    # At t = 999 a frequency's last bit is 6e-5 of an angle, so it is the one of the original, whose
+    # exponent is a float32 and whose exp is right to its last bit.
+    exponent = np.float32(-math.log(10000.0)) * np.arange(half, dtype=np.float32)
+    exponent /= np.float32(half - shift)
+    frequencies = np.exp(exponent.astype(np.float64)).astype(np.float32)
     angles = jnp.asarray(t, jnp.float32)[:, None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 

@@ -27,3 +27,11 @@ def listed(names: Iterable[object], most: int = 6) -> str:
         for text in texts[:most]
     ]
     return ", ".join(shown) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
+def printable(text: object) -> str:
+    """A text with nothing in it that a terminal would obey: escapes in place of control characters.
+
+    Line ends stay.
+    """
+    return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in str(text))

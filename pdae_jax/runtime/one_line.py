@@ -6,6 +6,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 
+from pdae_jax.runtime.choices import printable
+
 
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
@@ -16,7 +18,7 @@ def say(text: object) -> None:
     """A line on stderr, above a progress bar."""
     from tqdm import tqdm
 
-    tqdm.write(f"pdae_jax: {' '.join(str(text).split())}", file=sys.stderr)
+    tqdm.write(f"pdae_jax: {printable(' '.join(str(text).split()))}", file=sys.stderr)
 
 
 @contextlib.contextmanager
