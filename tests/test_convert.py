@@ -773,8 +773,8 @@ def test_verify_passes_what_is_right_and_fails_what_is_not(tmp_path, autoencoder
 
 NOT_PROVEN = "not proven, for no tensor shows it, and the original was run with the same:"
 HOW_TO_PROVE = (
-    "  pictures like those that it was trained on prove heads, qkv_order, schedule: convert with "
-    "--images=PATH"
+    "  pictures like those that it was trained on prove heads, qkv_order, schedule, predicts: "
+    "convert with --images=PATH"
 )
 
 

@@ -1,6 +1,7 @@
 """Diffusion models of other projects: their own classes, converted, compute the same here."""
 
 import dataclasses
+import itertools
 import json
 import pickle
 import shutil
@@ -17,7 +18,9 @@ from helpers import importable, persistent
 import pdae_jax
 from pdae_jax import pdae, samplers
 from pdae_jax.convert import dialects, name_map
-from pdae_jax.convert.conversion import convert, export
+from pdae_jax.convert.architecture_facts import FLAG, Facts
+from pdae_jax.convert.conversion import convert, export, model_architecture, to_groups
+from pdae_jax.convert.torch_checkpoint import read_source
 from pdae_jax.convert.verification import verify
 from pdae_jax.data.dataset import Data
 from pdae_jax.data.pipeline import first_pictures
@@ -150,6 +153,52 @@ def test_monai_networks_compute_the_same(changes, tmp_path):
     convert([tmp_path / "model.pt"], tmp_path / "ours", config=config, say=SAID.append)
     ours, theirs, _ = outputs(tmp_path / "ours", network)
     assert_close(ours, theirs[..., : ours.shape[-1]])
+
+
+def test_the_average_of_a_training_folder_is_taken(tmp_path):
+    """diffusers' train_unconditional.py keeps checkpoint-N/unet and checkpoint-N/unet_ema."""
+    raw, ema = of_diffusers(), filled(of_diffusers(), seed=1)
+    for name, network in (("unet", raw), ("unet_ema", ema)):
+        network.save_pretrained(tmp_path / "checkpoint-500" / name)
+    for weights, network, other in (("ema", ema, "unet"), ("raw", raw, "unet_ema")):
+        said = []
+        folder = tmp_path / weights
+        convert([tmp_path / "checkpoint-500"], folder, weights=weights, say=said.append)
+        assert any(f"not used: {other}:" in line for line in said)
+        kept = Workdir(folder).weights()["dpm"]["time_embedding"]["in"]["bias"]
+        theirs = network.state_dict()["time_embedding.linear_1.bias"]
+        np.testing.assert_array_equal(kept, theirs.numpy())
+
+
+@pytest.mark.parametrize("project", ["diffusers", "MONAI", "guided"])
+def test_one_class_of_a_conditional_network_comes_in(project, tmp_path):
+    config = None
+    if project == "diffusers":
+        network = of_diffusers(num_class_embeds=3)
+        source = tmp_path / "theirs"
+        network.save_pretrained(source)
+    elif project == "MONAI":
+        settings = of_monai() | {"num_class_embeds": 3}
+        network = monai.networks.nets.DiffusionModelUNet(**settings)
+        source, config = saved(network, tmp_path), tmp_path / "network.json"
+        config.write_text(json.dumps(settings | {"image_size": 16}))
+    else:
+        network = torch_projects.Guided(classes=3)
+        source = saved(network, tmp_path)
+    flags = {"image_size": 16, "heads": 4} if project == "guided" else None
+
+    with pytest.raises(ValueError, match="conditioned on 3 classes; choose .*--class_label=0..2"):
+        convert([source], tmp_path / "ours", config=config, flags=flags, say=SAID.append)
+    convert([source], tmp_path / "ours", config=config, flags=flags, class_label=2)
+
+    def of_class(x, t):
+        labels = torch.tensor([2, 2])
+        if project == "diffusers":
+            return network(x, t, class_labels=labels).sample
+        return network(x, t, **{"class_labels" if project == "MONAI" else "y": labels})
+
+    ours, theirs, _ = outputs(tmp_path / "ours", of_class)
+    assert_close(ours, theirs)
 
 
 SCHEDULERS = [
@@ -317,6 +366,59 @@ def test_guided_diffusion_with_any_flags_computes_the_same(flags, tmp_path):
     assert_close(ours, theirs[..., : ours.shape[-1]])
 
 
+# scale_shift_norm, resblock_updown, new_attention_order, learn_sigma, num_head_channels: here each
+# pair of them in all four ways.
+PAIRWISE = [
+    (0, 0, 0, 0, 1),
+    (0, 0, 1, 1, 0),
+    (0, 1, 0, 1, 0),
+    (1, 0, 0, 1, 1),
+    (1, 1, 1, 0, 0),
+    (1, 1, 1, 1, 1),
+]
+
+
+@pytest.mark.parametrize("flags", PAIRWISE, ids=str)
+def test_flags_are_independent(flags, tmp_path):
+    file, told, network = guided_by(flags, tmp_path)
+    convert([file], tmp_path / "ours", flags=told, say=SAID.append)
+    ours, theirs, _ = outputs(tmp_path / "ours", network)
+    assert_close(ours, theirs[..., : ours.shape[-1]])
+
+
+def test_every_combination_of_flags_comes_in(tmp_path):
+    """All tensors find their places, and the architecture has what the flags say."""
+    for flags in itertools.product((False, True), repeat=5):
+        file, told, _ = guided_by(flags, tmp_path)
+        networks = {"unet": read_source(file).networks["unet"]}
+        arch, _ = model_architecture(networks, [Facts(FLAG, told)])
+        groups = to_groups(networks, arch)
+        assert [*groups] == ["dpm"]
+        found = (
+            arch.condition == "scale_shift",
+            arch.down == arch.up == ("residual",),
+            arch.qkv_order == "new",
+            arch.learned_variance,
+            arch.head_channels == 16,
+        )
+        assert found == flags
+
+
+def guided_by(flags, folder):
+    """The file of a network by five flags, what its tensors do not tell, and the network."""
+    scale_shift, resblock_updown, new_order, sigma, head_channels = flags
+    network = torch_projects.Guided(
+        use_scale_shift_norm=scale_shift,
+        resblock_updown=resblock_updown,
+        use_new_attention_order=new_order,
+        learn_sigma=sigma,
+        num_head_channels=16 if head_channels else -1,
+    )
+    told = {"image_size": 16, "qkv_order": "new" if new_order else "legacy"}
+    told |= {"head_channels": 16} if head_channels else {"heads": 4, "head_channels": 0}
+    return saved(network, folder), told, network
+
+
 def test_rescaled_times_are_read_as_of_a_thousand(tmp_path):
     """improved-diffusion: 4000 times, of which the network reads t 1000 / T; predict_xstart."""
     network = torch_projects.Guided(improved=True)
@@ -476,18 +578,85 @@ def test_pdae_is_trained_over_each_kind(kind, tmp_path):
     assert model.decode(model.encode(x_0[:2]), steps=3).shape == (2, 8, 8, 1)
 
 
+@pytest.mark.slow
+def test_a_model_that_diffusers_trained_becomes_an_autoencoder(tmp_path):
+    """Trained on digits as its train_unconditional.py does; PDAE over it, in a minute each."""
+    torch.manual_seed(0)
+    network = diffusers.UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        **TWO_LEVELS,
+    )
+    scheduler = diffusers.DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    source = Data("digits").open("train")
+    pictures = to_float(first_pictures(source, (8, 8, 1), len(source)))
+    pictures = torch.tensor(np.moveaxis(pictures, -1, 1).copy())
+    for _ in range(300):
+        x_0 = pictures[torch.randint(len(pictures), (32,))]
+        eps, t = torch.randn_like(x_0), torch.randint(1000, (32,))
+        loss = ((network(scheduler.add_noise(x_0, eps, t), t).sample - eps) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    diffusers.DDPMPipeline(network, scheduler).save_pretrained(tmp_path / "theirs")
+
+    convert([tmp_path / "theirs"], tmp_path / "dpm", say=SAID.append)
+    arch = dataclasses.replace(Workdir(tmp_path / "dpm").architecture, z_size=32, dropout=0.0)
+    Workdir(tmp_path / "dpm").write_architecture(arch)
+    settings = Settings(
+        batch_size=32,
+        steps=500,
+        learning_rate=2e-3,
+        decay="cosine",
+        ema=0.98,
+        gamma=0.0,
+        pictures_every=0,
+        health_every=0,
+    )
+    data, home = Data("digits", flip=False), tmp_path / "pdae"
+    given = dict(arch=arch, data=data, settings=settings, pretrained=tmp_path / "dpm")
+    assert train(home, "pdae", **given)
+
+    model, held_out = (
+        pdae_jax.load(home),
+        to_float(first_pictures(data.open("test"), (8, 8, 1), 64)),
+    )
+    z = model.encode(held_out)
+    mean = pictures.mean(0).numpy()[0, :, :, None]
+
+    def error(found):  # of pixels in [0, 1]
+        return float(np.mean((found - held_out) ** 2)) / 4
+
+    of_mean = error(mean)
+    assert error(model.decode(z, model.invert(held_out, z))) < 1e-4
+    assert error(model.decode(z, temperature=0.0)) < 0.4 * of_mean
+
+
 # Consistency models, EDM's own files, and what cannot come in.
 
 
-@pytest.mark.parametrize("predicts", ["edm", "consistency"])
-def test_openais_consistency_models_become_eps(predicts, tmp_path):
-    """Their blocks are guided-diffusion's, which read 250 ln sigma; D by one of two scalings."""
+@pytest.mark.parametrize("name", ["edm_cat256_ema.pt", "cd_imagenet64_lpips.pt", "model.pt"])
+def test_openais_consistency_models_become_eps(name, tmp_path):
+    """Their blocks are guided-diffusion's, which read 250 ln sigma; D by one of two scalings.
+
+    The name of a published file says which; of another one flags do.
+    """
     network = torch_projects.Guided(
-        use_scale_shift_norm=False, resblock_updown=True, use_new_attention_order=True
+        use_scale_shift_norm=False,
+        resblock_updown=True,
+        use_new_attention_order=True,
+        num_head_channels=16,
     )
-    told = dict(image_size=16, heads=4, qkv_order="new", schedule="karras", T=200)
-    told |= dict(predicts=predicts, reads="250_log_sigma")
-    convert([saved(network, tmp_path)], tmp_path / "ours", flags=told, say=SAID.append)
+    predicts = "edm" if name.startswith("edm") else "consistency"
+    told = dict(image_size=16, head_channels=16, T=200)  # the published ones' are others
+    if name == "model.pt":
+        told |= dict(qkv_order="new", schedule="karras", predicts=predicts, reads="250_log_sigma")
+    convert([saved(network, tmp_path, name)], tmp_path / "ours", flags=told, say=SAID.append)
     schedule, times = pdae_jax.load(tmp_path / "ours").schedule, (20, 150)
     signal = np.sqrt(schedule.alpha_bar)[list(times)][:, None, None, None]
     least = {"edm": 0.0, "consistency": 0.002}[predicts]

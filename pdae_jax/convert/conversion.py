@@ -356,7 +356,8 @@ def model_shapes(name: str, arch: Architecture, names: Names, state: StateDict) 
 
 def size_of(tree: Any) -> dict[str, Any]:
     """The number of a group's arrays and parameters, and their norm."""
-    leaves = jax.tree.leaves(tree)
+    # In the order of their memory: they may be views of a file in another layout.
+    leaves = [np.ravel(leaf, order="K") for leaf in jax.tree.leaves(tree)]
     return {
         "arrays": len(leaves),
         "parameters": int(sum(leaf.size for leaf in leaves)),

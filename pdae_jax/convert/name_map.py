@@ -344,6 +344,8 @@ MOST_COMPARED = 40
 def to_params(names: Names, state_dict: Mapping[str, np.ndarray]) -> dict[str, dict]:
     """A state dict of any float type as float32 parameters, {group: nested dict}.
 
+    Where types and layouts allow, they are views: a file that is mapped is not copied.
+
     Strictly: ValueError where a key is missing or left over, or where two twins differ.
     """
     check_fit("state dict", names, state_dict)
@@ -362,7 +364,7 @@ def to_params(names: Names, state_dict: Mapping[str, np.ndarray]) -> dict[str, d
         parts = [found[start] for start in sorted(found)]
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
         with np.errstate(over="ignore"):  # a float64 may be beyond float32
-            node[path[-1]] = np.ascontiguousarray(joined, np.float32)
+            node[path[-1]] = joined.astype(np.float32, copy=False)
         if not np.isfinite(node[path[-1]]).all():
             raise ValueError(f"{'/'.join(path)} has numbers that are not finite in float32")
     return params

@@ -308,7 +308,8 @@ def _bare(path: Path, value: Entries, weights: str, ignored: list[str]) -> Sourc
     if dropped:
         ignored.append(f"{listed(dropped)}: not part of what is computed")
     network = {key: tensor for key, tensor in value.items() if key not in dropped}
-    return Source(path, kind, {name: network}, {name: "as stored"}, ignored, None, [])
+    facts = of_openais_name(path.name) if name == "unet" else []
+    return Source(path, kind, {name: network}, {name: "as stored"}, ignored, None, facts)
 
 
 # A name that only this network has, the file's kind, the network and the prefix of unused entries.
@@ -325,6 +326,25 @@ BARE: list[tuple[str, str, str, str | None]] = [
     ("lin0.model.1.weight", "LPIPS v0.1's heads", "lpips", None),
     ("Conv2d_1a_3x3.conv.weight", "FID's Inception", "inception", "AuxLogits."),
 ]
+
+
+def of_openais_name(name: str) -> list[Facts]:
+    """Facts of OpenAI's EDM and consistency models, whose tensors are as of any guided-diffusion.
+
+    By the published names: edm_cat256_ema.pt, cd_imagenet64_lpips.pt, ct_bedroom256.pt and so on.
+    """
+    found = re.fullmatch(r"(edm|cd|ct)_(cat|bedroom|imagenet)(64|256)\w*\.pt", name)
+    if not found:
+        return []
+    values = {
+        "predicts": "edm" if found[1] == "edm" else "consistency",
+        "reads": "250_log_sigma",
+        "schedule": "karras",
+        "head_channels": 64,
+        "qkv_order": "new",
+        "image_size": int(found[3]),
+    }
+    return [Facts(f"the name of OpenAI's {name}", values)]
 
 
 def _foreign(path: Path, value: Entries, dialect: Dialect, ignored: list[str]) -> Source:
