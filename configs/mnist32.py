@@ -33,7 +33,6 @@ def get_config(variant: str = "") -> ConfigDict:
             learning_rate=2e-4,
             decay="cosine",
             warmup=500,
-            ema=0.999,
             save_every=5000,
             pictures_every=5000,
         )

@@ -85,7 +85,10 @@ def base(
     config.model = ConfigDict(defaults(Architecture) | model)
     config.data = ConfigDict(defaults(Data) | {"name": data, "flip": flip})
     for objective in OBJECTIVES.values():
-        config[objective.name] = ConfigDict(dataclasses.asdict(objective.settings))
+        fields = dataclasses.asdict(objective.settings)
+        config[objective.name] = ConfigDict(
+            {name: placeholder(float) if v is None else v for name, v in fields.items()}
+        )
     config.fewshot = ConfigDict(defaults(fewshot.Labels))
     config.report = ConfigDict(defaults(report.Options) | {"n": 8})
     return config
@@ -113,9 +116,10 @@ def distilled(config: Any) -> None:
 
     The average of the weights looks back over half as many.
     """
+    half, ema = -(-config.pdae.steps // 2), config.pdae.ema
     for stage in (config.distill, config.fewstep):
-        stage.update(config.pdae)
-        stage.update(steps=-(-config.pdae.steps // 2), ema=config.pdae.ema**2)
+        stage.update(dict(config.pdae.items()))
+        stage.update(steps=half, ema=ema and ema**2)
 
 
 def defaults(cls: type) -> dict[str, Any]:

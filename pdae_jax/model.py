@@ -38,6 +38,7 @@ from pdae_jax.runtime.choices import nearest
 from pdae_jax.runtime.programs import Program
 from pdae_jax.schedule import Schedule
 from pdae_jax.value_range import ValueRange
+from pdae_jax.workdir import shipped
 from pdae_jax.workdir.workdir import Workdir
 
 LegacyKey = UInt32[jax.Array, "*key words"]  # of jax.random.PRNGKey
@@ -77,7 +78,7 @@ def load(
     batch_size: int = 32,
     protocol: str | Protocol = "fast",
 ) -> "Model":
-    """The model in `workdir`: a training run's, or a converted checkpoint.
+    """The model in `workdir`: a training run's, a converted checkpoint, or one that ships, "emoji".
 
     Averaged (EMA) parameters of the latest checkpoint of each group, without what is stale, of
     which it warns. precision: "float32" or "bfloat16" compute; batch_size: examples on the device
@@ -86,7 +87,7 @@ def load(
     """
     programs.keep_on_disk()
     if not isinstance(workdir, Workdir):
-        workdir = Workdir(workdir)
+        workdir = Workdir(shipped.located(workdir))
     if stale := sorted(workdir.stale):
         variants = " and ".join(f":{name}" for name in stale)
         warnings.warn(

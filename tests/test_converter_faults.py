@@ -125,7 +125,10 @@ def test_an_interrupted_conversion_leaves_nothing_for_the_next(tmp_path, by):
     _, said = process.communicate()
     if by == "Ctrl-C":
         assert process.returncode == 130
-        assert said == "convert_torch_weights: interrupted; nothing was written\n"
+        assert (
+            said
+            == "convert_torch_weights: interrupted; what is not said to be written is not there\n"
+        )
         assert not (tmp_path / ".ours.partial").exists()
     assert not (tmp_path / "ours").exists()
     subprocess.run(command, check=True, capture_output=True)
@@ -255,3 +258,23 @@ def test_frequencies_are_pytorchs_to_their_last_bit():
         angles = np.asarray(timestep_embedding(np.array([1e-3]), 2 * half))[0, half:]
         ours = np.arcsin(angles.astype(np.float64)) / 1e-3
         assert np.abs(ours / theirs.double().numpy() - 1).max() < 2.5e-7
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_what_was_fetched_in_place_of_a_file_is_named(tmp_path, name):
+    """After a git clone of a hub's repository without Git LFS."""
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    page = "<!DOCTYPE html><html></html>"
+    for text, says in ((pointer, "a pointer of Git LFS.*git lfs pull"), (page, "an HTML page")):
+        folder = tmp_path / says[:5]
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
+        (folder / name).write_text(text)
+        with pytest.raises(ValueError, match=says):
+            convert([folder], tmp_path / "ours", say=quiet)
+
+
+def test_another_programs_config_beside_a_file_is_no_matter(tmp_path, autoencoder):
+    (tmp_path / "config.json").write_text("[1, 2]")
+    convert([autoencoder], tmp_path / "ours", say=quiet)
+    assert Workdir(tmp_path / "ours").architecture.heads == 2

@@ -582,6 +582,8 @@ def test_pdae_is_trained_over_each_kind(kind, tmp_path):
 def test_a_model_that_diffusers_trained_becomes_an_autoencoder(tmp_path):
     """Trained on digits as its train_unconditional.py does; PDAE over it, in a minute each."""
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several wait for each other where others work on these cores
     network = diffusers.UNet2DModel(
         sample_size=8,
         in_channels=1,
@@ -603,6 +605,7 @@ def test_a_model_that_diffusers_trained_becomes_an_autoencoder(tmp_path):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    torch.set_num_threads(threads)
     diffusers.DDPMPipeline(network, scheduler).save_pretrained(tmp_path / "theirs")
 
     convert([tmp_path / "theirs"], tmp_path / "dpm", say=SAID.append)
@@ -698,6 +701,129 @@ def test_edms_pickles_come_in_and_their_source_does_not(tmp_path):
     assert all(np.array_equal(back[name], tensor.numpy()) for name, tensor in state.items())
 
 
+NO_BETAS = [
+    "CMStochasticIterativeScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "EDMEulerScheduler",
+]
+
+
+@pytest.mark.parametrize("name", NO_BETAS)
+def test_schedulers_without_betas_are_refused(name, tmp_path):
+    of_diffusers().save_pretrained(tmp_path / "unet")
+    getattr(diffusers, name)().save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(ValueError, match=f"{name} has no betas"):
+        convert([tmp_path / "unet"], tmp_path / "ours", say=SAID.append)
+
+
+def test_a_training_folders_scheduler_is_found_from_its_checkpoint(tmp_path):
+    of_diffusers().save_pretrained(tmp_path / "checkpoint-500" / "unet")
+    scheduler = diffusers.DDPMScheduler(500, beta_schedule="squaredcos_cap_v2")
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    config = tmp_path / "scheduler" / "scheduler_config.json"
+    value = json.loads(config.read_text())
+    del value["prediction_type"]
+    config.write_text(json.dumps(value | {"predict_epsilon": False}))  # as it was once written
+    convert([tmp_path / "checkpoint-500"], tmp_path / "ours", say=SAID.append)
+    arch = Workdir(tmp_path / "ours").architecture
+    assert (arch.T, arch.schedule, arch.predicts) == (500, "cosine", "x_0")
+
+
+def test_weights_of_any_name_belong_to_the_config_beside_them(tmp_path):
+    of_diffusers(norm_eps=1e-6).half().save_pretrained(tmp_path / "theirs", variant="fp16")
+    assert [*(tmp_path / "theirs").glob("*.fp16.safetensors")]
+    convert([tmp_path / "theirs"], tmp_path / "ours", say=SAID.append)
+    assert Workdir(tmp_path / "ours").architecture.norm_eps == 1e-6
+
+
+@pytest.mark.parametrize("project", ["diffusers", "MONAI"])
+def test_what_no_tensor_shows_of_a_network_needs_its_config(project, tmp_path):
+    """And --config=FILE gives it, 1e-06 in it being a number in JSON and in YAML."""
+    if project == "diffusers":
+        network = of_diffusers(norm_eps=1e-6)
+        network.save_pretrained(tmp_path / "theirs")
+        text = (tmp_path / "theirs" / "config.json").read_text()
+    else:
+        settings = of_monai() | {"norm_eps": 1e-6}
+        network = filled(monai.networks.nets.DiffusionModelUNet(**settings))
+        text = json.dumps({"network_def": settings, "image_size": 16})
+    file = tmp_path / "model.pt"
+    torch.save(network.state_dict(), file)
+    flags = {"image_size": 16, "heads": 1}
+    with pytest.raises(ValueError, match=f"no tensor shows the norms.* of {project}'s network"):
+        convert([file], tmp_path / "ours", flags=flags, say=SAID.append)
+    for suffix in (".json", ".yml"):
+        config = tmp_path / f"settings{suffix}"
+        config.write_text(text)
+        convert([file], tmp_path / suffix, config=config, say=SAID.append)
+        arch = Workdir(tmp_path / suffix).architecture
+        assert (arch.norm_eps, arch.norm_groups) == (1e-6, 8)
+
+
+def test_a_config_of_other_sizes_is_refused(tmp_path):
+    of_diffusers().save_pretrained(tmp_path / "theirs")
+    config = tmp_path / "theirs" / "config.json"
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"block_out_channels": [32, 64, 96]})
+    )
+    with pytest.raises(ValueError, match=r"mult is \(1, 2, 2\) by the tensors and \(1, 2, 3"):
+        convert([tmp_path / "theirs"], tmp_path / "ours", say=SAID.append)
+
+
+def test_pipelines_are_judged_by_the_parts_that_are_there(tmp_path):
+    of_diffusers().save_pretrained(tmp_path / "unet")
+    index = {"_class_name": "AudioDiffusionPipeline", "vqvae": [None, None]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    convert([tmp_path / "unet"], tmp_path / "ours", say=SAID.append)
+    index["vqvae"] = ["diffusers", "VQModel"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    for source in (tmp_path, tmp_path / "unet"):
+        with pytest.raises(ValueError, match="works on latents or conditions .*vqvae"):
+            convert([source], tmp_path / "no", say=SAID.append)
+
+
+def test_settings_lie_beside_what_goes_out_in_another_projects_names(tmp_path):
+    """Whose own code loads the tensors alone; here they come back as they were."""
+    of_diffusers(norm_eps=1e-6, freq_shift=1).save_pretrained(tmp_path / "theirs")
+    convert([tmp_path / "theirs"], tmp_path / "ours", say=SAID.append)
+    export(tmp_path / "ours", tmp_path / "out.pt")
+    of_diffusers().load_state_dict(torch.load(tmp_path / "out.pt"))
+    convert([tmp_path / "out.pt"], tmp_path / "back", say=SAID.append)
+    assert Workdir(tmp_path / "back").architecture == Workdir(tmp_path / "ours").architecture
+    with pytest.raises(ValueError, match="is a PyTorch file: give FILE.pt"):
+        export(tmp_path / "ours", tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize(
+    "flags, asked",
+    [
+        ({}, "image_size"),
+        (
+            {"num_channels": 64, "channel_mult": (1, 2, 4, 8), "attention_resolutions": (4,)},
+            "image",
+        ),
+        ({"learn_sigma": True}, "image_size"),
+    ],
+    ids=str,
+)
+def test_nothing_is_guessed_of_ones_own_training(flags, asked, tmp_path):
+    """guided-diffusion's own flags, even at the sizes of published models."""
+    file = saved(torch_projects.Guided(**flags), tmp_path)
+    with pytest.raises(ValueError, match=f"nothing tells the {asked}"):
+        convert([file], tmp_path / "ours", say=SAID.append)
+    with pytest.raises(ValueError, match="nothing tells how many attention heads"):
+        convert([file], tmp_path / "ours", flags={"image_size": 16}, say=SAID.append)
+
+
+def test_rescaled_times_are_spoken_of_where_they_may_be(tmp_path):
+    said = []
+    told = dict(image_size=16, heads=4, schedule="cosine", T=4000)
+    file = saved(torch_projects.Guided(improved=True), tmp_path)
+    convert([file], tmp_path / "ours", flags=told, say=said.append)
+    assert "reads = t, assumed: nothing here tells" in said
+    assert "heads_up = 0, assumed: nothing here tells" in said
+
+
 NEAR_MISSES = {
     "a network of volumes": {"conv_in.conv.weight": (32, 1, 3, 3, 3)},
     "a latent diffusion model": {"first_stage_model.encoder.conv_in.weight": (8, 3, 3, 3)},
@@ -722,6 +848,38 @@ NEAR_MISSES = {
 }
 
 
+IN_BOXES = {
+    "a latent diffusion model": lambda state: {
+        "state_dict": {f"model.diffusion_model.{k}": v for k, v in state.items()}
+        | {"first_stage_model.quant_conv.weight": torch.zeros(4)},
+        "pytorch-lightning_version": "1.4.2",
+    },
+    "lucidrains": lambda state: {
+        "step": 10,
+        "model": {f"model.{k}": v for k, v in LUCIDRAINS.items()},
+        "ema": {f"ema_model.model.{k}": v for k, v in LUCIDRAINS.items()},
+        "version": "2.1",
+    },
+    "score_sde's network": lambda state: {
+        "model": {"module.all_modules.0.W": torch.zeros(64)},
+        "ema": {"decay": 0.999, "shadow_params": [torch.zeros(64)]},
+        "step": 3,
+    },
+}
+LUCIDRAINS = {
+    "init_conv.weight": torch.zeros(64, 3, 7, 7),
+    "downs.0.0.block1.proj.weight": torch.zeros(1),
+}
+
+
+@pytest.mark.parametrize("what", IN_BOXES)
+def test_what_cannot_come_in_is_named_within_its_trainers_file(what, tmp_path):
+    torch.save(IN_BOXES[what](torch_projects.DDIM().state_dict()), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=what) as caught:
+        convert([tmp_path / "model.pt"], tmp_path / "ours", say=SAID.append)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("what", NEAR_MISSES)
 def test_what_cannot_come_in_is_named(what, tmp_path):
     state = {name: torch.zeros(shape) for name, shape in NEAR_MISSES[what].items()}
@@ -743,6 +901,15 @@ WRAPPERS = {
     ),
     "state_dict": lambda state: {"state_dict": state, "epoch": 3},
     "model": lambda state: {"model": state, "args": {"lr": 0.1}},
+    "lightning": lambda state: {
+        "state_dict": {f"net.{k}": v for k, v in state.items()},
+        "pytorch-lightning_version": "2.4.0",
+        "epoch": 3,
+    },
+    "shadow": lambda state: {
+        "ema": {"decay": 0.999, "shadow_params": [*state.values()]},
+        "model": state,
+    },
     "both": lambda state: {
         "model": {k: torch.zeros_like(v) for k, v in state.items()},
         "ema": state,

@@ -148,7 +148,10 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
-        print("convert_torch_weights: interrupted; nothing was written", file=sys.stderr)
+        print(
+            "convert_torch_weights: interrupted; what is not said to be written is not there",
+            file=sys.stderr,
+        )
         sys.exit(130)
     except (ValueError, OSError, ImportError) as error:
         from pdae_jax.runtime.choices import printable

@@ -17,6 +17,7 @@ from pdae_jax.runtime.choices import nearest
 with epy.lazy_imports():  # --help needs no JAX
     from pdae_jax.runtime import processes
     from pdae_jax.workdir import output as output_lib
+    from pdae_jax.workdir import shipped
     from pdae_jax.workdir import workdir as workdir_lib
 
 
@@ -39,7 +40,7 @@ def run_page(
     command: Any = module_of(nearest(name, PAGES, "mode"))
     given: Options = command.Options() if options is None else options
     if not isinstance(workdir, workdir_lib.Workdir):
-        workdir = workdir_lib.Workdir(workdir)
+        workdir = workdir_lib.Workdir(shipped.located(workdir))
     workdir.architecture  # noqa: B018 - no folder is made where there is no model
     output = workdir.output(name, out)
     contents = {name: of for name, of in workdir.contents.items() if name != "statistics"}

@@ -19,12 +19,14 @@ from pdae_jax.schedule import GIVEN, SCHEDULES
 class Facts(NamedTuple):
     """Facts from one source, whose name is printed: field of `Architecture` -> value.
 
-    explicit: given by the user, so not to be overruled, nor to overrule, in silence.
+    explicit: given by the user, so not to be overruled, nor to overrule, in silence. hint: of a
+    file's name, and counts where nothing else tells.
     """
 
     source: str
     values: dict[str, Any]
     explicit: bool = False
+    hint: bool = False
 
 
 # Sources with a part of their own.
@@ -155,13 +157,14 @@ def architecture(
                     f"{field} is {shown[field]} by the tensors and {facts.values[field]} by "
                     f"{facts.source}: they do not belong together"
                 )
-    published = {**_guesses(shown), **KNOWN.get((shown["base"], shown["mult"]), {})}
-    published = published if dialect is GUIDED else {}
+    published = _published(shown) if dialect is GUIDED else {}
     code = OF_PROJECT.get(dialect.project, {})
     told: list[Told] = []
+    learnt: dict[str, Any] = {}
 
     def learn(field: str) -> Any:
         having = [facts for facts in sources if field in facts.values]
+        having = [facts for facts in having if not facts.hint] or having
         if field == "schedule":
             having = _schedules(having)
         if having:
@@ -181,9 +184,20 @@ def architecture(
             value, origin = (DEFAULTS | CODE).get(field), NOTHING
         if value is None:
             raise ValueError(f"nothing tells the {field}: give it, as in --{field}=128")
-        if field in DEFAULTS or field not in CODE or having and value != CODE[field]:
+        learnt[field] = value
+        in_code = field in CODE and field not in DEFAULTS
+        if not in_code or (value != CODE[field] if having else doubtful(field)):
             told.append(Told(field, value, origin))
         return value
+
+    def doubtful(field: str) -> bool:
+        """Whether models of one's own training may have another value than the project's code."""
+        if dialect is not GUIDED:
+            return False
+        if field == "reads":  # improved-diffusion's default is rescaled, which T = 1000 is already
+            return learnt["T"] != 1000
+        own = any(facts.source == FLAG and "heads" in facts.values for facts in sources)
+        return field == "heads_up" and own and bool(shown["attention_up_levels"])
 
     if any(facts.explicit and "heads" in facts.values for facts in sources):
         published["head_channels"] = 0  # heads by number, then
@@ -237,12 +251,18 @@ SHOWN = "base mult blocks stem embedding_width condition down up middle learned_
 OPTIONAL = {"z_size", "encoder_widths", "latent_layers", "latent_hidden", "latent_time"}
 
 
-def _guesses(shown: dict[str, Any]) -> dict[str, Any]:
-    """Facts by the conventions of guided-diffusion.
+def _published(shown: dict[str, Any]) -> dict[str, Any]:
+    """What published models of these shapes have; {} of blocks that none of them has.
 
-    Attention up to 32 x 32 (16 x 16 where at one size alone), and 64 channels a head where the
-    variance is learned.
+    Of no known sizes ADM's conventions: attention up to 32 x 32 (16 x 16 where at one size alone),
+    and 64 channels a head where the variance is learned.
     """
+    if shown["down"] != ("residual",) or shown["condition"] != "scale_shift":
+        return {}  # as guided-diffusion's own flags are: of somebody's own training
+    known = KNOWN.get((shown["base"], shown["mult"]), {})
+    of_adm = known.get("head_channels") == 64
+    if known and of_adm == shown["learned_variance"]:
+        return known
     guesses: dict[str, Any] = {}
     if shown["attention_levels"]:
         finest = 32 if len(shown["attention_levels"]) > 1 else 16

@@ -139,7 +139,7 @@ def candidates(arch: Architecture) -> list[Architecture]:
         dict.fromkeys((arch.predicts, *outputs)),
     ):
         try:
-            chosen = {"qkv_order": order, "schedule": name, "predicts": output}
+            chosen: dict[str, Any] = {"qkv_order": order, "schedule": name, "predicts": output}
             chosen["betas"] = arch.betas if name == arch.schedule else ()
             one = dataclasses.replace(arch, **more, **chosen)
             Networks(one).schedule  # noqa: B018 - refuses too few times

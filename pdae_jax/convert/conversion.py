@@ -5,7 +5,9 @@ export("models/bedroom128", "bedroom128.pt")
 """
 
 import hashlib
+import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -26,7 +28,7 @@ from pdae_jax.convert import (
 from pdae_jax.convert.architecture_facts import NOTHING, Facts, Shapes, Told
 from pdae_jax.convert.dialects import DIALECTS, DIFFUSERS, GUIDED, Dialect
 from pdae_jax.convert.name_map import Names
-from pdae_jax.convert.torch_checkpoint import Source, StateDict, read_source
+from pdae_jax.convert.torch_checkpoint import Source, StateDict, read_source, settings_beside
 from pdae_jax.metrics import inception, lpips
 from pdae_jax.model import Model
 from pdae_jax.networks.architecture import Architecture
@@ -112,6 +114,7 @@ def convert(
     dialect = next((one.dialect for one in found if one.dialect is not GUIDED), GUIDED)
     if networks.keys() & MODEL.keys():
         facts = other_facts(found, config, flags or {}, say, dialect)
+        check_config(found, facts, dialect)
         arch, told = model_architecture(networks, facts, dialect)
         for fact in told:
             say(str(fact))
@@ -242,8 +245,10 @@ def other_facts(
     facts = [one for source in found for one in source.facts]
     own = sum(one.source == architecture_facts.OWN for one in facts)  # the best source
     for path in configs:
+        if any(one.source == str(path) for one in facts):  # a folder's own, given once more
+            continue
         try:
-            one = read(yaml.safe_load(path.read_text()), str(path))
+            one = read(read_config(path), str(path))
         except architecture_facts.NotAConfig as error:
             if config:
                 raise ValueError(f"{path}: {error}") from error
@@ -267,6 +272,38 @@ def other_facts(
     if flags:
         facts.append(Facts(architecture_facts.FLAG, dict(flags), explicit=True))
     return facts
+
+
+def read_config(path: Path) -> Any:
+    """A YAML or JSON file. YAML 1.1 takes 1e-06 for a text; here it is the number."""
+    text = path.read_text()
+    if path.suffix == ".json":
+        return json.loads(text)
+    return yaml.load(text, _Yaml)  # a SafeLoader: nothing in the file is run
+
+
+class _Yaml(yaml.SafeLoader):
+    pass
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def check_config(found: list[Source], facts: list[Facts], dialect: Dialect) -> None:
+    """Raises ValueError where a project's network has settings of its own and no config is given.
+
+    Its norms, embedding and padding change what is computed, and show in no tensor.
+    """
+    wanted = {"diffusers": "config.json", "MONAI": "arguments, as JSON or YAML"}
+    what = wanted.get(dialect.project)
+    known = any("norm_eps" in one.values for one in facts)
+    if what and not known:
+        raise ValueError(
+            f"{found[0].path}: no tensor shows the norms, embedding and heads of "
+            f"{dialect.project}'s network: give its {what}, with --config=FILE"
+        )
 
 
 def configs_of(found: list[Source]) -> list[Path]:
@@ -452,7 +489,14 @@ def export(model: str | os.PathLike, path: str | os.PathLike) -> None:
     receipt = workdir.receipt if workdir.was_converted else {}
     alone = "gradient" not in workdir.groups
     dialect = DIALECTS[receipt.get("dialect", GUIDED.of)] if alone else GUIDED
+    if path.suffix == ".safetensors":
+        raise ValueError(f"{path}: what is exported is a PyTorch file: give FILE.pt")
     if dialect is DIFFUSERS and not path.suffix:
+        if "network" not in receipt["configs"]:
+            raise ValueError(
+                f"{workdir} was converted without diffusers' config.json: give FILE.pt, or convert "
+                f"its folder again"
+            )
         _write_diffusers(workdir, path, receipt)
         return
     try:
@@ -481,8 +525,9 @@ def export(model: str | os.PathLike, path: str | os.PathLike) -> None:
     if left_out := [group for group in STUDENTS if group in workdir.groups]:
         print(f"left out, as the original has no such networks: {' and '.join(left_out)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    for line in unlike_the_original(workdir.architecture):
-        print(line)
+    if dialect is GUIDED:
+        for line in unlike_the_original(workdir.architecture):
+            print(line)
     with atomic.new_file(path) as partial:
         try:
             torch.save(value, partial)
@@ -490,6 +535,10 @@ def export(model: str | os.PathLike, path: str | os.PathLike) -> None:
             raise OSError(
                 f"{path} could not be written ({str(error).splitlines()[0]}): make room"
             ) from error
+    if dialect is not GUIDED:  # whose own code loads the tensors alone
+        beside = settings_beside(path)
+        atomic.write_text(beside, json.dumps(workdir.architecture.to_dict()) + "\n")
+        print(f"its settings, for pdae_jax to read again: {beside}")
 
 
 def unlike_the_original(arch: Architecture) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.numpy
 
+from pdae_jax.convert import torch_file
 from pdae_jax.runtime.choices import listed
 
 CONFIGS = {"network": "config.json", "scheduler": "scheduler_config.json"}
@@ -43,10 +44,12 @@ def find(path: Path, weights: str = "ema") -> Found:
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder")
     if path.is_file():
+        _check_pipeline(path.parent.parent)
         config = path.parent / CONFIGS["network"]
-        known = config.is_file() and "_class_name" in read_json(config)
+        known = _is_diffusers(config)
         return Found(path, config if known else None, _scheduler(path.parent) if known else None)
-    _check_pipeline(path)
+    for folder in (path, path.parent):
+        _check_pipeline(folder)
     parts = {name: path / name for name in ("unet_ema", "unet") if (path / name).is_dir()}
     note, home = "", path
     if parts and not (path / CONFIGS["network"]).is_file():
@@ -61,11 +64,13 @@ def find(path: Path, weights: str = "ema") -> Found:
             f"{home}: its weights are in several files (*.index.json); load and save it again in "
             f"diffusers with max_shard_size='100GB'"
         )
-    if config.is_file() and there:
-        return Found(there[0], config, _scheduler(home), note)
     files = sorted(
         file for file in home.iterdir() if file.is_file() and file.suffix.lower() in CHECKPOINTS
     )
+    if len(files) == 1:  # whatever it is called, such as diffusion_pytorch_model.fp16.safetensors
+        there = files
+    if there and _is_diffusers(config):
+        return Found(there[0], config, _scheduler(home), note)
     if len(files) == 1:
         return Found(files[0])
     if files:
@@ -85,7 +90,8 @@ def _check_pipeline(path: Path) -> None:
     if not index.is_file():
         return
     parts = read_json(index)
-    latent = [name for name in LATENT if name in parts]
+    absent = (None, [None, None])
+    latent = [name for name in LATENT if parts.get(name) not in absent]
     if latent:
         raise ValueError(
             f"{path}: {listed([parts.get('_class_name', 'its pipeline')])} works on latents or "
@@ -95,9 +101,21 @@ def _check_pipeline(path: Path) -> None:
 
 def _scheduler(home: Path) -> Path | None:
     """The scheduler's config, beside the network or in the pipeline that it is a part of."""
-    folders = (home, home / "scheduler", home.parent, home.parent / "scheduler")
+    above = [folder / "scheduler" for folder in (home, home.parent, home.parent.parent)]
+    folders = (home, above[0], home.parent, *above[1:])  # of a training's checkpoint-N/unet too
     places = [folder / CONFIGS["scheduler"] for folder in folders]
     return next((place for place in places if place.is_file()), None)
+
+
+def _is_diffusers(config: Path) -> bool:
+    """Whether a file is the config of one of diffusers' networks."""
+    if not config.is_file():
+        return False
+    torch_file.check_fetched(config)
+    try:
+        return "_class_name" in read_json(config)
+    except ValueError:
+        return False
 
 
 def write(
@@ -111,6 +129,7 @@ def write(
 
 def read_json(path: Path) -> Mapping[str, Any]:
     """A JSON object; ValueError where the file holds none."""
+    torch_file.check_fetched(path)
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pdae_jax.convert.architecture_facts import Facts, NotAConfig, linear_named
+from pdae_jax.convert.unet_facts import mult_of
 from pdae_jax.runtime.choices import listed
 from pdae_jax.schedule import GIVEN
 
@@ -68,6 +69,7 @@ def from_diffusers(config: Config, where: str) -> Facts:
     attends_up = [len(widths) - 1 - k for k, one in enumerate(kinds["up_block_types"]) if one]
     facts: dict[str, Any] = {
         "base": widths[0],
+        "mult": mult_of(widths),
         "channels": given["in_channels"],
         "blocks": given["layers_per_block"],
         "attention_levels": tuple(attends),
@@ -144,24 +146,27 @@ def from_scheduler(config: Config, where: str) -> Facts:
             f"(alpha_bar = 0), where eps says nothing of x_0; train PDAE over a model without it"
         )
     facts: dict[str, Any] = {"T": config.get("num_train_timesteps", 1000)}
-    name = config.get("beta_schedule", "linear")
-    betas = config.get("trained_betas")
+    name, betas = config.get("beta_schedule"), config.get("trained_betas")
+    if name is None and betas is None:
+        raise ValueError(
+            f"{where}: {listed([config.get('_class_name', 'the scheduler')])} has no betas "
+            f"(beta_schedule or trained_betas): only models of betas come in from diffusers, and "
+            f"consistency models from OpenAI's own files"
+        )
     if betas is not None:
         facts |= {"schedule": GIVEN, "betas": tuple(map(float, betas)), "T": len(betas)}
     elif name in SCHEDULES:
         ends = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
         facts["schedule"] = schedule_of(SCHEDULES[name], facts["T"], *ends)
-    elif "beta_schedule" in config or "sigma_max" not in config:
+    else:
         raise ValueError(
             f"{where}: beta_schedule = {listed([name])} is not supported, only "
             f"{', '.join(SCHEDULES)} and trained_betas"
         )
-    else:
-        raise ValueError(
-            f"{where}: {listed([config.get('_class_name', 'the scheduler')])} has no betas but "
-            f"sigmas; only models of betas come in from diffusers"
-        )
-    predicts = config.get("prediction_type", "epsilon")
+    of_old = (
+        "epsilon" if config.get("predict_epsilon", True) else "sample"
+    )  # before prediction_type
+    predicts = config.get("prediction_type", of_old)
     if predicts not in PREDICTS:
         raise ValueError(
             f"{where}: prediction_type = {listed([predicts])} is not supported, only "
@@ -186,6 +191,8 @@ def from_monai(config: Config, where: str) -> Facts:
     Also those of its scheduler, where they stand there: num_train_timesteps, schedule,
     prediction_type, beta_start and beta_end.
     """
+    inner = config.get("network", config.get("network_def"))
+    config = {**config, **inner} if isinstance(inner, Mapping) else config
     if config.get("spatial_dims", 2) != 2:
         raise ValueError(
             f"{where}: spatial_dims = {config['spatial_dims']}: only networks of pictures come in"
@@ -221,6 +228,7 @@ def from_monai(config: Config, where: str) -> Facts:
         )
     facts |= {
         "base": widths[0],
+        "mult": mult_of(widths),
         "blocks": blocks.pop(),
         "norm_groups": config.get("norm_num_groups", 32),
         "norm_eps": config.get("norm_eps", 1e-6),

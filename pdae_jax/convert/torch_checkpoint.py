@@ -19,7 +19,13 @@ from pdae_jax.convert.architecture_facts import (
 from pdae_jax.convert.dialects import DIALECTS, DIFFUSERS, EDM, GUIDED, MONAI, MONAI_JOINED, Dialect
 from pdae_jax.convert.placeholder import Placeholder, state_dict_of
 from pdae_jax.convert.project_config import from_diffusers, from_scheduler
-from pdae_jax.convert.wrappers import Entries, of_list, unwrapped, without_shared_prefix
+from pdae_jax.convert.wrappers import (
+    Entries,
+    layers,
+    of_list,
+    unwrapped,
+    without_shared_prefix,
+)
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.runtime.choices import FEW, listed
 from pdae_jax.workdir import json_file
@@ -95,8 +101,14 @@ def read_source(
         ) from error
 
 
+def settings_beside(path: Path) -> Path:
+    """Where `export` writes the architecture of a file in another project's names."""
+    return path.with_name(f"{path.name}.architecture.json")
+
+
 def read_file(path: Path) -> torch_file.Contents:
     """The contents of a file, PyTorch's or safetensors, neither with PyTorch."""
+    torch_file.check_fetched(path)
     with path.open("rb") as file:
         start = file.read(9)
     if path.suffix != ".safetensors" and not (start[8:] == b"{" and start[5:8] == b"\0\0\0"):
@@ -113,6 +125,10 @@ def _configured(source: Source, found: model_folder.Found) -> Source:
     """A source with what the configs beside its file say."""
     if found.note:
         source.ignored.append(found.note)
+    beside = settings_beside(found.weights)
+    if beside.is_file():
+        own = json_file.read_as(Architecture, beside, json_file.read(beside))
+        return source._replace(facts=[*source.facts, from_architecture(own)])
     if found.config is None or source.dialect is not DIFFUSERS:
         return source
     configs = {"network": model_folder.read_json(found.config)}
@@ -149,7 +165,8 @@ def _recognised(
         value = unwrapped(value, is_known, weights, ignored)
     read = next((reader for recognises, reader in KINDS if recognises(value)), None)
     if read is None:
-        near_misses.check(str(path), value)
+        for layer in layers(value):
+            near_misses.check(str(path), layer)
         raise ValueError(
             f"{path}: no checkpoint of a known kind: its keys are {listed(sorted(value)) or 'none'}"
         )
@@ -344,7 +361,7 @@ def of_openais_name(name: str) -> list[Facts]:
         "qkv_order": "new",
         "image_size": int(found[3]),
     }
-    return [Facts(f"the name of OpenAI's {name}", values)]
+    return [Facts(f"the name of OpenAI's {name}", values, hint=True)]
 
 
 def _foreign(path: Path, value: Entries, dialect: Dialect, ignored: list[str]) -> Source:
@@ -386,8 +403,15 @@ def _is_bare(value: Entries) -> bool:
     return bool(without_shared_prefix(value).keys() & marks)
 
 
+def _is_diffae(value: Entries) -> bool:
+    """Whether a file is of Diff-AE's Lightning module, which keeps its average beside it."""
+    state = value.get("state_dict")
+    named = isinstance(state, Mapping) and any(str(key).startswith("ema_model.") for key in state)
+    return named and "pytorch-lightning_version" in value
+
+
 KINDS: list[tuple[Callable[[Entries], bool], Callable[[Path, Entries, str, list[str]], Source]]] = [
-    (lambda value: {"state_dict", "pytorch-lightning_version"} <= value.keys(), _lightning),
+    (_is_diffae, _lightning),
     (
         lambda value: (
             bool(value.keys() & {f"{ema}{key}" for key in PDAE_KEYS for ema in ("", "ema_")})

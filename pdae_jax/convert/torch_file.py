@@ -297,6 +297,15 @@ KINDS: list[tuple[str, Callable[[bytes, bytes], bool]]] = [
 ]
 
 
+def check_fetched(path: Path) -> None:
+    """Raises ValueError for what was downloaded in place of a file: Git LFS's pointer, a page."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    for kind, recognises in KINDS[:2]:
+        if recognises(start, b""):
+            raise ValueError(f"{path}: {kind}")
+
+
 def _foreign(start: bytes, end: bytes) -> str | None:
     """What a file is that holds no pickle; None for one that may."""
     for kind, recognises in KINDS:

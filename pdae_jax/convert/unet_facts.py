@@ -3,7 +3,7 @@
 import collections
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pdae_jax.convert.dialects import GUIDED, Dialect
@@ -42,10 +42,15 @@ def of_unet(shapes: Shapes, dialect: Dialect = GUIDED) -> dict[str, Any]:
         "channels": channels,
         "stem": 0 if first == base else first,
         "embedding_width": 0 if time_in == 4 * base else time_in,
-        "mult": tuple(_factor(width, base) for width in widths),
+        "mult": mult_of(widths, base),
         "condition": "scale_shift" if ratio == 2 else "shift",
         "learned_variance": out == 2 * channels,
     }
+
+
+def mult_of(widths: Sequence[int], base: int = 0) -> tuple[float, ...]:
+    """The levels' channels as factors of the base, or else of the first level's."""
+    return tuple(_factor(width, base or widths[0]) for width in widths)
 
 
 def _factor(width: int, base: int) -> float:

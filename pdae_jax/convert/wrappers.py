@@ -32,6 +32,25 @@ def without_shared_prefix(state: Mapping[str, Any]) -> Entries:
     return state
 
 
+def layers(value: Mapping[Any, Any], depth: int = 3) -> list[Entries]:
+    """A checkpoint's mappings, the outer ones first, without what all names of one begin with."""
+    found = [without_shared_prefix({k: v for k, v in value.items() if isinstance(k, str)})]
+    for inner in value.values() if depth else ():
+        if isinstance(inner, Mapping):
+            found += layers(inner, depth - 1)
+    return found
+
+
+def _has_tensors(value: Any, depth: int = 3) -> bool:
+    """Whether a box has tensors by their names, or another such box."""
+    if not isinstance(value, Mapping):
+        return False
+    return any(
+        hasattr(one, "shape") or depth > 0 and _has_tensors(one, depth - 1)
+        for one in value.values()
+    )
+
+
 def of_list(value: Sequence[Any], weights: str, ignored: list[str]) -> Any:
     """DDIM's checkpoints are lists: the model, optimizer, epoch, step and, last, its average."""
     average = value[-1]
@@ -67,7 +86,7 @@ def _inside(value: Entries, weights: str, notes: list[str]) -> Entries | None:
     """One wrapper less; None where there is none."""
     ema = weights == "ema"
     boxes = (*EMA_BOXES, *RAW_BOXES) if ema else (*RAW_BOXES, *EMA_BOXES)
-    box = next((name for name in boxes if isinstance(value.get(name), Mapping)), None)
+    box = next((name for name in boxes if _has_tensors(value.get(name))), None)
     if box is not None:
         inner = {key: entry for key, entry in value[box].items() if isinstance(key, str)}
         others = [key for key in value if key != box]

@@ -289,7 +289,7 @@ def two_digits(number: float) -> int:
 
 def optimiser(paper: bool, steps: int) -> dict[str, Any]:
     """Rate, clip and average of so many steps: at their end the first weights count 1 % of it."""
-    ema = round(min(0.9999, max(0.5, 1 - 5 / max(steps, 1))), 6)
+    ema = Settings(steps=max(steps, 1)).average
     if paper:
         return {"ema": ema}
     return {

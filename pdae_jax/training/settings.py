@@ -28,7 +28,9 @@ class Settings:
     warmup: int = described(0, "steps of a linear rise to the learning rate")
     decay: str = described("constant", "learning rate after the warm-up: constant, or cosine to 0")
     clip: float = described(0.0, "largest norm of the gradient; 0: any")
-    ema: float = described(0.9999, "decay a step of the average of the weights")
+    ema: float | None = described(
+        None, "decay a step of the average of the weights; else as the steps allow, to 0.9999"
+    )
     weighting: str = described(
         "gamma", f"weight of PDAE's loss over t: {', '.join(loss_weight.WEIGHTINGS)}"
     )
@@ -42,16 +44,18 @@ class Settings:
 
     def __post_init__(self) -> None:
         at_least_one = "steps batch_size accumulate max_skipped log_every save_every keep".split()
-        not_negative = "learning_rate b1 b2 ema clip warmup health_every pictures_every".split()
+        not_negative = "learning_rate b1 b2 clip warmup health_every pictures_every".split()
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in not_negative:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("b1", "b2", "ema"):
+        for name in ("b1", "b2"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be below 1, got {getattr(self, name)}")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be from 0 to below 1, got {self.ema}")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}"
@@ -60,6 +64,16 @@ class Settings:
             raise ValueError(f'decay must be "constant" or "cosine", got {self.decay!r}')
         nearest(self.weighting, loss_weight.WEIGHTINGS, "weighting")
         loss_weight.check(self.weighting, self.gamma)
+
+    @property
+    def average(self) -> float:
+        """The decay of the average: as set, or so that the first weights count 1 % at the end.
+
+        The paper's 0.9999 from 50,000 steps on.
+        """
+        if self.ema is not None:
+            return self.ema
+        return round(min(0.9999, max(0.5, 1 - 5 / self.steps)), 6)
 
     def loss_weight(self, schedule: "Schedule") -> "Table":
         """lambda_t of PDAE's loss; ValueError where float32 cannot hold it."""

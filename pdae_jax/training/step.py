@@ -111,7 +111,7 @@ def make_update(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = jax.tree.map(
-            lambda e, p: settings.ema * e + (1 - settings.ema) * p, state.ema, params
+            lambda e, p: settings.average * e + (1 - settings.average) * p, state.ema, params
         )
         changed = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),

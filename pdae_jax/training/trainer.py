@@ -242,12 +242,12 @@ def say_what_has_no_effect(
 
 def warn_of_average(log: Log, objective: str, settings: Settings) -> None:
     """Says where the average would still hold much of the untrained weights at the end."""
-    untrained = settings.ema**settings.steps
+    untrained = settings.average**settings.steps
     if untrained > TOO_UNTRAINED:
         log.say(
             f"ema = {settings.ema} over {settings.steps} steps leaves {untrained:.0%} of the "
             f"untrained weights in the average that is used; for a run this short set "
-            f"--config.{objective}.ema={0.01 ** (1 / settings.steps):.4g} or less"
+            f"--config.{objective}.ema={0.01 ** (1 / settings.steps):.4g} or less, or leave it out"
         )
 
 

@@ -89,8 +89,8 @@ class Workdir:
         path = self.path / "model.json"
         if not path.exists():
             raise ValueError(
-                f"no model at {self}: it has no {path.name}; give the workdir of a training run or "
-                f"a converted checkpoint"
+                f"no model at {self}: it has no {path.name}; give the workdir of a training run, a "
+                f"converted checkpoint, or emoji, the model that ships"
             )
         return json_file.read_as(Architecture, path, json_file.read(path))
 
@@ -268,6 +268,11 @@ class Workdir:
     def write_origin(self, folder: str, **more: Any) -> None:
         """Records the networks over which, or whose codes, something is made from now on."""
         self._write(self._origin_file(folder), {"checkpoints": self._networks()} | more)
+
+    def renew_origin(self, folder: str) -> None:
+        """Records that what is in a folder is of the networks as they are now, as copied ones."""
+        if record := self._origin(folder):
+            self.write_origin(folder, **{k: v for k, v in record.items() if k != "checkpoints"})
 
     def _origin(self, folder: str) -> dict[str, Any] | None:
         path = self._origin_file(folder)
