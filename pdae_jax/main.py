@@ -5,6 +5,8 @@ config's colon picks what is trained (configs/bedroom128.py:dpm), and any field 
 --config.pdae.batch_size=64 --config.model.base=64
 
 With --mode=NAME it does one of the commands below instead; --mode=NAME --help lists its options.
+`pdae_jax NAME DIR` is short for --mode=NAME --workdir=DIR, and `pdae_jax demo` shows the model that
+ships. The workdir `emoji` is that model.
 """
 
 if __name__ == "__main__":  # before imports that take their time
@@ -14,6 +16,7 @@ if __name__ == "__main__":  # before imports that take their time
 
 import dataclasses
 import errno
+import itertools
 import os
 import shlex
 import sys
@@ -67,6 +70,8 @@ class CommandLine:
             return ""
         if self.config is not None:
             return self.flags.workdir or os.path.join("runs", self.config.name)
+        if self.command == "demo":
+            return self.flags.workdir or commands.SHIPPED
         if not self.flags.workdir:
             raise ValueError(f"--mode={self.command} needs --workdir=DIR, the model's directory")
         return self.flags.workdir
@@ -88,6 +93,7 @@ def main(argv: Sequence[str], before: Callable[[], None] = lambda: None) -> int:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     logging.use_absl_handler()
     logging.set_verbosity(logging.ERROR)  # what a person must know is said without absl
+    argv = in_full(argv)
     try:
         if any(arg.lstrip("-") in HELP for arg in argv[1:] if arg.startswith("-")):
             print(usage(argv))
@@ -106,6 +112,13 @@ def main(argv: Sequence[str], before: Callable[[], None] = lambda: None) -> int:
         remedy = "; make room, and re-run the command to go on" if full else ""
         one_line.say(f"{error}{remedy}")
         return 2
+
+
+def in_full(argv: Sequence[str]) -> list[str]:
+    """A command line whose first words, NAME and DIR, are --mode=NAME and --workdir=DIR."""
+    words = list(itertools.takewhile(lambda arg: not arg.startswith("-"), argv[1:3]))
+    flags_of_words = [f"--{flag}={word}" for flag, word in zip(("mode", "workdir"), words)]
+    return [argv[0], *flags_of_words, *argv[1 + len(words) :]]
 
 
 def run(parsed: CommandLine) -> int:
@@ -128,7 +141,11 @@ def run(parsed: CommandLine) -> int:
         return 0 if command.run(parsed.workdir, parsed.options) else 1
     else:
         page_command.run_page(
-            parsed.command, parsed.workdir, parsed.options, out=given.out, line=parsed.line
+            parsed.command,
+            parsed.workdir,
+            parsed.options,
+            out=given.out or (command.OUT if parsed.command == "demo" else None),
+            line=parsed.line,
         )
     return 0
 
@@ -141,10 +158,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     config, given = None, {}
     if command in commands.OF_CONFIGS:
         if config_path is None:
-            named = [f"; for a command: --mode={arg}" for arg in argv[1:] if arg in commands.NAMES]
-            raise ValueError(
-                f"no --config given; for a first run: --config=configs/digits.py{''.join(named)}"
-            )
+            raise ValueError("no --config given; for a first run: --config=configs/digits.py")
         load_config(config_path)  # says what is wrong with the file or its variant
         config_flags.DEFINE_config_file(
             "config", None, COMMON["config"], flag_values=values, sys_argv=list(argv)

@@ -160,7 +160,8 @@ def test_bad_input_is_one_clear_line(case, tmp_path, capsys, monkeypatch):
             "--reference without --metrics",
         ),
         (["--config=configs/digits.py:fewshot"], "give --config.fewshot.attribute=NAME"),
-        (["gap", "--workdir=x"], "for a command: --mode=gap"),
+        (["gap"], "--mode=gap needs --workdir=DIR"),
+        (["gapp", "x"], "no mode 'gapp'; did you mean 'gap'?"),
         (["--mode=verify", "--workdir={run}"], "it was not converted from PyTorch files"),
     ],
 )

@@ -796,7 +796,7 @@ def test_a_pass_names_what_it_does_not_prove(tmp_path, autoencoder):
     assert verify(tmp_path / "wrong", say=said.append)
     assert said[1].startswith("passed") and said[2].splitlines() == [
         NOT_PROVEN,
-        "  assumed: qkv_order = legacy, schedule = linear, T = 1000, predicts = eps",
+        "  assumed: qkv_order = legacy, schedule = linear, T = 1000, predicts = eps, heads_up = 0",
         "  told: heads = 1 (from a flag), image_size = 16 (from a flag)",
         HOW_TO_PROVE,
     ]

@@ -25,7 +25,9 @@ PAGES = (
     "encode",
     "project",
     "report",
+    "demo",
 )
+SHIPPED = "emoji"  # the model of the demo
 NAMES = (*OF_CONFIGS, "verify", *PAGES)
 
 

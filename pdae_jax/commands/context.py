@@ -25,7 +25,7 @@ with epy.lazy_imports():  # --help needs no JAX
     from pdae_jax import latent
     from pdae_jax import model as model_lib
     from pdae_jax.runtime import processes
-    from pdae_jax.tasks import encoding
+    from pdae_jax.tasks import encoding, verdict
     from pdae_jax.workdir import code_table, output, workdir
 
 O = TypeVar("O", bound=Options, covariant=True)  # noqa: E741
@@ -90,10 +90,10 @@ class Context(Generic[O]):
             say_once(f"{words}" + (f"; the model's own are {known}" if known else ""))
         return ValueRange(**found)
 
-    def within(self, command: str, options: Options) -> "Context[Any]":
+    def within(self, command: str, options: Options, folder: str = "") -> "Context[Any]":
         """The same model at another command's work, in a folder inside this one's."""
-        folder = self.output.within(command)
-        return Context(self.workdir, options, folder, self.run_data, outer=self)
+        output = self.output.within(command, folder)
+        return Context(self.workdir, options, output, self.run_data, outer=self)
 
     def n(self, default: int) -> int:
         """The number of pictures asked for."""
@@ -227,7 +227,8 @@ class Context(Generic[O]):
 class Result:
     """sections: of the page. numbers: of the JSON file. grids: name -> rows of pictures.
     headline: the few numbers at the head of the page, and in the command's last line; without any
-    the page shows all plain numbers. title, lead: the page's, where not the command's name and
+    the page shows all plain numbers. verdict: whether the model is trained well, and why, there
+    too. title, lead: the page's, where not the command's name and
     line."""
 
     sections: list[Section]
@@ -236,6 +237,7 @@ class Result:
     headline: dict[str, float] = dataclasses.field(default_factory=dict)
     title: str = ""
     lead: str = ""
+    verdict: "verdict.Verdict | None" = None
 
 
 def write_files(output: "output.Output", result: Result, **record: Any) -> None:

@@ -60,11 +60,18 @@ def run_page(
         if processes.writes():
             title = result.title or f"{name}: {workdir.name}"
             cards = result.headline or plain_numbers(result.numbers)
-            page.write(output.page, title, cards, result.sections, lead=result.lead or line)
+            page.write(
+                output.page,
+                title,
+                cards,
+                result.sections,
+                lead=result.lead or line,
+                verdict=result.verdict,
+            )
         write_files(output, result, command=line, cache_key=key)  # after the page it calls current
         processes.wait(f"{name} done")
     words = "".join(f"  {title} {value:.4g}" for title, value in result.headline.items())
-    say(f"{name}: {output.page}{words}")
+    say(f"{name}: {output.page}{words}" + (f"\n{v.sentence}" if (v := result.verdict) else ""))
     return output
 
 

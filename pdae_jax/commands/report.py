@@ -19,19 +19,25 @@ from pdae_jax.commands import (
     interpolate,
     manipulate,
     probe,
+    project,
     reconstruct,
     sampling,
     shift,
 )
 from pdae_jax.commands.context import Context, Result, write_files
 from pdae_jax.commands.options import option
+from pdae_jax.data.pipeline import first_pictures
+from pdae_jax.images import to_float
 from pdae_jax.pages.page import Curves, Part, Section, Table, Text
+from pdae_jax.runtime.choices import nearest
 from pdae_jax.training.objectives import OBJECTIVES
+from pdae_jax.training.settings import Settings
 
 with epy.lazy_imports():  # --help needs no JAX
     import jax
 
     from pdae_jax.runtime import processes
+    from pdae_jax.tasks import evaluation, verdict
     from pdae_jax.workdir import records as records_lib
 
 COMMANDS: dict[str, Any] = {
@@ -43,10 +49,12 @@ COMMANDS: dict[str, Any] = {
     "generate": generate,
     "fewshot": fewshot,
     "probe": probe,
+    "project": project,
     "gap": gap,
     "denoise": denoise,
     "shift": shift,
 }
+PCA_PICTURES = 2000  # training pictures at most that components are of
 OWN_NUMBER = ("gap", "generate", "fewshot")  # which show their own number of pictures
 
 
@@ -64,6 +72,13 @@ class Options(
     probe.Options,
 ):
     scored: int = option(180, "held-out pictures that the scores are means over", at_least=1)
+    sections: tuple[str, ...] = option((), f"sections of the report: {', '.join(COMMANDS)}; all")
+    attributes: tuple[str, ...] = option((), "attributes to show edits of; else --attribute's")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.sections:
+            nearest(name, COMMANDS, "section of a report")
 
     def ignored(self) -> str:
         return ""  # of one command, perhaps, and not of another
@@ -79,25 +94,30 @@ def run(context: Context[Options]) -> Result:
     headline: dict[str, float] = {}
     numbers: dict[str, Any] = {}
     skipped = []
-    processes.say(f"report: {len(COMMANDS)} sections, {', '.join(COMMANDS)}")
-    for number, name in enumerate(COMMANDS, 1):
-        output, started = context.output.within(name), time.perf_counter()
+    chosen = [name for name in COMMANDS if name in (context.options.sections or COMMANDS)]
+    edits = context.options.attributes or ("",)
+    parts = [(name, one) for name in chosen for one in (edits if name == "manipulate" else ("",))]
+    processes.say(f"report: {len(parts)} sections, {', '.join(chosen)}")
+    for number, (name, edit) in enumerate(parts, 1):
+        started = time.perf_counter()
+        folder = f"{name}-{edit}".replace(" ", "-") if edit else name
+        output = context.output.within(name, folder)
         try:
             with output.claimed():
-                part = part_of(context, name)
+                part = part_of(context, name, folder, edit)
                 result = COMMANDS[name].run(part)
                 line = command_line(part, name)
                 write_files(output, result, command=line)
         except ValueError as error:
             skipped.append([name, str(error)])
-            processes.say(f"report {number}/{len(COMMANDS)}: no {name}, as {error}")
+            processes.say(f"report {number}/{len(parts)}: no {name}, as {error}")
             continue
         seconds = time.perf_counter() - started
-        processes.say(f"report {number}/{len(COMMANDS)}: {name}, {seconds:.0f} s")
+        processes.say(f"report {number}/{len(parts)}: {folder}, {seconds:.0f} s")
         *first, last = result.sections
         sections += [*first, Section(last.title, [*last.parts, Text(command=line)])]
         headline |= result.headline
-        numbers[name] = result.numbers
+        numbers[folder] = result.numbers
     if not sections:
         why = "; ".join(reason for _, reason in skipped)
         raise ValueError(f"{context.workdir} has nothing to report: {why}")
@@ -108,24 +128,64 @@ def run(context: Context[Options]) -> Result:
     if skipped:
         sections.append(Section("Skipped", [Table(["command", "reason"], skipped)]))
     sections.append(provenance(context, time.perf_counter() - began))
+    found = verdict_of(context, numbers)
     headline["numbers in z"] = context.model.arch.z_size
     title = f"PDAE on {context.workdir.name}"
-    return Result(sections, numbers, headline=headline, title=title, lead=lead(context))
+    return Result(
+        sections, numbers, headline=headline, title=title, lead=lead(context), verdict=found
+    )
 
 
-def part_of(context: Context[Options], name: str) -> Context[Any]:
-    """One of the report's commands, with the report's options as they suit it."""
+def verdict_of(context: Context[Options], numbers: dict[str, Any]) -> "verdict.Verdict | None":
+    """Whether the model is trained well; None where scores or training pictures are not known."""
+    trained_on = context.workdir.trained_on
+    if "evaluate" not in numbers or not trained_on or context.given:
+        return None
+    arch, scores = context.model.arch, numbers["evaluate"]["reconstruction"]
+    shape, data = arch.image_shape, trained_on[-1]
+    value_range = context.model.value_range
+    train, held_out = (
+        (to_float(first_pictures(source, shape, most, data.max_broken)) + 1) / 2
+        for source, most in (
+            (data.open("train", value_range), PCA_PICTURES),
+            (data.open("test", value_range), context.options.scored),
+        )
+    )
+    error, components = verdict.principal_error(train, held_out, arch.z_size)
+    records = context.workdir.records("pdae")
+    settings, step = records.settings(), context.workdir.latest_steps.get("pdae", 0)
+    steps = settings.get("steps") or step or 1
+    ema = settings.get("ema") or Settings(steps=steps).average
+    used = [line["shuffled_over_own"] for line in records.scalars() if "shuffled_over_own" in line]
+    return verdict.judge(
+        verdict.Evidence(
+            scores[evaluation.ALONE]["mse"],
+            scores[evaluation.NO_CODE]["mse"],
+            error,
+            components,
+            done=step / steps,
+            untrained=ema ** max(step, 1),
+            used=used[-1] if used else None,
+        )
+    )
+
+
+def part_of(context: Context[Options], name: str, folder: str, edit: str = "") -> Context[Any]:
+    """One of the report's commands, with the report's options as they suit it.
+
+    edit: the attribute that pictures are edited by, where the report shows several.
+    """
     options, own = context.options, COMMANDS[name].Options
     n = options.scored if name == "evaluate" else 0 if name in OWN_NUMBER else options.n
     changes: dict[str, Any] = {"n": n}
     if name in ("manipulate", "fewshot"):
         kept = name == "fewshot" and "fewshot" in context.workdir.groups
         direction = name == "manipulate" and options.direction
-        if not (options.attribute or kept or direction):
-            changes["attribute"] = context.attributes()[0]
-    if name == "probe":
+        if edit or not (options.attribute or kept or direction):
+            changes["attribute"] = edit or context.attributes()[0]
+    if name in ("probe", "project"):
         del changes["n"]
-    return context.within(name, own.out_of(options, **changes))
+    return context.within(name, own.out_of(options, **changes), folder)
 
 
 def command_line(context: Context[Any], name: str) -> str:

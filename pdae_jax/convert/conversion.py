@@ -28,7 +28,7 @@ from pdae_jax.convert import (
 from pdae_jax.convert.architecture_facts import NOTHING, Facts, Shapes, Told
 from pdae_jax.convert.dialects import DIALECTS, DIFFUSERS, GUIDED, Dialect
 from pdae_jax.convert.name_map import Names
-from pdae_jax.convert.torch_checkpoint import Source, StateDict, read_source, settings_beside
+from pdae_jax.convert.torch_checkpoint import Source, StateDict, read_source
 from pdae_jax.metrics import inception, lpips
 from pdae_jax.model import Model
 from pdae_jax.networks.architecture import Architecture
@@ -296,7 +296,7 @@ def check_config(found: list[Source], facts: list[Facts], dialect: Dialect) -> N
 
     Its norms, embedding and padding change what is computed, and show in no tensor.
     """
-    wanted = {"diffusers": "config.json", "MONAI": "arguments, as JSON or YAML"}
+    wanted = {"diffusers": model_folder.CONFIGS["network"], "MONAI": "arguments (JSON or YAML)"}
     what = wanted.get(dialect.project)
     known = any("norm_eps" in one.values for one in facts)
     if what and not known:
@@ -494,8 +494,8 @@ def export(model: str | os.PathLike, path: str | os.PathLike) -> None:
     if dialect is DIFFUSERS and not path.suffix:
         if "network" not in receipt["configs"]:
             raise ValueError(
-                f"{workdir} was converted without diffusers' config.json: give FILE.pt, or convert "
-                f"its folder again"
+                f"{workdir} was converted without diffusers' own config: give FILE.pt, or convert "
+                f"the folder again"
             )
         _write_diffusers(workdir, path, receipt)
         return
@@ -536,7 +536,7 @@ def export(model: str | os.PathLike, path: str | os.PathLike) -> None:
                 f"{path} could not be written ({str(error).splitlines()[0]}): make room"
             ) from error
     if dialect is not GUIDED:  # whose own code loads the tensors alone
-        beside = settings_beside(path)
+        beside = model_folder.settings_beside(path)
         atomic.write_text(beside, json.dumps(workdir.architecture.to_dict()) + "\n")
         print(f"its settings, for pdae_jax to read again: {beside}")
 

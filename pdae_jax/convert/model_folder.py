@@ -107,6 +107,11 @@ def _scheduler(home: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+def settings_beside(path: Path) -> Path:
+    """Where `export` writes the architecture of a file in another project's names."""
+    return path.with_name(f"{path.name}.architecture.json")
+
+
 def _is_diffusers(config: Path) -> bool:
     """Whether a file is the config of one of diffusers' networks."""
     if not config.is_file():

@@ -101,11 +101,6 @@ def read_source(
         ) from error
 
 
-def settings_beside(path: Path) -> Path:
-    """Where `export` writes the architecture of a file in another project's names."""
-    return path.with_name(f"{path.name}.architecture.json")
-
-
 def read_file(path: Path) -> torch_file.Contents:
     """The contents of a file, PyTorch's or safetensors, neither with PyTorch."""
     torch_file.check_fetched(path)
@@ -125,7 +120,7 @@ def _configured(source: Source, found: model_folder.Found) -> Source:
     """A source with what the configs beside its file say."""
     if found.note:
         source.ignored.append(found.note)
-    beside = settings_beside(found.weights)
+    beside = model_folder.settings_beside(found.weights)
     if beside.is_file():
         own = json_file.read_as(Architecture, beside, json_file.read(beside))
         return source._replace(facts=[*source.facts, from_architecture(own)])

@@ -120,9 +120,10 @@ def write(
     summary: Mapping[str, str | float],
     sections: Sequence[Section],
     lead: str = "",
+    verdict: tuple[bool, str] | None = None,
 ) -> None:
     """Writes `render`'s page to `path`, whole or not at all; folders are made as needed."""
-    text = render(title, summary, sections, lead)
+    text = render(title, summary, sections, lead, verdict)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -134,12 +135,16 @@ def write(
 
 
 def render(
-    title: str, summary: Mapping[str, str | float], sections: Sequence[Section], lead: str = ""
+    title: str,
+    summary: Mapping[str, str | float],
+    sections: Sequence[Section],
+    lead: str = "",
+    verdict: tuple[bool, str] | None = None,
 ) -> str:
     """Renders the page as a string.
 
-    title, then lead (paragraphs on what this is), summary (name -> headline number, shown as
-    cards), and sections, which a line of links leads to.
+    title, then lead (paragraphs on what this is), verdict (good or not, and why), summary (name ->
+    headline number, shown as cards), and sections, which a line of links leads to.
     """
     cards = "".join(
         f"<div><dt>{inline(name)}</dt><dd>{inline(number(value))}</dd></div>\n"
@@ -161,11 +166,18 @@ def render(
         f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         f"img-src data:; style-src 'unsafe-inline'\">\n"
         f"<title>{plain(title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n<main>\n"
-        f"<header>\n<h1>{inline(title)}</h1>\n{paragraphs(lead)}"
+        f"<header>\n<h1>{inline(title)}</h1>\n{paragraphs(lead)}{_verdict(verdict)}"
         + (f"<dl>\n{cards}</dl>\n" if cards else "")
         + (f"<nav>\n{links}</nav>\n" if len(sections) > 2 else "")
         + f"</header>\n{body}</main>\n</body>\n</html>\n"
     )
+
+
+def _verdict(verdict: tuple[bool, str] | None) -> str:
+    if verdict is None:
+        return ""
+    good, sentence = verdict
+    return f'<p class="verdict {"good" if good else "bad"}">{inline(sentence)}</p>\n'
 
 
 @functools.cache

@@ -114,7 +114,7 @@ class Loop:
                 if step % settings.log_every == 0 or step == settings.steps:
                     self._log(step, window, batches, log)
                     window = []
-                if health and step % settings.health_every == 0:
+                if health and (step % settings.health_every == 0 or step == settings.steps):
                     with log.untimed(step, state):
                         lines = jax.device_get(health(state.ema, frozen, batch, rng, step))
                     log.scalars(step, {k: float(v) for k, v in lines.items()})

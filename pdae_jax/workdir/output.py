@@ -33,9 +33,9 @@ class Output:
         self.page = folder / "index.html"
         self._numbers = folder / "numbers.json"
 
-    def within(self, command: str) -> "Output":
-        """The folder of another command inside this one."""
-        return Output(self.folder / command, command)
+    def within(self, command: str, folder: str = "") -> "Output":
+        """The folder of another command inside this one, by its own name or another."""
+        return Output(self.folder / (folder or command), command)
 
     def is_current(self, cache_key: Mapping[str, Any]) -> bool:
         """Whether the page is there, and has this cache key."""
