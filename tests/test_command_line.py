@@ -121,7 +121,7 @@ def test_bad_input_is_one_clear_line(case, tmp_path, capsys, monkeypatch):
         (["--mode=gap", "--workdir={run}", "--imges=x"], "Did you mean: images"),
         (["--mode=gap", "--workdir={run}", "--images=no/such"], "no such file or folder: no/such"),
         (["--mode=gap", "--workdir={run}", "--images=no/*.png"], "no picture matches no/.*a glob"),
-        (["gap", "--mode=gap", "--workdir={run}"], "'gap' is not a flag"),
+        (["--mode=gap", "gap", "--workdir={run}"], "'gap' is not a flag"),
         (
             ["--mode=evaluate", "--workdir={run}", "--metrics={run}", "--reference=no.npz"],
             "reference: no such file or folder: no.npz",

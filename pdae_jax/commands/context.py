@@ -146,7 +146,8 @@ class Context(Generic[O]):
     def pictures(self, n: int = 8) -> np.ndarray:
         """The first pictures, as many as the options say or n; [n, H, W, C], uint8 or float."""
         shape, broken = self.model.arch.image_shape, self.data().max_broken
-        return first_pictures(self.source(), shape, self.n(n), broken)
+        every = getattr((self.outer or self).options, "every", 1)
+        return first_pictures(self.source(), shape, self.n(n), broken, every)
 
     # Codes.
 

@@ -20,6 +20,7 @@ changed, mixed, and made from nothing."""
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(report.Options):
+    every: int = option(16, "every so many-th of the pictures is shown", at_least=1)
     sections: tuple[str, ...] = option(
         ("reconstruct", "manipulate", "interpolate", "generate", "project"),
         f"sections of the page: {', '.join(report.COMMANDS)}",

@@ -70,7 +70,8 @@ def run(context: Context[Options]) -> Result:
             f"{len(images)}."
         )
         parts.append(Table(["logit", "change"], table, caption=caption))
-    return Result([Section("Manipulation", parts)], numbers, {"manipulate": rows}, headline)
+    title = f"Manipulation: {words.partition(',')[0]}"
+    return Result([Section(title, parts)], numbers, {"manipulate": rows}, headline)
 
 
 def direction_of(context: Context[Options]) -> tuple[Any, str]:

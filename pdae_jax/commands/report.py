@@ -72,6 +72,7 @@ class Options(
     probe.Options,
 ):
     scored: int = option(180, "held-out pictures that the scores are means over", at_least=1)
+    every: int = option(1, "every so many-th of the pictures is shown", at_least=1)
     sections: tuple[str, ...] = option((), f"sections of the report: {', '.join(COMMANDS)}; all")
     attributes: tuple[str, ...] = option((), "attributes to show edits of; else --attribute's")
 
@@ -184,7 +185,7 @@ def part_of(context: Context[Options], name: str, folder: str, edit: str = "") -
         if edit or not (options.attribute or kept or direction):
             changes["attribute"] = edit or context.attributes()[0]
     if name in ("probe", "project"):
-        del changes["n"]
+        changes = {"n": own.n} if name == "project" else {}
     return context.within(name, own.out_of(options, **changes), folder)
 
 

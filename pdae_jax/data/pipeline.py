@@ -272,18 +272,24 @@ def batches(
 
 
 def first_pictures(
-    source: Source, image_shape: tuple[int, int, int], n: int, max_broken: float = 0.1
+    source: Source,
+    image_shape: tuple[int, int, int],
+    n: int,
+    max_broken: float = 0.1,
+    every: int = 1,
 ) -> np.ndarray:
     """The first n pictures of a source (fewer where it has fewer), [n, H, W, C] as in batches.
 
-    image_shape: (H, W, C). Raises DataError where none can be read, or of other channels.
+    image_shape: (H, W, C). every: takes each so many-th picture. Raises DataError where none can
+    be read, or of other channels.
     """
     height, width, channels = image_shape
     with batches(
         source,
         size=(height, width),
         channels=channels,
-        batch_size=min(n, len(source)),
+        batch_size=min(n, -(-len(source) // every)),
+        indices=range(0, len(source), every),
         max_broken=max_broken,
     ) as some:
         batch = next(some)

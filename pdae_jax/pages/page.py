@@ -43,7 +43,7 @@ class Pictures:
     rows: (label, images), images uint8 [n, H, W, C], C 1 (grey) or 3 (RGB). Rows may differ in n
     and in size. Neighbouring rows of the same label share one label.
     columns: headings, as many as the longest row has pictures; or none.
-    scale: screen pixels per picture pixel; None enlarges small pictures to about 72 and shows
+    scale: screen pixels per picture pixel; None enlarges small pictures to about 96 and shows
     larger ones as they are. On a narrow screen pictures shrink, down to half, before they scroll.
     legend: (name, colour) of what colours mean, red, green and blue from 0 to 1.
     """
@@ -275,7 +275,7 @@ def _legend(grid: Pictures) -> str:
 
 
 def _zoom(grid: Pictures, images: np.ndarray) -> int:
-    return grid.scale or max(1, round(72 / max(np.shape(images)[1:3])))
+    return grid.scale or max(1, round(96 / max(np.shape(images)[1:3])))
 
 
 def _img(image: np.ndarray, alt: str, zoom: int) -> str:
