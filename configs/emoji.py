@@ -10,7 +10,9 @@ The UNet takes 2 x 2 pixels as one (`patch`), which brings 100,000 pictures for 
 and 290,000 for PDAE within reach of two cores. With few pictures, each is changed a little every
 time: moved, enlarged, turned, its hues too.
 Hardware: two cores for some hours (interrupt and re-run to resume), or an accelerator.
-Score: this length has not been run to its end.
+Score: 126 held-out pictures, MSE 0.0185 from z alone (x_T = 0), 3.8e-6 with inferred x_T, mean
+picture 0.0583, on two cores in 127 minutes beside other work, 2026-11-26; it is the model that
+ships (`pdae_jax demo`).
 """
 
 from typing import Any
@@ -54,6 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
             decay="cosine",
             warmup=200,
             clip=1.0,
+            ema=0.999,
             log_every=50,
             health_every=500,
             pictures_every=1000,

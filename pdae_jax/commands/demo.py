@@ -21,6 +21,9 @@ changed, mixed, and made from nothing."""
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(report.Options):
     every: int = option(16, "every so many-th of the pictures is shown", at_least=1)
+    temperature: float | None = option(
+        0.3, "size of the x_T drawn of what is generated, 0 for none", at_least=0
+    )
     sections: tuple[str, ...] = option(
         ("reconstruct", "manipulate", "interpolate", "generate", "project"),
         f"sections of the page: {', '.join(report.COMMANDS)}",

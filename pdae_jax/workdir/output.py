@@ -148,9 +148,9 @@ class Output:
             (self.folder / "broken.tsv").unlink(missing_ok=True)  # of an earlier call
 
     def save_grid(self, name: str, rows: Sequence[np.ndarray]) -> None:
-        """Saves rows of uint8 [n, H, W, C] as a PNG, small pictures enlarged to about 48 pixels."""
+        """Saves rows of uint8 [n, H, W, C] as a PNG, small pictures enlarged to about 96 pixels."""
         with self._new(f"{name}.png") as path:
-            to_pil(grid(rows, gap=1), max(1, 48 // rows[0].shape[2])).save(path, "PNG")
+            to_pil(grid(rows, gap=1), max(1, 96 // rows[0].shape[2])).save(path, "PNG")
 
     def save_animation(self, name: str, frames: Sequence[Image.Image]) -> None:
         """Saves frames as a GIF that repeats."""
