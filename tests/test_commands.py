@@ -317,7 +317,7 @@ def test_report_has_all_that_the_model_allows_and_names_the_rest(workdir, tmp_pa
     numbers = run(
         workdir, "report", tmp_path / "r", scored=3, attribute="3", keep=("5",), ddpm=False
     )
-    assert numbers.keys() == set(commands.PAGES) - {"report", "encode", "project"}
+    assert numbers.keys() == set(commands.PAGES) - {"report", "encode", "demo"}
     page = (tmp_path / "r" / "index.html").read_text()
     for mode in numbers:
         assert f"--mode={mode} --workdir={workdir}" in page
@@ -333,7 +333,7 @@ def test_report_has_all_that_the_model_allows_and_names_the_rest(workdir, tmp_pa
     assert numbers.keys() == set(commands.PAGES) - {
         "report",
         "encode",
-        "project",
+        "demo",
         "generate",
         "fewshot",
         "manipulate",

@@ -99,7 +99,7 @@ def test_pictures_come_back_bit_for_bit(rng, channels):
 
 @pytest.mark.parametrize(
     "side, scale, shown",
-    [(8, None, 72), (32, None, 64), (64, None, 64), (128, None, 128), (128, 2, 256), (8, 4, 32)],
+    [(8, None, 96), (32, None, 96), (64, None, 64), (128, None, 128), (128, 2, 256), (8, 4, 32)],
 )
 def test_small_pictures_are_enlarged_by_a_whole_factor_and_crisp(rng, side, scale, shown):
     p = page(Pictures([("", images(rng, 1, side, side, 3))], scale=scale))

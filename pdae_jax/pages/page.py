@@ -275,7 +275,7 @@ def _legend(grid: Pictures) -> str:
 
 
 def _zoom(grid: Pictures, images: np.ndarray) -> int:
-    return grid.scale or max(1, round(96 / max(np.shape(images)[1:3])))
+    return grid.scale or max(1, 96 // max(np.shape(images)[1:3]))
 
 
 def _img(image: np.ndarray, alt: str, zoom: int) -> str:
