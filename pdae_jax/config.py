@@ -85,10 +85,9 @@ def base(
     config.model = ConfigDict(defaults(Architecture) | model)
     config.data = ConfigDict(defaults(Data) | {"name": data, "flip": flip})
     for objective in OBJECTIVES.values():
-        fields = dataclasses.asdict(objective.settings)
-        config[objective.name] = ConfigDict(
-            {name: placeholder(float) if v is None else v for name, v in fields.items()}
-        )
+        fields = dataclasses.asdict(objective.settings).items()
+        own = {name: value for name, value in fields if value is not None}
+        config[objective.name] = ConfigDict(defaults(Settings) | own)
     config.fewshot = ConfigDict(defaults(fewshot.Labels))
     config.report = ConfigDict(defaults(report.Options) | {"n": 8})
     return config

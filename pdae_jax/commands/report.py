@@ -156,7 +156,7 @@ def verdict_of(context: Context[Options], numbers: dict[str, Any]) -> "verdict.V
     records = context.workdir.records("pdae")
     settings, step = records.settings(), context.workdir.latest_steps.get("pdae", 0)
     steps = settings.get("steps") or step or 1
-    ema = settings.get("ema") or Settings(steps=steps).average
+    average = Settings(steps=steps, ema=settings.get("ema")).average
     used = [line["shuffled_over_own"] for line in records.scalars() if "shuffled_over_own" in line]
     return verdict.judge(
         verdict.Evidence(
@@ -165,7 +165,7 @@ def verdict_of(context: Context[Options], numbers: dict[str, Any]) -> "verdict.V
             error,
             components,
             done=step / steps,
-            untrained=ema ** max(step, 1),
+            untrained=average ** max(step, 1),
             used=used[-1] if used else None,
         )
     )

@@ -185,8 +185,7 @@ def architecture(
         if value is None:
             raise ValueError(f"nothing tells the {field}: give it, as in --{field}=128")
         learnt[field] = value
-        in_code = field in CODE and field not in DEFAULTS
-        if not in_code or (value != CODE[field] if having else doubtful(field)):
+        if field not in CODE or (value != CODE[field] if having else doubtful(field)):
             told.append(Told(field, value, origin))
         return value
 

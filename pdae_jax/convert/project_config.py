@@ -163,9 +163,8 @@ def from_scheduler(config: Config, where: str) -> Facts:
             f"{where}: beta_schedule = {listed([name])} is not supported, only "
             f"{', '.join(SCHEDULES)} and trained_betas"
         )
-    of_old = (
-        "epsilon" if config.get("predict_epsilon", True) else "sample"
-    )  # before prediction_type
+    # Before there was prediction_type.
+    of_old = "epsilon" if config.get("predict_epsilon", True) else "sample"
     predicts = config.get("prediction_type", of_old)
     if predicts not in PREDICTS:
         raise ValueError(

@@ -242,7 +242,8 @@ def _another_zip(names: list[str]) -> str:
     )
 
 
-KINDS: list[tuple[str, Callable[[bytes, bytes], bool]]] = [
+Kind = tuple[str, Callable[[bytes, bytes], bool]]  # what it is, and whether its ends show it
+FETCHED: list[Kind] = [  # what is downloaded in place of a file
     (
         "a pointer of Git LFS, not the file itself; fetch it with: git lfs pull, or from the page",
         lambda start, end: start.startswith(b"version https://git-lfs"),
@@ -253,6 +254,9 @@ KINDS: list[tuple[str, Callable[[bytes, bytes], bool]]] = [
             start.lstrip()[:9].lower().startswith((b"<!doctype", b"<html", b"<?xml"))
         ),
     ),
+]
+KINDS: list[Kind] = [
+    *FETCHED,
     (
         "a NumPy array, not a PyTorch file; save it with torch.save",
         lambda start, end: start.startswith(b"\x93NUMPY"),
@@ -301,7 +305,7 @@ def check_fetched(path: Path) -> None:
     """Raises ValueError for what was downloaded in place of a file: Git LFS's pointer, a page."""
     with path.open("rb") as file:
         start = file.read(64)
-    for kind, recognises in KINDS[:2]:
+    for kind, recognises in FETCHED:
         if recognises(start, b""):
             raise ValueError(f"{path}: {kind}")
 
