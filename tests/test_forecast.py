@@ -10,6 +10,7 @@ import jax
 import pytest
 from helpers import DIGITS_ARCH as ARCH
 from helpers import ROOT, run_command
+from jax.experimental import topologies
 
 from pdae_jax.cost import chips, forecast
 from pdae_jax.networks.groups import Networks
@@ -98,9 +99,10 @@ def test_bad_forecasts_are_one_line(args, says, capsys):
     assert says in line
 
 
-def test_the_pages_table_is_what_the_tool_prints():
+@pytest.mark.parametrize("costs, rows_at_least", [("tpu_costs", 51), ("gpu_costs", 6)])
+def test_the_pages_tables_are_what_the_tool_prints(costs, rows_at_least):
     done = subprocess.run(
-        [sys.executable, "tools/scale_table.py", "table", "docs/tpu_costs.json"],
+        [sys.executable, "tools/scale_table.py", "table", f"docs/{costs}.json"],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -108,13 +110,68 @@ def test_the_pages_table_is_what_the_tool_prints():
     assert done.returncode == 0, done.stderr
     page = (ROOT / "docs" / "scale.md").read_text()
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
-    assert len(rows) > 50 and all(row in page for row in rows)
+    assert len(rows) >= rows_at_least and all(row in page for row in rows)
 
 
 def test_this_machine_is_measured_once():
     chip = chips.chip_of("cpu")
     assert min(chip.flops, chip.bandwidth, chip.memory) > 0
     assert chips.chip_of("cpu") is chip and chips.chip_of("abacus") is None
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda13_plugin") is None,
+    reason="JAX's plugin for CUDA is not installed (pip install 'pdae_jax[gpu-forecast]')",
+)
+def test_for_gpus_that_are_not_here():
+    """The command itself, on a small config and two cards: kernels, bytes, FLOP, collectives."""
+    line = "--mode=compile --topology=h100x2 --config=configs/digits.py --config.model.mult=(1,) "
+    line += "--config.model.attention=() --config.pdae.batch_size=16 --config.precision=bfloat16"
+    done = subprocess.run(
+        [sys.executable, "-m", "pdae_jax.main", *line.split()],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    head, *programs = done.stdout.split(", on each device:\n")
+    assert "2 x NVIDIA H100 80GB HBM3, batch 16 (8 a device), bfloat16" in head
+    assert len(programs) == 2 and "all-reduce" in programs[0] and "all-" not in programs[1]
+    for program in programs:
+        kernels, summed = re.search(
+            r"([\d,]+) kernels, each at its roofline \(bfloat16's\) (\S+) ms", program
+        ).groups()
+        best = re.search(r"at best (\S+) ms", program)[1]
+        assert int(kernels.replace(",", "")) > 50 and float(summed) >= float(best) > 0
+        assert "not tuned" in program and "stays on the chip" not in program
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda13_plugin") is None,
+    reason="JAX's plugin for CUDA is not installed (pip install 'pdae_jax[gpu-forecast]')",
+)
+def test_flop_of_a_gpus_program_are_those_of_the_networks():
+    """Counted from cuDNN's and cuBLAS's calls, forward and backward, beside XLA's own of a CPU.
+
+    XLA counts what is no product too, and leaves out those with padding: a sixth at 8 x 8 pixels.
+    """
+    (gpu,), arch = chips.devices_of("h100"), dataclasses.replace(ARCH, base=128)
+    train = forecast.train_step("pdae", arch, Settings(batch_size=16), [gpu])
+    assert 0.9 < train.flops / (16 * forecast.training_flops(arch, "pdae")) < 1.2
+    decode = forecast.decode_loop(arch, 16, [gpu], steps=10)
+    assert 0.9 < decode.flops / (16 * forecast.decoding_flops(arch)) < 1.2
+
+
+def test_without_the_plugin_for_cuda_the_remedy_is_said(monkeypatch):
+    def missing(**how):
+        raise NotImplementedError("topology not implemented for cuda")
+
+    monkeypatch.setattr(topologies, "get_topology_desc", missing)
+    with pytest.raises(ImportError, match=r"pip install 'pdae_jax\[gpu-forecast\]'"):
+        chips.devices_of("a100")
+    for topology in ("h100x0", "h100x64"):
+        with pytest.raises(ValueError, match="one host's, 1 to 8 of them, got"):
+            chips.devices_of(topology)
 
 
 def test_without_libtpu_the_remedy_is_said(monkeypatch):

@@ -58,6 +58,11 @@ INNER = """%start (k: bf16[16,64]) -> bf16[64,64] {
 """
 
 
+def traffic(text):
+    """Bytes that all of a program's kernels move."""
+    return sum(kernel.moved for kernel in hlo.kernels(text))
+
+
 def test_shapes_are_padded_to_their_tiles():
     assert hlo.arrays("bf16[16,64]{1,0:T(8,128)(2,1)S(1)}") == [(16 * 128 * 2, True)]
     assert hlo.arrays("f32[16,60,4]{1,0,2:T(8,128)}") == [(16 * 128 * 4 * 4, False)]
@@ -68,7 +73,39 @@ def test_traffic_is_what_main_memory_sees():
     fusion, one_slice, copy = 16 * 128 * 2, 2 * 256 * 2, 16 * 128 * 2
     collectives = 128 * 4 * 4 + (32 + 32) + 256 * 2 + (16 + 64) * 128 * 2
     dynamic_slice = 8 * 128 * 2
-    assert hlo.traffic(PROGRAM) == fusion + one_slice + copy + collectives + dynamic_slice
+    assert traffic(PROGRAM) == fusion + one_slice + copy + collectives + dynamic_slice
+
+
+GPU = """HloModule step
+
+%gemm (a: bf16[32,64], b: bf16[64,16]) -> bf16[32,16] {
+  %a = bf16[32,64]{1,0} parameter(0)
+  %b = bf16[64,16]{1,0} parameter(1)
+  ROOT %d = bf16[32,16]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (x: bf16[2,8,8,3], k: bf16[5,3,3,3], g: bf16[2,8,8,5], p: bf16[32,64], q: bf16[64,16]) -> bf16[32,16] {
+  %x = bf16[2,8,8,3]{3,2,1,0} parameter(0)
+  %k = bf16[5,3,3,3]{3,2,1,0} parameter(1)
+  %g = bf16[2,8,8,5]{3,2,1,0} parameter(2)
+  %p = bf16[32,64]{1,0} parameter(3)
+  %q = bf16[64,16]{1,0} parameter(4)
+  %c = (bf16[2,8,8,5]{3,2,1,0}, u8[0]{0}) custom-call(%x, %k), dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward"
+  %i = (bf16[2,8,8,3]{3,2,1,0}, u8[0]{0}) custom-call(%g, %k), dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardInput"
+  %f = (bf16[5,3,3,3]{3,2,1,0}, u8[0]{0}) custom-call(%x, %g), dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter"
+  %m = bf16[32,16]{1,0} custom-call(%p, %q), custom_call_target="__cublas$gemm", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]}}}
+  ROOT %t = bf16[32,16]{1,0} fusion(%p, %q), kind=kCustom, calls=%gemm
+}
+"""
+
+
+def test_a_gpus_kernels_are_counted_with_their_flop_and_bytes():
+    conv, dot = 2 * (2 * 8 * 8 * 5) * (3 * 3 * 3), 2 * 32 * 16 * 64
+    kernels = hlo.kernels(GPU)
+    assert [kernel.flops for kernel in kernels] == [conv, conv, conv, dot, dot]
+    x, k, g = 2 * 8 * 8 * 3 * 2, 5 * 3 * 3 * 3 * 2, 2 * 8 * 8 * 5 * 2
+    product = (32 * 64 + 64 * 16 + 32 * 16) * 2
+    assert [kernel.moved for kernel in kernels] == [x + k + g] * 3 + [product] * 2
 
 
 def test_cycles_are_those_of_what_runs():
@@ -79,7 +116,7 @@ def test_cycles_are_those_of_what_runs():
 def test_what_is_called_runs():
     called = PROGRAM.replace("fusion(%p), kind=kLoop, calls=%fused", "call(%p), to_apply=%fused")
     called = called.replace("fusion(%f, %f), kind=kInput, calls=%fused", "negate(%f)")
-    assert hlo.traffic(called) == hlo.traffic(PROGRAM) + 16 * 128 * 2  # within: read and written
+    assert traffic(called) == traffic(PROGRAM) + 16 * 128 * 2  # within: read and written
 
 
 def test_collectives_within_fusions():
@@ -114,7 +151,7 @@ def test_a_real_program():
         .as_text()
     )
     matmul, tanh = 3 * n * n * 4, 2 * n * n * 4
-    assert hlo.traffic(text) in (matmul, matmul + tanh)  # fused or not
+    assert traffic(text) in (matmul, matmul + tanh)  # fused or not
     assert hlo.cycles(text) is None and not hlo.collectives(text)
 
 
@@ -124,4 +161,4 @@ def test_a_loops_body_counts_once(n):
         return jax.lax.fori_loop(0, n, lambda i, x: jnp.sin(x), x)
 
     text = jax.jit(loop).lower(jax.ShapeDtypeStruct((1 << 16,), jnp.float32)).compile().as_text()
-    assert 2 * 4 << 16 <= hlo.traffic(text) < 3 * (2 * 4 << 16)
+    assert 2 * 4 << 16 <= traffic(text) < 3 * (2 * 4 << 16)

@@ -49,10 +49,34 @@ def test_up_sampling_convolution_is_that_of_the_repeated_map():
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), grads, expected)
 
 
-def test_both_ways_of_up_sampling_agree():
-    """What a TPU does and what all others do."""
-    x, kernel = normal(0, 2, 4, 5, 3), normal(1, 4, 4, 3, 6)
-    assert_close(layers.up_by_zeros(x, kernel), layers.up_by_parts(x, kernel), 1e-5)
+@pytest.mark.parametrize("way", [layers.up_by_zeros, layers.up_by_gradient])
+def test_all_ways_of_up_sampling_agree(way):
+    """What a TPU and a GPU do, and what a CPU does: numbers and both gradients."""
+
+    def loss(x, kernel, way):
+        out = way(x, kernel)
+        return (out * normal(2, *out.shape)).sum()
+
+    given = normal(0, 2, 4, 5, 3), normal(1, 3, 3, 3, 6)
+    both = [jax.grad(loss, (0, 1))(*given, each) for each in (way, layers.up_by_parts)]
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), *both)
+    assert_close(way(*given), layers.up_by_parts(*given), 1e-5)
+
+
+def test_both_ways_of_a_groups_mean_agree():
+    x = normal(0, 2, 32, 6)
+    assert_close(layers.last_mean_by_slices(x), layers.last_mean(x), 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_both_ways_of_repeating_are_equal(dtype):
+    """What a TPU does and what all others do, to the bit; and gradients."""
+    x = normal(0, 2, 3, 5, 4).astype(dtype)
+    by_sums, by_copies = layers.repeat_by_sums, layers.repeat_by_copies
+    assert jnp.array_equal(by_sums(x), by_copies(x)) and by_sums(x).dtype == dtype
+    g = normal(1, 2, 6, 10, 4).astype(dtype)
+    found, expected = (jax.vjp(way, x)[1](g)[0] for way in (by_sums, by_copies))
+    assert_close(found.astype(jnp.float32), expected.astype(jnp.float32), 1e-2)
 
 
 def test_group_norm_is_flaxs():

@@ -1,12 +1,14 @@
-"""Costs of configs on TPUs that need not be here, and from them the speed of runs of any size.
+"""Costs of configs on chips that need not be here, and from them the speed of runs of any size.
 
     python tools/scale_table.py compile configs/bedroom128.py v5e:2x2 --json=costs.json
+    python tools/scale_table.py compile configs/bedroom128.py h100 --local=32 --json=costs.json
     python tools/scale_table.py table costs.json
 
-`compile` (needs libtpu) compiles PDAE's training step and decoding loop in bfloat16 for a topology,
-16 images a device, and adds what they cost on each device to a JSON file. `table` prints those
-costs, and from them images/s for global batches and numbers of v5e, v5p and v6e chips, by the
-program of the chip whose images a device come nearest:
+`compile` (of TPUs needs libtpu, of GPUs JAX's plugin for CUDA) compiles PDAE's training step and
+decoding loop in bfloat16 for a topology, 16 images a device or --local, and adds what they cost on
+each device to a JSON file. `table` prints those costs, and from those of TPUs images/s for global
+batches and numbers of v5e, v5p and v6e chips, by the program of the chip whose images a device come
+nearest:
 
     seconds = max(FLOP / peak, bytes / bandwidth) + all-reduce
     FLOP = those an image x images a chip
@@ -21,6 +23,7 @@ chip's memory does not hold at once (temporaries grow with the images): they nee
 import argparse
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +71,17 @@ def fits(row: dict[str, Any], chip: chips.Chip, local: float) -> bool:
     return cost["arguments"] + cost["temporary"] * local / row["local"] < chip.memory
 
 
+def programs(
+    rows: list[dict[str, Any]],
+) -> Iterator[tuple[dict[str, Any], chips.Chip, str, forecast.Cost, int, float]]:
+    """Each program that was compiled: its row, chip, name, cost, images at a time and in a run."""
+    for row in rows:
+        chip, local = chips.CHIPS[row["kind"]], row["local"]
+        yield row, chip, "training step", forecast.Cost(**row["train"]), local, local
+        decode, images = forecast.Cost(**row["decode"]), local / forecast.DECODING_STEPS
+        yield row, chip, "decoding, a step", decode, local, images
+
+
 def costs_table(rows: list[dict[str, Any]]) -> str:
     """The costs of every compiled program, as a Markdown table."""
     lines = [
@@ -76,23 +90,41 @@ def costs_table(rows: list[dict[str, Any]]) -> str:
         "100 steps) | by the compiler's model | compiled in |",
         "|" + "---|" * 12,
     ]
-    for row in rows:
-        chip, local = chips.CHIPS[row["kind"]], row["local"]
-        for name in ("train", "decode"):
-            cost = forecast.Cost(**row[name])
-            assert cost.cycles is not None and chip.clock is not None  # known of chips.TPUS
-            images = local if name == "train" else local / forecast.DECODING_STEPS
-            by_model = images / (cost.cycles / chip.clock)
-            lines.append(
-                f"| {row['config']} | {row['topology'].partition(':')[0]} | {local} | "
-                f"{'training step' if name == 'train' else 'decoding, a step'} | "
-                f"{cost.flops / local / 1e9:.1f} | {cost.moved / local / 1e9:.3f} "
-                f"({cost.accessed / local / 1e9:.2f}) | {cost.memory / 1e9:.2f} GB | "
-                f"{cost.flops / chip.flops * 1e3:.1f} ms | "
-                f"{cost.moved / chip.bandwidth * 1e3:.1f} ms | "
-                f"{images / cost.fastest(chip):,.4g} | {by_model:,.4g} | "
-                f"{cost.compile_seconds:.0f} s |"
-            )
+    for row, chip, program, cost, local, images in programs(rows):
+        assert cost.cycles is not None and chip.clock is not None  # known of chips.TPUS
+        by_model = images / (cost.cycles / chip.clock)
+        lines.append(
+            f"| {row['config']} | {row['topology'].partition(':')[0]} | {local} | "
+            f"{program} | "
+            f"{cost.flops / local / 1e9:.1f} | {cost.moved / local / 1e9:.3f} "
+            f"({cost.accessed / local / 1e9:.2f}) | {cost.memory / 1e9:.2f} GB | "
+            f"{cost.flops / chip.flops * 1e3:.1f} ms | "
+            f"{cost.moved / chip.bandwidth * 1e3:.1f} ms | "
+            f"{images / cost.fastest(chip):,.4g} | {by_model:,.4g} | "
+            f"{cost.compile_seconds:.0f} s |"
+        )
+    return "\n".join(lines)
+
+
+def gpu_table(rows: list[dict[str, Any]]) -> str:
+    """The costs of every program that was compiled for GPUs, as a Markdown table."""
+    lines = [
+        "| config | GPU | images a GPU | | kernels | GFLOP an image | GB moved | memory | "
+        "computing | moving | at best | each kernel at its roofline | compiled in |",
+        "|" + "---|" * 13,
+    ]
+    for row, chip, program, cost, local, images in programs(rows):
+        assert cost.kernels is not None and cost.rooflines is not None  # known of chips.GPUS
+        lines.append(
+            f"| {row['config']} | {row['topology']} | {local} | "
+            f"{program} | "
+            f"{cost.kernels:,} | {cost.flops / local / 1e9:.1f} | {cost.moved / 1e9:.2f} | "
+            f"{cost.memory / 1e9:.2f} GB | {cost.flops / chip.flops * 1e3:.2f} ms | "
+            f"{cost.moved / chip.bandwidth * 1e3:.2f} ms | "
+            f"{images / cost.fastest(chip):,.4g} images/s | "
+            f"{cost.rooflines * 1e3:.2f} ms, {images / cost.rooflines:,.4g} images/s | "
+            f"{cost.compile_seconds:.0f} s |"
+        )
     return "\n".join(lines)
 
 
@@ -135,7 +167,9 @@ def main() -> None:
         given.json.write_text(json.dumps([*rows, row], indent=1) + "\n")
         print(json.dumps(row, indent=1))
         return
-    tables = [costs_table(rows)]
+    gpus = [row for row in rows if row["train"].get("kernels")]
+    rows = [row for row in rows if row not in gpus]
+    tables = [table(of) for table, of in ((costs_table, rows), (gpu_table, gpus)) if of]
     for config in dict.fromkeys(row["config"] for row in rows):
         for name, kind in chips.TPUS.items():
             of = [row for row in rows if (row["config"], row["kind"]) == (config, kind)]

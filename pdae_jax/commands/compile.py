@@ -19,7 +19,7 @@ SECTIONS = ("stages", "model", "precision", "mesh")  # of a config that are read
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(Base):
-    topology: str = option("cpu", "devices to compile for, such as v5e:4x8 or cpu")
+    topology: str = option("cpu", "devices to compile for: v5e:4x8, h100, h100x8, a100, cpu")
 
 
 def run(config: Any, options: Options) -> None:

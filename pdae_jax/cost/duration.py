@@ -37,9 +37,7 @@ def picture_flops(objective: str, arch: Architecture) -> float:
 @functools.cache
 def code_flops(objective: str, arch: Architecture) -> float:
     """FLOP of one code's training: 6 for each parameter."""
-    params = jax.eval_shape(
-        lambda: Networks(arch).init(jax.random.key(0), OBJECTIVES[objective].trains, 1)
-    )
+    params = Networks(arch).shapes(OBJECTIVES[objective].trains, labels=1)
     return 6.0 * sum(leaf.size for leaf in jax.tree.leaves(params))
 
 

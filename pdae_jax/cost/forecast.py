@@ -1,8 +1,9 @@
 """Forecasts of what the train step and the decoding loop cost on devices that need not be here.
 
-XLA compiles for a TPU on any machine that has libtpu: the compiled programs tell floating-point
-operations, bytes moved, memory and collectives, and from the chip's published peaks follows the
-fastest step that it allows (the roofline). Nothing is run.
+XLA compiles for a TPU on any machine that has libtpu, and for an NVIDIA GPU on any that has JAX's
+plugin for CUDA: the compiled programs tell floating-point operations, bytes moved, memory and
+collectives, and from the chip's published peaks follows the fastest step that it allows (the
+roofline). Nothing is run.
 """
 
 import math
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from pdae_jax import pdae, samplers
 from pdae_jax.arrays import Codes, Images
 from pdae_jax.cost import hlo
-from pdae_jax.cost.chips import Chip, chip_of, devices_of
+from pdae_jax.cost.chips import CHIPS, Chip, chip_of, devices_of
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import DTYPES, Networks, Params
 from pdae_jax.runtime import sharding
@@ -28,6 +29,7 @@ from pdae_jax.training.settings import Settings
 from pdae_jax.training.state import TrainState
 from pdae_jax.training.step import compiled_step
 
+UNTOLD = "this backend of JAX does not tell what a compiled program costs"
 DECODING_STEPS = 100  # of DDIM, in a forecast
 
 
@@ -37,7 +39,8 @@ class Cost(NamedTuple):
     moved: bytes to and from main memory; accessed: XLA's count, which takes what stays in the chip
     for moved too. outputs: without those that lie where arguments lay. collectives: kind -> (how
     many, bytes of results). cycles: of the clock, by the compiler's own model; None where it tells
-    none.
+    none. kernels, rooflines: of a GPU how many run one after another, and the seconds of their
+    rooflines summed, which is what is left of the one above for small kernels; None elsewhere.
     """
 
     flops: float
@@ -49,6 +52,8 @@ class Cost(NamedTuple):
     outputs: int
     collectives: dict[str, tuple[int, int]]
     compile_seconds: float
+    kernels: int | None = None
+    rooflines: float | None = None
 
     @property
     def memory(self) -> int:
@@ -83,9 +88,9 @@ def train_step(
             f"devices times accumulate = {settings.accumulate}"
         )
     state = jax.eval_shape(
-        lambda: TrainState.create(net.init(jax.random.key(0), row.trains), settings.optimizer())
+        lambda params: TrainState.create(params, settings.optimizer()), net.shapes(row.trains)
     )
-    frozen = jax.eval_shape(lambda: net.frozen(net.init(jax.random.key(0), row.needs)))
+    frozen = jax.eval_shape(net.frozen, net.shapes(row.needs))
     say(memory.table(sharding.shapes(mesh, state), sharding.shapes(mesh, frozen)))
     batch = {"image": jax.ShapeDtypeStruct((settings.batch_size, *arch.image_shape), jnp.uint8)}
     step = compiled_step(
@@ -98,7 +103,9 @@ def train_step(
         frozen,
         dropout=arch.dropout > 0,
     )
-    return compiled(step, state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    return compiled(
+        devices[0], step, state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0))
+    )
 
 
 def decode_loop(
@@ -120,10 +127,11 @@ def decode_loop(
         return pdae.decode(net, params, net.schedule, x, z, path)
 
     over_batch, everywhere = sharding.over_batch(mesh), sharding.replicated(mesh)
-    params = jax.eval_shape(lambda: net.frozen(net.init(jax.random.key(0), ("dpm", "gradient"))))
+    params = jax.eval_shape(net.frozen, net.shapes(("dpm", "gradient")))
     x = jax.ShapeDtypeStruct((batch_size, *arch.image_shape), jnp.float32)
     z = jax.ShapeDtypeStruct((batch_size, arch.z_size), jnp.float32)
     return compiled(
+        devices[0],
         jax.jit(
             decode, in_shardings=(everywhere, over_batch, over_batch), out_shardings=over_batch
         ),
@@ -145,7 +153,7 @@ def training_flops(arch: Architecture, objective: str, batch: int = 8) -> float:
 
         return jax.grad(loss)(trained)
 
-    params = jax.eval_shape(lambda: net.init(jax.random.key(0), (*row.trains, *row.needs)))
+    params = net.shapes((*row.trains, *row.needs))
     trained, frozen = (
         {group: params[group] for group in groups} for groups in (row.trains, row.needs)
     )
@@ -156,7 +164,7 @@ def training_flops(arch: Architecture, objective: str, batch: int = 8) -> float:
 def decoding_flops(arch: Architecture, batch: int = 8) -> float:
     """FLOP of one step of decoding one image: a pass down and two up, t and z projected before."""
     net = Networks(arch)
-    params = jax.eval_shape(lambda: net.init(jax.random.key(0), ("dpm", "gradient")))
+    params = net.shapes(("dpm", "gradient"))
     x = jax.ShapeDtypeStruct((batch, *arch.image_shape), jnp.float32)
     z = jax.ShapeDtypeStruct((batch, arch.z_size), jnp.float32)
     t = jax.ShapeDtypeStruct((1,), jnp.int32)
@@ -170,25 +178,55 @@ def _flops(function: Callable[..., Any], *shapes: Any) -> float:
     return cost["flops"]
 
 
-def compiled(function: Any, *shapes: Any) -> Cost:
-    """Lowers and compiles a jitted function for shapes, and reads its cost off the program."""
+def compiled(device: Any, function: Any, *shapes: Any) -> Cost:
+    """Lowers and compiles a jitted function for shapes, and reads its cost off the program.
+
+    device: one of those that it is compiled for.
+    """
     began = time.perf_counter()
-    program = function.lower(*shapes).compile()
+    program = compile_for(device, function.lower(*shapes))
     seconds = time.perf_counter() - began
-    cost, sizes, text = program.cost_analysis(), program.memory_analysis(), program.as_text()
-    if cost is None or sizes is None or text is None:
-        raise ValueError("this backend of JAX does not tell what a compiled program costs")
+    sizes, text = program.memory_analysis(), program.as_text()
+    if sizes is None or text is None:
+        raise ValueError(UNTOLD)
+    kernels, gpu = hlo.kernels(text), device.platform == "gpu"
+    moved, products = sum(one.moved for one in kernels), sum(one.flops for one in kernels)
+    # Of a GPU XLA tells none; all that moves is read and written there.
+    own = {"flops": products, "bytes accessed": moved} if gpu else program.cost_analysis()
+    if own is None:
+        raise ValueError(UNTOLD)
+    chip = CHIPS.get(device.device_kind)
     return Cost(
-        flops=cost.get("flops", math.nan),
-        moved=hlo.traffic(text),
-        accessed=cost.get("bytes accessed", math.nan),
+        flops=own.get("flops", math.nan),
+        moved=moved,
+        accessed=own.get("bytes accessed", math.nan),
         cycles=hlo.cycles(text),
         arguments=sizes.argument_size_in_bytes,
         temporary=sizes.temp_size_in_bytes,
         outputs=sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
         collectives=hlo.collectives(text),
         compile_seconds=seconds,
+        kernels=len(kernels) if gpu else None,
+        rooflines=(
+            sum(max(one.flops / chip.flops, one.moved / chip.bandwidth) for one in kernels)
+            if gpu and chip
+            else None
+        ),
     )
+
+
+def compile_for(device: Any, lowered: Any) -> Any:
+    """A program of one that was lowered for devices of this kind.
+
+    Where nothing is tuned, XLA's own matrix products for GPUs (Triton) have no tiles for some small
+    ones; then all are cuBLAS's.
+    """
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if device.platform != "gpu" or "tile sizes" not in str(error):
+            raise
+        return lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
 
 
 def forecast(
@@ -247,10 +285,11 @@ def lines(cost: Cost, chip: Chip | None, local: int, steps: int = 1) -> list[str
     local: images a device. steps: how often they go through the program.
     """
     times = "" if steps == 1 else f" in {steps} steps"
+    on_chip = cost.kernels is None  # a GPU keeps nothing there from one kernel to the next
     found = [
         f"{digits(cost.flops / 1e9)} GFLOP, {digits(cost.flops / local / 1e9)} an image",
-        f"{digits(cost.moved / 1e9)} GB moved, {digits(cost.moved / local / 1e9)} an image "
-        f"({digits(cost.accessed / local / 1e9)} with what stays on the chip)",
+        f"{digits(cost.moved / 1e9)} GB moved, {digits(cost.moved / local / 1e9)} an image"
+        + (f" ({digits(cost.accessed / local / 1e9)} with what stays on the chip)" * on_chip),
         f"{digits(cost.memory / 1e9)} GB of memory: {digits(cost.arguments / 1e9)} of arguments, "
         f"{digits(cost.temporary / 1e9)} of temporaries, {digits(cost.outputs / 1e9)} of outputs",
     ]
@@ -263,6 +302,13 @@ def lines(cost: Cost, chip: Chip | None, local: int, steps: int = 1) -> list[str
             f"at best {digits(seconds * 1e3)} ms, {digits(local / seconds / steps)} images/s a "
             f"device{times} (computing {digits(cost.flops / chip.flops * 1e3)} ms, moving "
             f"{digits(cost.moved / chip.bandwidth * 1e3)} ms)"
+        )
+    if cost.kernels and cost.rooflines:
+        seconds = cost.rooflines
+        found.append(
+            f"{cost.kernels:,} kernels, each at its roofline (bfloat16's) {digits(seconds * 1e3)} "
+            f"ms, {digits(local / seconds / steps)} images/s a device{times}; not tuned: which "
+            f"algorithms cuDNN picks, and their workspaces, only the card tells"
         )
     if chip and chip.clock and cost.cycles:
         seconds = cost.cycles / chip.clock

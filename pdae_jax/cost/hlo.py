@@ -1,4 +1,4 @@
-"""Reads the text of a compiled program: its traffic with memory, its collectives, its cycles.
+"""Reads the text of a compiled program: its kernels, their traffic, collectives, cycles.
 
 XLA's own "bytes accessed" counts every operand, wherever it lies. A TPU keeps much in its on-chip
 memory (VMEM, marked `S(1)` in a layout), whose traffic costs the chip's main memory (HBM) nothing;
@@ -6,6 +6,7 @@ so it is counted here anew. A loop's body counts once.
 """
 
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -49,6 +50,9 @@ _TILE = re.compile(r"T\(([\d,]+)\)")
 _COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+).*\{$")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
+_CONTRACTED = re.compile(r'lhs_contracting_(?:dims|dimensions)"?[=:][{\[]([\d,"]*)[}\]]')
+_CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 
 
 class Array(NamedTuple):
@@ -82,7 +86,9 @@ def arrays(shape: str) -> list[Array]:
     return found
 
 
-def computations(text: str) -> tuple[list[list[Instruction]], list[list[Instruction]]]:
+def computations(
+    text: str,
+) -> tuple[dict[str, list[Instruction]], dict[str, list[Instruction]]]:
     """The computations that run by themselves, and those within fusions and reductions."""
     found: dict[str, list[Instruction]] = {}
     inner: set[str] = set()
@@ -94,20 +100,23 @@ def computations(text: str) -> tuple[list[list[Instruction]], list[list[Instruct
         elif name and (match := _INSTRUCTION.match(line)):
             found[name].append(Instruction(*match.groups()))
             if match[3] == "fusion" or ("to_apply=" in match[4] and match[3] != "call"):
-                inner |= set(re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", match[4]))
+                inner |= set(_CALLED.findall(match[4]))
     return (
-        [body for name, body in found.items() if name not in inner],
-        [body for name, body in found.items() if name in inner],
+        {name: body for name, body in found.items() if name not in inner},
+        {name: body for name, body in found.items() if name in inner},
     )
 
 
-def instructions(text: str) -> Iterator[tuple[Instruction, list[str]]]:
-    """Each instruction that runs, with its operands' shapes."""
-    for body in computations(text)[0]:
-        shapes = {instruction.name: instruction.shape for instruction in body}
-        for instruction in body:
-            operands = dict.fromkeys(re.findall(r"%([\w.\-]+)", operands_of(instruction)))
-            yield instruction, [shapes[name] for name in operands if name in shapes]
+def with_operands(body: list[Instruction]) -> Iterator[tuple[Instruction, dict[str, str]]]:
+    """Each instruction of a computation, with its operands' shapes by their names."""
+    shapes = {instruction.name: instruction.shape for instruction in body}
+    for instruction in body:
+        names = names_of_operands(instruction)
+        yield instruction, {name: shapes[name] for name in names if name in shapes}
+
+
+def names_of_operands(instruction: Instruction) -> list[str]:
+    return re.findall(r"%([\w.\-]+)", operands_of(instruction))
 
 
 def operands_of(instruction: Instruction) -> str:
@@ -129,20 +138,62 @@ def results(instruction: Instruction) -> list[Array]:
     return found[n : n + (n if instruction.op.startswith(COLLECTIVES) else 1)]
 
 
-def traffic(text: str) -> int:
-    """Bytes read from and written to main memory, on one device."""
-    total = 0
-    for instruction, operands in instructions(text):
+class Kernel(NamedTuple):
+    """What runs at once, on one device.
+
+    flops: of products, multiply-adds x 2: convolutions, matrix products. moved: bytes read from
+    and written to main memory.
+    """
+
+    op: str
+    flops: int
+    moved: int
+
+
+def kernels(text: str) -> list[Kernel]:
+    """All that a program runs, in its order; a loop's body once."""
+    running, inner = computations(text)
+    found = []
+    for instruction, operands in itertools.chain(*map(with_operands, running.values())):
         op, result = instruction.op, results(instruction)
         if op in STILL or op.endswith(("-done", "-update")):
             continue
         if op in ("slice-start", "dynamic-slice-start", "slice", "dynamic-slice", "gather"):
             # As much is read as comes out, not the whole operand.
-            total += result[0].bytes * (1 if result[0].on_chip else 2)
+            moved = result[0].bytes * (1 if result[0].on_chip else 2)
         else:
-            both = result + [a for shape in operands for a in arrays(shape)]
-            total += sum(a.bytes for a in both if not a.on_chip)
-    return total
+            both = result + [a for shape in operands.values() for a in arrays(shape)]
+            moved = sum(a.bytes for a in both if not a.on_chip)
+        found.append(Kernel(op, flops(instruction, operands, inner), moved))
+    return found
+
+
+def flops(
+    instruction: Instruction, operands: dict[str, str], inner: dict[str, list[Instruction]]
+) -> int:
+    """FLOP of an instruction's convolution or matrix product, and of those that it is fused of."""
+    if instruction.op == "fusion":
+        body = [one for name in _CALLED.findall(instruction.rest) for one in inner.get(name, ())]
+        return sum(flops(one, shapes, inner) for one, shapes in with_operands(body))
+    given = [operands.get(name, "") for name in names_of_operands(instruction)]
+    if labels := _LABELS.search(instruction.rest):
+        maps = [sizes(shape) for shape in (*given[:2], instruction.shape)]
+        # Of a gradient cuDNN is told the labels of the convolution itself.
+        where = {"convBackwardInput": (2, 1, 0), "convBackwardFilter": (0, 2, 1)}
+        target = re.search(r'custom_call_target="__cudnn\$(\w+)"', instruction.rest)
+        _, kernel, out = (maps[k] for k in where.get(target[1] if target else "", (0, 1, 2)))
+        return 2 * math.prod(out) * math.prod(kernel) // kernel[labels[2].index("o")]
+    if contracted := _CONTRACTED.search(instruction.rest):
+        over = [int(k) for k in re.findall(r"\d+", contracted[1])]
+        first = sizes(given[0])
+        return 2 * math.prod(sizes(instruction.shape)) * math.prod(first[k] for k in over)
+    return 0
+
+
+def sizes(shape: str) -> list[int]:
+    """The dimensions of the first array of a shape."""
+    match = _ARRAY.search(shape)
+    return [int(n) for n in match[2].split(",") if n] if match else []
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
@@ -159,12 +210,12 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
         found[kind] = count + 1, size + sum(array.bytes for array in result)
 
     running, inner = computations(text)
-    for instruction in itertools.chain(*running):
+    for instruction in itertools.chain(*running.values()):
         kind = instruction.op.removesuffix("-start")
         if kind in COLLECTIVES:
             add(kind, results(instruction))
     fused: dict[tuple[str, str], tuple[Instruction, Instruction]] = {}  # each channel once
-    for body in inner:
+    for body in inner.values():
         for instruction in body:
             if instruction.op in COLLECTIVES:
                 channel = re.search(r"channel_id=\d+", instruction.rest)
@@ -182,7 +233,7 @@ def cycles(text: str) -> int | None:
     """Clock cycles by the TPU compiler's own model, instructions in sequence; None elsewhere."""
     found = [
         int(match[1])
-        for instruction, _ in instructions(text)
+        for instruction in itertools.chain(*computations(text)[0].values())
         if (match := _CYCLES.search(instruction.rest)) and int(match[1]) < 2**40
     ]
     return sum(found) or None

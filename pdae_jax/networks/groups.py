@@ -118,6 +118,12 @@ class Networks:
             for group in groups
         }
 
+    def shapes(self, groups: Collection[str], labels: int = 0) -> Params:
+        """The shapes and types of `init`'s parameters, none of which is computed."""
+        return {
+            group: jax.tree.map(lambda a: a, _shapes(self.arch, group, labels)) for group in groups
+        }
+
     def frozen(self, params: Params) -> Params:
         """Parameters as they may be kept while nothing trains them: networks' kernels in `dtype`.
 
@@ -251,6 +257,12 @@ class Networks:
     def latent_eps(self, params: Params, z_t: Codes, time: Float[Array, "#B width"]) -> Codes:
         """eps_omega(z_t, t)."""
         return _apply(self.latent, params["latent"], z_t, time, method="output")
+
+
+@functools.lru_cache(maxsize=256)
+def _shapes(arch: Architecture, group: str, labels: int) -> Params:
+    init = functools.partial(Networks(arch).init, groups=(group,), labels=labels)
+    return jax.eval_shape(init, jax.random.key(0))[group]
 
 
 def _apply(

@@ -101,7 +101,10 @@ class GroupNorm(nn.Module):
         x = x.astype(jnp.float32)
 
         def mean_of_group(x: Map) -> Float[Array, "B C"]:
-            mean = x.mean((1, 2)).reshape(B, groups, C // groups).mean(-1)
+            mean = x.mean((1, 2)).reshape(B, groups, C // groups)
+            mean = jax.lax.platform_dependent(
+                mean, cpu=last_mean, tpu=last_mean, default=last_mean_by_slices
+            )
             return jnp.repeat(mean, C // groups, axis=1)
 
         mean = mean_of_group(x)
@@ -113,6 +116,22 @@ class GroupNorm(nn.Module):
         std = jnp.sqrt(variance + self.groups.eps)
         factor, offset = scale / std, (bias * std - mean * scale) / std
         return (x * factor[:, None, None] + offset[:, None, None]).astype(self.dtype)
+
+
+def last_mean(x: Float[Array, "B groups size"]) -> Float[Array, "B groups"]:
+    return x.mean(-1)
+
+
+def last_mean_by_slices(x: Float[Array, "B groups size"]) -> Float[Array, "B groups"]:
+    """The same as a sum of slices, which a GPU computes within what reads it.
+
+    A reduction would be a kernel of its own, twice a norm. On a CPU it takes longer to compile, and
+    of many slices anywhere.
+    """
+    size = x.shape[-1]
+    if size > 64:
+        return last_mean(x)
+    return functools.reduce(jnp.add, [x[..., k] for k in range(size)]) / size
 
 
 def timestep_embedding(
@@ -195,7 +214,24 @@ def from_patches(x: Map, patch: int) -> AnyMap:
 
 def repeat(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:
     """Every pixel twice along height and width (nearest)."""
+    return jax.lax.platform_dependent(x, tpu=repeat_by_sums, default=repeat_by_copies)
+
+
+def repeat_by_copies(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:
     return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def repeat_by_sums(x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:
+    """The same as sums of a pixel and zeros, which a TPU computes without changing layouts."""
+    return jax.lax.reduce_window(
+        x,
+        np.zeros((), x.dtype),
+        jax.lax.add,
+        window_dimensions=(1, 2, 2, 1),
+        window_strides=(1, 1, 1, 1),
+        padding=((0, 0), (1, 1), (1, 1), (0, 0)),
+        base_dilation=(1, 2, 2, 1),
+    )
 
 
 class Dropout(nn.Module):
@@ -235,33 +271,38 @@ class UpConv3x3(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W {self.features}"]:
         kernel = self.param("kernel", torch_init, (3, 3, x.shape[-1], self.features))
         bias = self.param("bias", zeros, (self.features,)).astype(self.dtype)
-        # A pixel and its copy under two neighbouring taps: [a, b, c] -> [a, a + b, b + c, c].
-        shared = np.eye(4, 3, dtype=np.float32) + np.eye(4, 3, -1, dtype=np.float32)
-        kernel = jnp.einsum(
-            "pqhw,hwio->pqio",
-            np.einsum("ph,qw->pqhw", shared, shared),
-            kernel.astype(self.dtype).astype(jnp.float32),
-            precision="highest",
-        )
         return (
             jax.lax.platform_dependent(
                 x.astype(self.dtype),
-                kernel.astype(self.dtype),
+                jnp.asarray(kernel, self.dtype),
                 cpu=up_by_parts,
                 tpu=up_by_zeros,
-                default=up_by_parts,
+                default=up_by_gradient,
             )
             + bias
         )
 
 
+def shared_taps(kernel: Float[Array, "3 3 C D"], flipped: bool = False) -> Float[Array, "4 4 C D"]:
+    """The kernel on a map of which every pixel stands twice: [a, b, c] -> [a, a + b, b + c, c]."""
+    shared = np.eye(4, 3, dtype=np.float32) + np.eye(4, 3, -1, dtype=np.float32)
+    shared = shared[::-1] if flipped else shared
+    by_float32 = jnp.einsum(
+        "pqhw,hwio->pqio",
+        np.einsum("ph,qw->pqhw", shared, shared),
+        kernel.astype(jnp.float32),
+        precision="highest",
+    )
+    return by_float32.astype(kernel.dtype)
+
+
 def up_by_zeros(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "4 4 C D"]
+    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]
 ) -> Float[Array, "B 2*H 2*W D"]:
     """`UpConv3x3` as a transposed convolution, by a kernel of 4 x 4: zeros between x's pixels."""
     return jax.lax.conv_general_dilated(
         x,
-        kernel,
+        shared_taps(kernel),
         (1, 1),
         ((2, 2), (2, 2)),
         lhs_dilation=(2, 2),
@@ -269,15 +310,35 @@ def up_by_zeros(
     )
 
 
+def up_by_gradient(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]
+) -> Float[Array, "B 2*H 2*W D"]:
+    """The same as the gradient by its map of a convolution of stride 2, which cuDNN has.
+
+    It leaves the zeros out. XLA finds it by the flip of its kernel, which must not cancel another.
+    """
+    B, H, W, _ = x.shape
+    taps = shared_taps(kernel, flipped=True)
+
+    def down(y: Map) -> AnyMap:
+        return jax.lax.conv_general_dilated(
+            y, taps, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWOI", "NHWC")
+        )
+
+    y = jax.ShapeDtypeStruct((B, 2 * H, 2 * W, kernel.shape[-1]), x.dtype)
+    (found,) = jax.linear_transpose(down, y)(x)
+    return found
+
+
 def up_by_parts(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "4 4 C D"]
+    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]
 ) -> Float[Array, "B 2*H 2*W D"]:
     """The same where zeros would be multiplied: even and odd rows and columns apart.
 
     Each is a convolution by every other tap; the four stand side by side as channels of one.
     """
     _, H, W, _ = x.shape
-    kernel = rearrange(kernel, "(h p) (w q) C D -> h w C (p q D)", p=2, q=2)
+    kernel = rearrange(shared_taps(kernel), "(h p) (w q) C D -> h w C (p q D)", p=2, q=2)
     h = convolution(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
     h = rearrange(h, "B H W (p q D) -> B H W p q D", p=2, q=2)
     rows = [jnp.stack([h[:, p : p + H, q : q + W, p, q] for q in (0, 1)], axis=3) for p in (0, 1)]
@@ -350,8 +411,11 @@ class Attention(nn.Module):
         h = x if self.groups is None else GroupNorm(self.dtype, self.groups, name="norm")(x)
         h = rearrange(h, "B H W C -> B (H W) C")
         h = Dense(3 * C, dtype=self.dtype, name="qkv")(h)
+        # Each by a slice of the channels: moved to the front, all three would be copied.
         order = {"legacy": "(head qkv c)", "new": "(qkv head c)"}[self.qkv_order]
-        q, k, v = rearrange(h, f"B n {order} -> qkv B n head c", qkv=3, head=self.heads)
+        h = rearrange(h, f"B n {order} -> B n {order.strip('()')}", qkv=3, head=self.heads)
+        axis = 3 if self.qkv_order == "legacy" else 2
+        q, k, v = (jax.lax.index_in_dim(h, i, axis, keepdims=False) for i in range(3))
         h = rearrange(jax.nn.dot_product_attention(q, k, v), "B n head c -> B n (head c)")
         h = Dense(C, dtype=self.dtype, kernel_init=zeros, name="proj")(h)
         return divided(x + rearrange(h, "B (H W) C -> B H W C", H=H), self.divisor)
