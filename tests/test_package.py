@@ -125,14 +125,34 @@ def test_cpu_settings_are_made_once_and_never_over_the_users_own(monkeypatch):
     added = cpu.environment(mine)
     assert added["GLIBC_TUNABLES"].startswith("glibc.malloc.x=2:")
     assert added.get("XLA_FLAGS", "--xla_a=1").startswith("--xla_a=1")
-    own = f"{cpu._CONVOLUTION.partition('=')[0]}=x"
-    assert "XLA_FLAGS" not in cpu.environment({"JAX_PLATFORMS": "cpu", "XLA_FLAGS": own})
+    own = f"{cpu._NO_YNN.partition('=')[0]}=x"
+    assert own in cpu.environment({"JAX_PLATFORMS": "cpu", "XLA_FLAGS": own}).get("XLA_FLAGS", own)
+    assert cpu._NO_YNN not in (
+        cpu.environment({"JAX_PLATFORMS": "cpu", "XLA_FLAGS": own}).get("XLA_FLAGS", "")
+    )
     monkeypatch.setattr(cpu, "_PLUGINS", ("jax",))
-    assert cpu.environment({}) == {}, "an accelerator's plugin is there"
-    monkeypatch.setattr(cpu, "_PLUGINS", ())
-    assert cpu.environment({})["JAX_PLATFORMS"] == "cpu"
+    monkeypatch.setattr(cpu, "_GPU", (__file__,))
+    assert cpu.environment({}) == {}, "a GPU and its plugin are there"
+    monkeypatch.setattr(cpu, "_GPU", ())
+    assert cpu.environment({})["JAX_PLATFORMS"] == "cpu", "a plugin alone compiles for others"
     monkeypatch.setattr(cpu, "_TPU", (__file__,))
     assert cpu.environment({}) == {}, "a TPU is there"
+
+
+def test_flags_are_tried_out_and_kept(tmp_path, monkeypatch):
+    """On the real jaxlib: a flag that it lacks ends a process, one without effect is not taken."""
+    file = tmp_path / "flags.json"
+    found = cpu.found_flags(str(file))
+    assert found in ([cpu._NO_YNN], [cpu._NO_YNN, cpu._ONEDNN]) and file.exists()
+    if cpu._ONEDNN in found:
+        assert cpu.instructions() & {*cpu._BFLOAT16}
+    monkeypatch.setattr(cpu, "_NO_YNN", "--xla_cpu_that_no_jaxlib_has=1")
+    assert cpu.found_flags(str(file)) == found, "what is known is not tried again"
+    other = tmp_path / "other.json"
+    assert cpu.found_flags(str(other)) == [] and other.exists()
+    monkeypatch.setattr(cpu, "_TRIAL", "raise SystemExit(1)")
+    assert cpu.found_flags(str(tmp_path / "third.json")) == []
+    assert not (tmp_path / "third.json").exists(), "what fails anyway says nothing of flags"
 
 
 def test_name_map_covers_every_parameter_of_every_config():

@@ -220,6 +220,43 @@ def test_clusters_are_known_by_what_they_set(environment, several):
 
 
 @pytest.mark.parametrize(
+    "environment, told",
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, []),  # one task a node: all its GPUs
+        ({"SLURM_STEP_TASKS_PER_NODE": "1"}, []),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2)"}, None),  # one task a GPU: JAX gives each its own
+        ({"SLURM_STEP_TASKS_PER_NODE": "1", "JAX_LOCAL_DEVICE_IDS": "0,1"}, None),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, []),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, None),
+        # mpirun in an allocation: its own step has one task a node, whose children these are.
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, None),
+        ({}, None),
+    ],
+)
+def test_one_process_a_node_has_all_of_its_devices(environment, told, monkeypatch):
+    """What JAX is told, and what it makes of it in an allocation of two such nodes."""
+    assert processes.local_devices(environment) == told
+    for name in ("JAX_LOCAL_DEVICE_IDS", "SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    step = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "0",
+        "SLURM_STEP_NODELIST": "node[1-2]",
+        "SLURM_STEP_NUM_TASKS": "2",
+    }
+    for name, value in {**step, **environment}.items():
+        monkeypatch.setenv(name, value)
+    given = {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **how: given.update(how))
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+    if not any(name.startswith("OMPI") for name in environment):
+        processes.start()
+        assert given["local_device_ids"] == told
+
+
+@pytest.mark.parametrize(
     "environment, asked",
     [
         ({}, True),
@@ -288,7 +325,7 @@ def test_open_mpi_without_an_address_asks_for_it_alone(monkeypatch):
     processes.start("a:1")
     monkeypatch.setenv("OMPI_MCA_orte_hnp_uri", "4096.0;tcp://10.0.0.1:5")
     processes.start()
-    assert started == [("a:1", 4, 2), ()]
+    assert started == [("a:1", 4, 2, None), ()]
 
 
 @pytest.mark.parametrize(

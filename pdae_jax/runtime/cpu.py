@@ -7,30 +7,52 @@ are left alone.
 import glob
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-# jaxlib 0.10 sends convolutions to a library that leaves cores idle; an unknown flag ends a
-# process, so only versions known to have it get it.
-_CONVOLUTION = "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+from pdae_jax.runtime import atomic
+
+# Convolutions not by a library that leaves cores idle; and in bfloat16 by one that knows what the
+# processor has for it. An unknown flag ends a process, and a known one may do nothing, so that
+# `found_flags` tries them out.
+_NO_YNN = "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+_ONEDNN = "--xla_cpu_experimental_onednn_custom_call=true"
+_BFLOAT16 = ("avx512_bf16", "amx_bf16", "avx_ne_convert")
 _PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm60_plugin", "jax_rocm7_plugin")
+_GPU = ("/dev/nvidia[0-9]*", "/dev/nvhost-gpu", "/dev/dxg", "/dev/kfd")  # dxg: Windows' Linux
 _TPU = ("/dev/accel*", "/dev/vfio/[0-9]*")
 _MARK = "PDAE_JAX_CPU_TUNED"
+_FOUND = "~/.cache/pdae_jax/cpu_flags"
+# Prints whether a convolution in bfloat16 has become oneDNN's.
+_TRIAL = """
+import jax, jax.numpy as jnp
+x, kernel = jnp.ones((1, 8, 8, 16), jnp.bfloat16), jnp.ones((3, 3, 16, 16), jnp.bfloat16)
+conv = lambda x, k: jax.lax.conv_general_dilated(
+    x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+print("__onednn$convolution" in jax.jit(conv).lower(x, kernel).compile().as_text())
+"""
 
 
 def accelerator() -> bool:
-    """Whether JAX may find one: a GPU's plugin, or a TPU's device files.
+    """Whether JAX may find one: a GPU's device files and its plugin, or a TPU's device files.
 
-    libtpu alone says nothing: it also compiles for TPUs that are elsewhere.
+    A plugin and libtpu alone say nothing: they also compile for what is elsewhere.
     """
-    return any(importlib.util.find_spec(name) for name in _PLUGINS) or tpu()
+    return tpu() or _any_file(_GPU) and any(importlib.util.find_spec(name) for name in _PLUGINS)
 
 
 def tpu() -> bool:
     """Whether this machine has one."""
-    return any(glob.glob(pattern) for pattern in _TPU)
+    return _any_file(_TPU)
+
+
+def _any_file(patterns: Sequence[str]) -> bool:
+    return any(glob.glob(pattern) for pattern in patterns)
 
 
 def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -43,15 +65,64 @@ def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
     }  # else libtpu, if it is there, looks for a TPU aloud
     flags = environ.get("XLA_FLAGS", "")
-    if (
-        importlib.metadata.version("jaxlib").startswith("0.10.")
-        and _CONVOLUTION.partition("=")[0] not in flags
-    ):
-        added["XLA_FLAGS"] = f"{flags} {_CONVOLUTION}".strip()
+    missing = [flag for flag in found_flags() if flag.partition("=")[0] not in flags]
+    if missing:
+        added["XLA_FLAGS"] = " ".join([*flags.split(), *missing])
     # Huge pages for malloc: a step's buffers are otherwise faulted in 4 kB at a time.
     tunables = [environ["GLIBC_TUNABLES"]] if "GLIBC_TUNABLES" in environ else []
     added["GLIBC_TUNABLES"] = ":".join([*tunables, "glibc.malloc.hugetlb=1"])
     return added
+
+
+def found_flags(file: str | None = None) -> list[str]:
+    """XLA's flags for convolutions that this jaxlib and this processor have.
+
+    Tried out in processes of their own, which takes some seconds, once for both: the answer is kept
+    in `file`, but not where the trial fails without any flag too.
+    """
+    path = Path(os.path.expanduser(file or _FOUND))
+    has_bfloat16 = sorted(instructions() & {*_BFLOAT16})
+    asked = f"jaxlib {importlib.metadata.version('jaxlib')}, {has_bfloat16}"
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        known = {}
+    if asked not in known:
+        found = []
+        if _tried([_NO_YNN]) is not None:
+            found.append(_NO_YNN)
+        if has_bfloat16 and _tried([*found, _ONEDNN]):
+            found.append(_ONEDNN)
+        if not found and _tried([]) is None:
+            return []
+        known[asked] = found
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic.write_text(path, json.dumps(known, indent=1))
+        except OSError:
+            pass  # a home that cannot be written: asked again next time
+    return known[asked]
+
+
+def instructions() -> set[str]:
+    """The processor's instruction sets, in Linux's names; none where it does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return {*line.partition(":")[2].split()}
+
+
+def _tried(flags: Sequence[str]) -> bool | None:
+    """Whether these flags make a convolution in bfloat16 oneDNN's; None where they end it."""
+    environ = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags), _MARK: "1"}
+    line = [sys.executable, "-P", "-c", _TRIAL]  # -P: not of files that lie in this folder
+    try:
+        done = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() == "True" if done.returncode == 0 else None
 
 
 def restart_tuned() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
@@ -47,7 +48,11 @@ def start(
         if not 0 <= process < processes:
             raise ValueError(f"--process must be from 0 to {processes - 1}, got {process}")
         jax.distributed.initialize(
-            coordinator, processes, process, heartbeat_timeout_seconds=patience
+            coordinator,
+            processes,
+            process,
+            local_devices(os.environ),
+            heartbeat_timeout_seconds=patience,
         )
     elif in_cluster(os.environ, cpu.tpu()):
         if mpi and not {"OMPI_MCA_orte_hnp_uri", "SLURM_STEP_NODELIST"} & set(os.environ):
@@ -55,7 +60,9 @@ def start(
                 "this Open MPI does not tell where process 0 is: give "
                 "--coordinator=HOST:PORT, its host and a free port"
             )
-        jax.distributed.initialize(heartbeat_timeout_seconds=patience)
+        jax.distributed.initialize(
+            local_device_ids=local_devices(os.environ), heartbeat_timeout_seconds=patience
+        )
 
 
 def in_cluster(environment: Mapping[str, str], tpu: bool = False) -> bool:
@@ -78,6 +85,20 @@ def in_cluster(environment: Mapping[str, str], tpu: bool = False) -> bool:
         and not {"TPU_WORKER_HOSTNAMES", "TPU_SKIP_MDS_QUERY"} & set(environment)
         or "MEGASCALE_COORDINATOR_ADDRESS" in environment
     )
+
+
+def local_devices(environment: Mapping[str, str]) -> list[int] | None:
+    """What JAX is told of this process's devices: [] for all that it sees, None for its own choice.
+
+    Under SLURM and Open MPI JAX takes one GPU a process, which leaves the others of a node idle
+    where there is one process a node.
+    """
+    if "JAX_LOCAL_DEVICE_IDS" in environment:
+        return None  # which JAX reads
+    if own := environment.get("OMPI_COMM_WORLD_LOCAL_SIZE"):  # first: mpirun has steps of its own
+        return [] if own == "1" else None
+    tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "")  # such as "1(x2)" of two nodes
+    return [] if re.fullmatch(r"1(\(x\d+\))?", tasks) else None
 
 
 def open_mpi(environment: Mapping[str, str]) -> tuple[int, int] | None:
