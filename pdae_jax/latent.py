@@ -127,6 +127,48 @@ def direction(classifier: Classifier, attribute: int, fixed: Sequence[int] = ())
     return w / jnp.linalg.norm(w)
 
 
+EXPECTED = 3.0  # codes with both of two labels: where none has, one excludes the other
+
+
+def matched_direction(
+    z: Float[np.ndarray, "N d"], labels: Float[np.ndarray, "N A"], attribute: int
+) -> tuple[Direction, float]:
+    """The unit vector to codes with an attribute from those without that are else alike; matches.
+
+    The difference of the two means within each stratum of codes whose other labels are equal, by
+    inverse variance over all strata. Labels that exclude the attribute, such as other skins, are
+    not matched: no code with it has them, where by chance `EXPECTED` or more would. Where a
+    classifier's direction is how an attribute is told, this is how codes differ by it (Haufe et al.
+    2014: filters and patterns).
+
+    z: normalised. labels: 1 yes, 0 no, NaN not known. matches: as many pairs of codes would tell as
+    much. Raises ValueError where no two codes differ in the attribute and agree in the others.
+    """
+    known = ~np.isnan(labels[:, attribute])
+    z, labels = z[known], labels[known]
+    has = labels[:, attribute] == 1
+    by_chance = has.mean() * np.nansum(labels, axis=0) if len(z) else np.zeros(labels.shape[1])
+    excluded = ~(labels[has] != 0).any(0) & (by_chance >= EXPECTED)
+    matched = ~excluded & (np.arange(labels.shape[1]) != attribute)
+    rows = np.nan_to_num(labels[:, matched], nan=-1.0)  # not known is alike to not known
+    _, stratum = np.unique(rows, axis=0, return_inverse=True)
+    stratum = stratum.ravel()
+    counts = np.stack([np.bincount(stratum[has == y], minlength=len(z)) for y in (False, True)])
+    total, matches = np.zeros(z.shape[1]), 0.0
+    order = np.argsort(stratum, kind="stable")
+    ends = np.cumsum(counts.sum(0))
+    for k in np.flatnonzero(counts.all(0)):
+        those = order[ends[k] - counts[:, k].sum() : ends[k]]
+        with_it, without = z[those[has[those]]], z[those[~has[those]]]
+        weight = 1 / (1 / len(with_it) + 1 / len(without))
+        total += weight * (with_it.mean(0) - without.mean(0))
+        matches += weight
+    length = np.linalg.norm(total)
+    if not length > 0:
+        raise ValueError("no two codes differ in the attribute and agree in all others")
+    return (total / length).astype(np.float32), 2 * matches
+
+
 def edit(statistics: Statistics, z: Codes, direction: Direction, strength: float) -> Codes:
     """z moved along a direction: normalised, + strength sqrt(d) direction, denormalised.
 

@@ -179,3 +179,29 @@ def test_edits_move_one_logit_and_keep_the_fixed_ones():
     assert (moved(kept)[:, 1] > 0).all() and np.abs(moved(kept)[:, [0, 2]]).max() < 1e-4
     step = 0.3 * 4 * float(jnp.linalg.norm(classifier["kernel"][:, 1]))  # s sqrt(d) |w|
     np.testing.assert_allclose(moved(free)[:, 1], step, rtol=1e-4)
+
+
+def test_a_matched_direction_is_of_the_attribute_alone():
+    """Where another label goes with it, and correlated noise turns a classifier's direction."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random((4000, 3)) < 0.5).astype(np.float32)
+    labels[:, 1] = np.where(rng.random(4000) < 0.9, labels[:, 0], labels[:, 1])  # a companion
+    labels[labels[:, 0] == 1, 2] = 0  # one that excludes it, such as another skin
+    effects = np.eye(3, 6)
+    noise = rng.standard_normal((4000, 1)) * [[1, 0, 0, 1, 0, 0]]
+    z = labels @ effects + noise + 0.1 * rng.standard_normal((4000, 6))
+    found, pairs = latent.matched_direction(z, labels, 0)
+    np.testing.assert_allclose(np.linalg.norm(found), 1, rtol=1e-6)
+    without = labels[:, 0] == 0
+    share = labels[without, 2].mean()  # of those without, the excluded one is part
+    expected = effects[0] - share * effects[2]
+    assert found @ expected / np.linalg.norm(expected) > 0.99
+    assert abs(found[1]) < 0.05  # the companion is matched
+    assert 0 < pairs < 2000
+    plain = z[labels[:, 0] == 1].mean(0) - z[without].mean(0)
+    assert plain[1] / np.linalg.norm(plain) > 0.3  # where nothing is matched it is not
+    two = np.array([[1, 1], [0, 0]], np.float32)
+    with pytest.raises(ValueError, match="no two codes differ in the attribute and agree"):
+        latent.matched_direction(z[:2], two, 0)
+    unknown = np.concatenate([labels, np.full((4000, 1), np.nan, np.float32)], 1)
+    np.testing.assert_allclose(latent.matched_direction(z, unknown, 0)[0], found, atol=1e-6)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pdae_jax.data import DataError, open_source
-from pdae_jax.data.builtin import HAIR, SIGN, SKIN, VS16, ZWJ, Emoji, base_character
+from pdae_jax.data.builtin import HAIR, SIGN, SKIN, VS16, ZWJ, Emoji, Twemoji, base_character
 
 
 def test_digits_are_all_there_at_full_contrast():
@@ -135,3 +135,20 @@ def test_builtin_data_refuse_what_they_do_not_take():
         open_source("emoji", "test", test_fraction=0)
     with pytest.raises(DataError, match="tfds: names alone"):
         open_source("digits", data_dir="x")
+
+
+def test_all_of_twemoji_is_trained_on_but_what_shows_a_held_out_character(emoji):
+    """The people twice, the rest once and without labels, and the same pictures held out."""
+    train, test = Twemoji("train"), Twemoji("test")
+    people = Emoji("train").sequences
+    assert train.sequences[: 2 * len(people)] == people * 2
+    rest = train.sequences[2 * len(people) :]
+    assert len(rest) == len(set(rest)) == 2737 and set(rest).isdisjoint(emoji.sequences)
+    assert test.sequences == Emoji("test").sequences
+    held_out = {base_character(one) for one in test.sequences}
+    assert not held_out & {base_character(one) for one in rest}
+    alone = {one[0] for one in held_out if len(one) == 1}
+    assert len(alone) == 8 and not any(alone & set(one) for one in rest)
+    assert np.isnan(train.labels[len(people) * 2 :]).all()
+    np.testing.assert_array_equal(train.labels[: len(people)], Emoji("train").labels)
+    assert len(Twemoji("all")) > 4000 and Twemoji("all").name == "twemoji"

@@ -1,5 +1,8 @@
 """Models that ship: packed and unpacked bit for bit in float16, found by their names."""
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -37,6 +40,25 @@ def test_a_folder_of_the_name_comes_first(tmp_path, monkeypatch):
     assert shipped.located("emoji") == "emoji" and shipped.located("other") == "other"
 
 
+def test_programs_that_unpack_it_at_once_all_have_it(tmp_path):
+    """The first use of a model that ships, by several programs, and by threads of one."""
+    line = (
+        "from concurrent.futures import ThreadPoolExecutor as Pool; "
+        "from pdae_jax.workdir import shipped; from pdae_jax.workdir.workdir import Workdir; "
+        f"shipped.CACHE = {str(tmp_path)!r}; "
+        "found = lambda _: Workdir(shipped.located('emoji')).latest_steps['pdae']; "
+        "print(*Pool(3).map(found, 'abc'))"
+    )
+    programs = [
+        subprocess.Popen([sys.executable, "-c", line], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    said = [program.communicate(timeout=300)[0].split() for program in programs]
+    steps = str(Workdir(shipped.located("emoji")).latest_steps["pdae"])
+    assert said == [[steps] * 3] * 3
+    assert len(list(tmp_path.glob("emoji-*/*"))) == 1  # nor is anything left beside
+
+
 def test_the_shipped_model_rebuilds_a_picture_that_ships(tmp_path, monkeypatch):
     """Held-out people: from z alone far below the mean picture's error, with x_T to 1e-4."""
     monkeypatch.setattr(shipped, "CACHE", str(tmp_path))
@@ -46,6 +68,10 @@ def test_the_shipped_model_rebuilds_a_picture_that_ships(tmp_path, monkeypatch):
     assert sum(file.stat().st_size for file in folder.rglob("*")) < 20e6
     assert "CC-BY 4.0" in (folder / "LICENSE").read_text()
     model = pdae_jax.load("emoji")
+    usual = Workdir(shipped.located("emoji")).usual_distances
+    assert (
+        usual is not None and 0.5 < usual[0] < 1 < usual[1] < 2
+    )  # to tell what it was not made of
     images = pdae_jax.images.load(str(folder / "pictures" / "*.png"), model)
     assert len(images) >= 8
     z = model.encode(images)

@@ -6,7 +6,7 @@
 This package imports no JAX, so that worker processes can load pictures without starting it.
 """
 
-from pdae_jax.data.builtin import Digits, Emoji
+from pdae_jax.data.builtin import Digits, Emoji, Twemoji
 from pdae_jax.data.code_batches import code_batches
 from pdae_jax.data.dataset import Data, open_source
 from pdae_jax.data.lmdb_source import LMDB
@@ -27,6 +27,7 @@ __all__ = [
     "DataError",
     "Digits",
     "Emoji",
+    "Twemoji",
     "Folder",
     "Manifest",
     "Source",

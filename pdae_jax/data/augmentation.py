@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from pdae_jax.data.transforms import LUMINANCE
+
 # Luma and two colour differences (YIQ of NTSC) of RGB: hue is the angle between the differences.
-_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_YIQ = np.array([LUMINANCE, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _LIMITS = {
     "zoom": (1, "a share"),
     "shift": (1, "a share"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pdae_jax.data.augmentation import Augmentation
-from pdae_jax.data.builtin import Digits, Emoji
+from pdae_jax.data.builtin import Digits, Emoji, Twemoji
 from pdae_jax.data.lmdb_source import LMDB
 from pdae_jax.data.picture_files import Folder, Manifest
 from pdae_jax.data.source import Source
@@ -19,14 +19,18 @@ from pdae_jax.runtime.fields import REQUIRED, described
 from pdae_jax.runtime.paths import local
 from pdae_jax.value_range import EIGHT_BIT, FORMS, ValueRange, parse
 
-BUILT_IN: dict[str, Callable[..., Source]] = {"digits": Digits, "emoji": Emoji}
+BUILT_IN: dict[str, Callable[..., Source]] = {
+    "digits": Digits,
+    "emoji": Emoji,
+    "twemoji": Twemoji,
+}
 KINDS: dict[str, Callable[..., Source]] = {
     "folder": Folder,
     "table": Manifest,
     "lmdb": LMDB,
     "tfds": TFDS,
 }
-NAMES = "digits, emoji, folder:PATH, table:FILE, lmdb:PATH or tfds:NAME"
+NAMES = "digits, emoji, twemoji, folder:PATH, table:FILE, lmdb:PATH or tfds:NAME"
 # Options that some kinds of data alone have, for errors.
 READERS = {
     "attributes": ("folder", "lmdb"),
@@ -136,12 +140,12 @@ def open_source(
 ) -> Source:
     """Opens a source of pictures by name.
 
-    name: "digits", "emoji", "folder:PATH" (or the path of an existing folder), "table:FILE",
-        "lmdb:PATH" or "tfds:NAME".
+    name: "digits", "emoji", "twemoji", "folder:PATH" (or the path of an existing folder),
+        "table:FILE", "lmdb:PATH" or "tfds:NAME".
     split: "train", "test" or "all" (and "valid" where the data set has one).
     seed, test_fraction: of the held-out share, where the data set has no split of its own; None is
-        0.2 for digits, 0.1 for emoji and folders, 0.01 for LMDB and TFDS. Use the same for train
-        and test.
+        0.2 for digits, 0.1 for emoji, twemoji and folders, 0.01 for LMDB and TFDS. Use the same for
+        train and test.
     attributes: path of a table of labels (folder and LMDB).
     group, layout: of `Folder` and `Manifest`.
     data_dir: where TFDS data was prepared (tfds).
