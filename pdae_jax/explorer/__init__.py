@@ -1,0 +1,1 @@
+"""A page of this machine on which a model is explored: what each number of z means."""
