@@ -19,7 +19,9 @@ import errno
 import itertools
 import os
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,7 @@ class CommandLine:
             return ""
         if self.config is not None:
             return self.flags.workdir or os.path.join("runs", self.config.name)
-        if self.command == "demo":
+        if self.command in ("demo", "explore"):
             return self.flags.workdir or commands.SHIPPED
         if not self.flags.workdir:
             raise ValueError(f"--mode={self.command} needs --workdir=DIR, the model's directory")
@@ -93,7 +95,6 @@ def main(argv: Sequence[str], before: Callable[[], None] = lambda: None) -> int:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     logging.use_absl_handler()
     logging.set_verbosity(logging.ERROR)  # what a person must know is said without absl
-    argv = in_full(argv)
     try:
         if any(arg.lstrip("-") in HELP for arg in argv[1:] if arg.startswith("-")):
             print(usage(argv))
@@ -121,6 +122,12 @@ def in_full(argv: Sequence[str]) -> list[str]:
     return [argv[0], *flags_of_words, *argv[1 + len(words) :]]
 
 
+def program_of(argv: Sequence[str]) -> list[str]:
+    """The words that start this program, as they were typed."""
+    name = Path(argv[0]).name
+    return [name] if name == "pdae_jax" else ["python", "-m", "pdae_jax.main"]
+
+
 def run(parsed: CommandLine) -> int:
     """Runs a command; 0, or 1 where what it checks does not hold."""
     command, given = commands.module_of(parsed.command), parsed.flags
@@ -137,7 +144,7 @@ def run(parsed: CommandLine) -> int:
         command.run(parsed.config, parsed.workdir, parsed.line)
     elif parsed.command == "compile":
         command.run(parsed.config, parsed.options)
-    elif parsed.command == "verify":
+    elif parsed.command in ("verify", "explore"):
         return 0 if command.run(parsed.workdir, parsed.options) else 1
     else:
         page_command.run_page(
@@ -152,6 +159,8 @@ def run(parsed: CommandLine) -> int:
 
 def parse(argv: Sequence[str]) -> CommandLine:
     """Reads a command line; ValueError where it is wrong, with the nearest valid name."""
+    line = shlex.join([*program_of(argv), *argv[1:]])
+    argv = in_full(argv)
     command, config_path = what_is_asked(argv)
     module, values = commands.module_of(command), flags.FlagValues()
     define_common(command, values)
@@ -180,7 +189,6 @@ def parse(argv: Sequence[str]) -> CommandLine:
         config = values.config
         given = config_flags.get_override_values(values["config"])
         check_sections(given, config.stages, getattr(module, "SECTIONS", None))
-    line = "python -m pdae_jax.main " + shlex.join(argv[1:])
     options = option_flags.read(module.Options, values)
     parsed = CommandLine(command, options, config, config_path or "", given, values, line)
     parsed.workdir  # noqa: B018 - raises where there is none
@@ -267,7 +275,7 @@ def module_options(command: str) -> type[Options]:
 
 def usage(argv: Sequence[str]) -> str:
     """The help: an overview, or what is asked about: a command's options, a config's fields."""
-    command, path = what_is_asked(argv)
+    command, path = what_is_asked(in_full(argv))
     if command != "train":
         return command_usage(command)
     if path is not None:
@@ -290,20 +298,31 @@ def usage(argv: Sequence[str]) -> str:
 
 
 def command_usage(command: str) -> str:
-    """The help of one command."""
-    fields = dataclasses.fields(module_options(command))
+    """The help of one command, its own options before those that it shares with others."""
+    options = module_options(command)
+    own = vars(options).get("__annotations__", {})
+    fields = sorted(dataclasses.fields(options), key=lambda field: field.name not in own)
+    texts, more = dict(COMMON), []
+    if command == "demo":  # a report with other defaults
+        fields, more = fields[: len(own)], ["", "and every option of pdae_jax report"]
+        out = commands.module_of(command).OUT
+        texts["out"] = f"folder that the page is written to (default {out})"
+    if command in ("demo", "explore"):
+        texts["workdir"] = f"model that is shown (default {commands.SHIPPED})"
     common = [name for name in common_of(command) if name != "mode"]
+    where = "" if command in (*commands.OF_CONFIGS, "demo") else " WORKDIR"
     return "\n".join(
         [
-            f"--mode={command}",
+            f"pdae_jax {command}{where} [--OPTION=VALUE ...]",
             "",
             *document(command),
             "",
             "options:",
             *columns((f"--{field.name}", option_flags.help_of(field)) for field in fields),
+            *more,
             "",
             "common flags:",
-            *columns((f"--{name}", COMMON[name]) for name in common),
+            *columns((f"--{name}", texts[name]) for name in common),
         ]
     )
 
@@ -327,10 +346,16 @@ def config_usage(path: str) -> str:
 
 
 def columns(rows: Iterable[tuple[str, str]]) -> list[str]:
-    """Names, and descriptions in one column."""
+    """Names, and descriptions in one column, as wide as the terminal."""
     rows = list(rows)
     width = max((len(name) for name, _ in rows), default=0)
-    return [f"  {name:<{width}}  {text}".rstrip() for name, text in rows]
+    room = max(40, shutil.get_terminal_size(fallback=(1000, 24)).columns - width - 4)
+    lines = []
+    for name, text in rows:
+        first, *more = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
+        lines += [f"  {name:<{width}}  {first}".rstrip()]
+        lines += [f"  {'':<{width}}  {line}" for line in more]
+    return lines
 
 
 def document(command: str) -> list[str]:

@@ -183,14 +183,20 @@ class Model:
         steps: int | None = None,
         value_range: ValueRange | Limits | None = None,
         solver: str | None = None,
+        *,
+        bare: bool = False,
     ) -> OutImages | ReversibleNoise:
         """x_T of images: from the picture, up in t, to the noise it decodes from; about N(0, I).
 
         z: their codes, None to encode them. steps, solver: other than the protocol's; more steps
-        are closer. "bdia" and "o-belm" infer it exactly, as a `ReversibleNoise`.
+        are closer. "bdia" and "o-belm" infer it exactly, as a `ReversibleNoise`. bare: by the
+        diffusion model alone, without z, as `decode` does with z = None.
         """
         x_0, one = self._images(images, value_range)
-        x_T = self._x_T_of(x_0, self._z_of(x_0, z), self._how("invert", steps, solver))
+        if bare and z is not None:
+            raise ValueError("bare infers x_T without z: leave z out")
+        codes = None if bare else self._z_of(x_0, z)
+        x_T = self._x_T_of(x_0, codes, self._how("invert", steps, solver))
         return x_T[0] if one else x_T
 
     def decode(
@@ -203,6 +209,7 @@ class Model:
         *,
         solver: str | None = None,
         temperature: float | None = None,
+        drawn: bool | None = None,
     ) -> OutImages:
         """Pictures in [-1, 1] with codes z: Algorithm 3, or with solver="ddpm" Algorithm 2.
 
@@ -213,7 +220,8 @@ class Model:
         fast one's with an rng, the picture keeps what z says and makes up the rest.
         rng: a key or a random seed, the i-th example's by (rng, i) alone; or a key for each
         example, as of `samplers.keys`. steps, solver: other than the protocol's; DDPM always takes
-        all T. stop: the share of T, its small times, that go without z.
+        all T. stop: the share of T, its small times, that go without z. drawn: whether x_T was
+        drawn rather than inferred, and is decoded as what is drawn; None: where z is None.
         """
         codes, one = (None, False) if z is None else self._codes(z)
         start, before = None, None
@@ -221,7 +229,8 @@ class Model:
             how = self._how("stopped" if stop else "draw", steps, solver)
         else:
             n = None if codes is None else len(codes)
-            start, before, how, one = self._given(x_T, n, steps, solver, drawn=codes is None)
+            drawn = codes is None if drawn is None else drawn
+            start, before, how, one = self._given(x_T, n, steps, solver, drawn)
             if temperature is not None:
                 raise ValueError(
                     f"temperature = {temperature} is of an x_T that is drawn, and one is given"

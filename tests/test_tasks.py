@@ -47,6 +47,9 @@ def test_manipulation_starts_from_the_pictures_own_x_T(model, images):
     z = model.encode(images)
     same = model.decode(z, model.invert(images, z))
     np.testing.assert_allclose(edited[:, 1], same, atol=1e-4)
+    alone = manipulate.manipulate(model, images, direction, (0.0,), inferred=False)[:, 0]
+    np.testing.assert_allclose(alone, model.decode(z, temperature=0.0), atol=1e-5)
+    assert not np.allclose(alone, same, atol=1e-2)
 
 
 def test_rejection_is_bounded_and_honest(model):

@@ -1,6 +1,7 @@
 """Whether a run is called trained or undertrained: the rules, and a real short run's report."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -14,19 +15,28 @@ from pdae_jax.tasks.verdict import Evidence, judge, principal_error
 from pdae_jax.training.settings import Settings
 from pdae_jax.training.trainer import train
 
-GOOD = Evidence(alone=0.018, mean=0.063, pca=0.005, components=256, used=2.6)
+GOOD = Evidence(
+    alone=0.018, mean=0.063, pca=0.005, components=256, inferred=4e-6, bare=5e-6, used=2.6
+)
 
 
 def test_a_good_run_is_called_trained():
     good, sentence = judge(GOOD)
     assert good and sentence.startswith("Trained: from z alone held-out pictures have an error of")
-    assert "29% of the mean picture's (0.063); 256 principal components have 0.005" in sentence
+    assert (
+        "29% of the mean picture's (0.063); 256 principal components, which are fitted to this"
+        in (sentence)
+    )
+    assert "back to 4e-06 says nothing of this: without z it does to 5e-06." in sentence
+    worse = judge(GOOD._replace(bare=0.05))  # then z has its part in it
+    assert worse.good and "without z" not in worse.sentence
 
 
 @pytest.mark.parametrize(
     "changes, words",
     [
         ({"done": 0.5}, "50% of the planned steps are done: run the command again"),
+        ({"dpm_done": 0.3}, "the diffusion model has 30% of its planned steps"),
         ({"untrained": 0.8}, "80% of the average that is used are the untrained weights"),
         ({"used": 1.02}, "z is hardly used"),
         ({"alone": 0.05}, "z says little of a picture yet"),
@@ -62,6 +72,12 @@ def test_averages_fit_the_run():
         assert Settings(steps=steps).average ** steps < 0.01
 
 
+def test_a_short_run_has_a_curve_too():
+    lines = {steps: Settings(steps=steps).steps_a_line for steps in (5, 50, 400, 550_000)}
+    assert lines == {5: 1, 50: 2, 400: 20, 550_000: 100}
+    assert Settings(steps=50, log_every=25).steps_a_line == 25
+
+
 def test_a_run_of_50_steps_is_called_undertrained(tmp_path, capsys):
     """By its own report, and in the command's last line."""
     arch, data = dataclasses.replace(DIGITS_ARCH, z_size=8), Data("digits", flip=False)
@@ -72,5 +88,7 @@ def test_a_run_of_50_steps_is_called_undertrained(tmp_path, capsys):
     page = run_page("report", tmp_path, options).page.read_text()
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("Undertrained: from z alone") and "principal components" in last
+    with_z, without = (float(found) for found in re.findall(r"to (\d\S*e-\d+)", last))
+    assert 0 < without < 1e-3 and 0 < with_z < 1e-3  # a round trip, however short the training
     assert '<p class="verdict bad">Undertrained: ' in page
     assert "shuffled_over_own" in (tmp_path / "pdae" / "metrics.jsonl").read_text()

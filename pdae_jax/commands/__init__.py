@@ -27,8 +27,8 @@ PAGES = (
     "report",
     "demo",
 )
-SHIPPED = "emoji"  # the model of the demo
-NAMES = (*OF_CONFIGS, "verify", *PAGES)
+SHIPPED = "emoji"  # the model of the demo, and of the explorer where none is named
+NAMES = (*OF_CONFIGS, "verify", "explore", *PAGES)
 
 
 def module_of(name: str) -> ModuleType:

@@ -6,17 +6,21 @@ import numpy as np
 from etils import epy
 
 from pdae_jax.commands.context import Context, Result, picture_rows
-from pdae_jax.commands.options import Count, Images, Precision, Seed, Times
-from pdae_jax.pages.page import Section, Table
+from pdae_jax.commands.options import Images, Page, Precision, Seed, Taken, Times
+from pdae_jax.pages.page import Section, Table, Text
 
 with epy.lazy_imports():  # --help needs no JAX
     from pdae_jax.tasks import one_step, reconstruction
 
+WORDS = (
+    "A picture is made noisy to time t, and the model guesses it back in a single step, without z "
+    "and with it. The noisier it is, the more of the guess must come from z."
+)
 SHOWN = (0.1, 0.3, 0.5, 0.7, 0.9)  # of T, where no times are asked for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Precision, Images, Seed, Count, Times):
+class Options(Page, Precision, Images, Seed, Taken, Times):
     pass
 
 
@@ -40,7 +44,7 @@ def run(context: Context[Options]) -> Result:
     )
     pictures = picture_rows(context, rows, "The x_0 that a single step implies, at several t.")
     grids = {"denoise": [row for _, row in rows]}
-    return Result([Section("One step", [pictures, table])], {"mse": errors}, grids)
+    return Result([Section("One step", [Text(WORDS), pictures, table])], {"mse": errors}, grids)
 
 
 def times_of(options: Times, T: int) -> np.ndarray:

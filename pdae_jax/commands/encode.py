@@ -1,24 +1,29 @@
 """z of all pictures as tables: parquet, npz, h5ad, h5, or tables for GWAS."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 from etils import epy
 
 import pdae_jax
-from pdae_jax.commands.context import BATCH_SIZE, Context, Result
-from pdae_jax.commands.options import Labelled, Precision, option
-from pdae_jax.pages.page import Part, Section, Table
+from pdae_jax.commands import project
+from pdae_jax.commands.context import BATCH_SIZE, Context, Result, in_lines, picture_rows
+from pdae_jax.commands.options import Labelled, Page, Precision, option
+from pdae_jax.pages.page import Part, Rendered, Section, Table, rendered
 from pdae_jax.runtime.choices import nearest
 
 with epy.lazy_imports():  # --help needs no JAX
-    from pdae_jax.tasks import encoding
+    from pdae_jax.tasks import encoding, projection
 
 NAMED = 100  # broken pictures, on the page
+MAPPED, SHOWN, ACROSS = 500, 40, 10  # pictures on the map, and beside it, in a row
+THUMBNAIL = 48  # pixels, at most
 FORMATS = ("parquet", "npz", "h5ad", "h5", "gwas")  # of workdir.code_files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Precision, Labelled):
+class Options(Page, Precision, Labelled):
     format: tuple[str, ...] = option(
         ("parquet",), f"files to write: {', '.join(FORMATS)}, or several comma-separated"
     )
@@ -85,5 +90,36 @@ def run(context: Context[Options]) -> Result:
         caption = f"Could not be read, and have {kept} in the tables; all are in broken.tsv."
         named = [list(one) for one in found.broken[:NAMED]]
         parts.append(Table(["broken picture", "reason"], named, caption=caption))
-    numbers = {"pictures": found.pictures, "broken": broken, "z": found.z_size}
-    return Result([Section("Codes", parts)], numbers)
+    numbers = {"pictures": found.pictures, "broken": broken, "numbers in z": found.z_size}
+    sections = [Section("Codes", parts)]
+    if found.pictures >= projection.LEAST:
+        shown, warning = looks(context, key)
+        return Result([*sections, *shown], numbers, warning=warning)
+    return Result(sections, numbers)
+
+
+def looks(
+    context: Context[Options], cache_key: dict[str, Any]
+) -> tuple[Sequence[Section | Rendered], str]:
+    """Some of the pictures, a map of their codes, and a warning where they are unlike the training.
+
+    As they were for the same table.
+    """
+    key = cache_key | {"pdae_jax": pdae_jax.__version__}
+    if not context.options.save and (kept := context.output.kept(key)):
+        return [Rendered(*section) for section in kept["sections"]], kept["warning"]
+    data = context.data()
+    source = data.open("all", context.model.value_range)
+    tolerant = dataclasses.replace(data, max_broken=1.0)  # of these few more may be broken
+    taken = projection.take(context.model, tolerant, source, MAPPED, THUMBNAIL)
+    places = projection.evenly(SHOWN, len(taken.thumbnails))
+    rows = [("", row) for row in in_lines(taken.thumbnails[places], ACROSS)]
+    pictures = picture_rows(
+        context, rows, f"{len(places)} of the pictures, as the encoder sees them, taken evenly."
+    )
+    found = project.map_of(context, source, taken)
+    sections = [Section("Pictures", [pictures]), Section("Map of the codes", found.parts)]
+    shown = [dataclasses.astuple(rendered(section)) for section in sections]
+    warning = context.unlike_the_training()
+    context.output.keep(key, {"sections": shown, "warning": warning, "files": []})
+    return sections, warning

@@ -14,11 +14,12 @@ from pdae_jax.commands.options import (
     Generation,
     Images,
     Inversion,
+    Page,
     Precision,
     Seed,
     option,
 )
-from pdae_jax.pages.page import Part, Section, Table
+from pdae_jax.pages.page import Part, Section, Table, Text
 from pdae_jax.runtime.paths import local
 
 with epy.lazy_imports():  # --help needs no JAX
@@ -28,10 +29,16 @@ with epy.lazy_imports():  # --help needs no JAX
     from pdae_jax.workdir import workdir as workdir_lib
 
 FID_PICTURES = 50_000
+WORDS = (
+    "How far decoded pictures are from the originals. MSE: the mean squared difference of pixels, "
+    "0 where there is none. SSIM: the likeness of edges and textures, 1 where they are the same. "
+    "LPIPS: the difference as a network that knows photographs sees it, 0 where there is none. "
+    "FID: how far generated pictures as a whole are from real ones; less is better."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Precision, Images, Seed, Count, Decoding, Inversion, Drawing, Generation):
+class Options(Page, Precision, Images, Seed, Count, Decoding, Inversion, Drawing, Generation):
     metrics: str = option("", "directory of the converted weights of LPIPS and FID", path=True)
     reference: str = option(
         "", "ADM's .npz for FID to compare with; else the run's training pictures", path=True
@@ -85,12 +92,13 @@ def run(context: Context[Options]) -> Result:
     }
     context.output.write_markdown("row", markdown_row(context.workdir.name, numbers))
     parts: list[Part] = [
+        Text(WORDS),
         score_table(
             found.means,
             f"Means over {found.n:,} pictures of {source.name}, pixels in [0, 1]. z alone: "
             f"{protocol.draw} from x_T of temperature {protocol.temperature:g}; x_T inferred in "
             f"{protocol.invert} and decoded in {protocol.decode}.",
-        )
+        ),
     ]
     if fid is not None:
         parts.append(Table(["FID", "against"], [[fid, against]]))

@@ -13,7 +13,6 @@ from pdae_jax.commands.context import (
     Context,
     Result,
     in_lines,
-    number_table,
     picture_rows,
 )
 from pdae_jax.commands.options import (
@@ -23,12 +22,13 @@ from pdae_jax.commands.options import (
     Generation,
     Labelled,
     LatentNoise,
+    Page,
     Precision,
     Seed,
     option,
 )
 from pdae_jax.images import to_uint8
-from pdae_jax.pages.page import Section
+from pdae_jax.pages.page import Section, Table, Text
 
 with epy.lazy_imports():  # --help needs neither JAX nor scikit-learn
     from pdae_jax import latent
@@ -37,6 +37,11 @@ with epy.lazy_imports():  # --help needs neither JAX nor scikit-learn
     from pdae_jax.workdir import code_table, workdir
 
 SHOWN = 64  # pictures, where no number is asked for
+WORDS = (
+    "A few labelled pictures are enough to make more of their kind: a linear classifier is fitted "
+    "on their codes, and of the codes that the latent model draws those that it says yes to are "
+    "decoded."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,7 @@ class Labels(Labelled, Seed):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Precision, Labels, Count, Decoding, Drawing, Generation, LatentNoise):
+class Options(Page, Precision, Labels, Count, Decoding, Drawing, Generation, LatentNoise):
     def ignored(self) -> str:
         of_labels = ("images", "labels", "positives", "negatives", "unlabelled")
         changed = [name for name in of_labels if name in self.changed()]
@@ -94,7 +99,7 @@ def run(context: Context[Options]) -> Result:
             f"train the latent model longer",
             file=sys.stderr,
         )
-        return Result([Section("Few-shot generation", [number_table(numbers)])], numbers)
+        return Result([Section("Few-shot generation", [Text(WORDS), table_of(numbers)])], numbers)
     images = to_uint8(
         context.model.decode(
             accepted.z, rng=options.seed, stop=options.stop, temperature=options.temperature
@@ -119,8 +124,28 @@ def run(context: Context[Options]) -> Result:
         f"{shots['attribute']}, from {shots['labelled']} labelled and {shots['unlabelled']} "
         f"unlabelled pictures: {accepted.rate:.1%} of the latent model's codes were taken.{said}",
     )
-    sections = [Section("Few-shot generation", [pictures, number_table(numbers)])]
+    sections = [Section("Few-shot generation", [Text(WORDS), pictures, table_of(numbers)])]
     return Result(sections, numbers, {"fewshot": rows}, headline)
+
+
+def table_of(numbers: Mapping[str, Any]) -> Table:
+    """What was labelled, drawn and taken, in words."""
+    rows = [
+        ["attribute", numbers["attribute"]],
+        ["pictures labelled", f"{numbers['labelled']:,}"],
+        ["pictures without a label", f"{numbers['unlabelled']:,}"],
+        ["codes drawn of the latent model", f"{numbers['drawn']:,}"],
+        [
+            "codes taken, as the classifier says yes",
+            f"{numbers['made']:,} ({numbers['acceptance']:.1%})",
+        ],
+    ]
+    if "agreement" in numbers:
+        rows += [
+            ["a classifier of all labels says yes too", f"{numbers['agreement']:.0%}"],
+            ["to their pictures, encoded again", f"{numbers['agreement_of_pictures']:.0%}"],
+        ]
+    return Table(["", ""], rows)
 
 
 def labels_of(section: Mapping[str, Any]) -> Labels:

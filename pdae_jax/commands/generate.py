@@ -13,12 +13,13 @@ from pdae_jax.commands.options import (
     Drawing,
     Generation,
     LatentNoise,
+    Page,
     Precision,
     Seed,
     option,
 )
 from pdae_jax.images import Scaled, to_uint8
-from pdae_jax.pages.page import Section
+from pdae_jax.pages.page import Section, Text
 
 with epy.lazy_imports():  # --help needs no JAX
     from pdae_jax import samplers
@@ -26,13 +27,18 @@ with epy.lazy_imports():  # --help needs no JAX
 
 SHOWN = 64  # pictures, of however many
 CHUNK_ROWS = 256
+WORDS = (
+    "Pictures of nothing that exists: a second, small diffusion model, of codes, draws each z, and "
+    "it is decoded."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Precision, Seed, Count, Decoding, Drawing, Generation, LatentNoise):
-    save: str = option(
+class Options(Page, Precision, Seed, Count, Decoding, Drawing, Generation, LatentNoise):
+    samples: str = option(
         "npz",
-        "how to save: npz of 8 bits, units (npy in the units of the files), or folder of PNGs",
+        "how to save all pictures: npz of 8 bits, units (npy in the units of the files), or folder "
+        "of PNGs",
         choices=("npz", "units", "folder"),
     )
 
@@ -40,7 +46,7 @@ class Options(Precision, Seed, Count, Decoding, Drawing, Generation, LatentNoise
 def run(context: Context[Options]) -> Result:
     """Any number of pictures, as ADM's npz or a folder of PNGs."""
     options, n, protocol = context.options, context.n(SHOWN), context.model.protocol
-    model, in_units = context.model, options.save == "units"
+    model, in_units = context.model, options.samples == "units"
     model.need("latent")
     if in_units:  # before hours of generation, not after
         model.to_units(np.zeros((0, *model.arch.image_shape), np.float32))
@@ -66,7 +72,7 @@ def run(context: Context[Options]) -> Result:
             yield chunk["images"]
 
     shape = (n, *context.model.arch.image_shape)
-    context.output.save_samples(images(), shape, options.save)
+    context.output.save_samples(images(), shape, options.samples)
     chunks.remove()
     rows = in_lines(np.stack(shown), 16)
     pictures = picture_rows(
@@ -76,4 +82,6 @@ def run(context: Context[Options]) -> Result:
         f"decoded in {protocol.stopped if options.stop else protocol.draw}, below "
         f"{options.stop:.0%} of T without z.",
     )
-    return Result([Section("Generation", [pictures])], {"n": n} | drawn, {"generate": rows})
+    return Result(
+        [Section("Generation", [Text(WORDS), pictures])], {"n": n} | drawn, {"generate": rows}
+    )

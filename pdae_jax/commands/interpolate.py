@@ -6,9 +6,9 @@ import numpy as np
 from etils import epy
 
 from pdae_jax.commands.context import Context, Result, picture_rows
-from pdae_jax.commands.options import Count, Decoding, Images, Inversion, Precision, option
+from pdae_jax.commands.options import Decoding, Images, Inversion, Page, Precision, Taken, option
 from pdae_jax.images import grid, to_pil, visible
-from pdae_jax.pages.page import Section
+from pdae_jax.pages.page import Section, Text
 
 with epy.lazy_imports():  # --help needs no JAX
     from pdae_jax.tasks import interpolation
@@ -16,8 +16,14 @@ with epy.lazy_imports():  # --help needs no JAX
 ON_PAPER = 6  # of the animation's weights
 
 
+WORDS = (
+    "From one picture to another by way of their codes: what lies between is a picture too, where "
+    "the mean of the pixels would be both at once."
+)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Precision, Images, Count, Decoding, Inversion):
+class Options(Page, Precision, Images, Taken, Decoding, Inversion):
     frames: int = option(16, "frames of the animation", at_least=2)
 
 
@@ -47,7 +53,7 @@ def run(context: Context[Options]) -> Result:
         columns=("from", *(f"{weights[k]:.1f}" for k in shown), "to"),
     )
     grids = {"interpolate": [row for _, row in rows]}
-    return Result([Section("Interpolation", [pictures])], {"pairs": len(first)}, grids)
+    return Result([Section("Interpolation", [Text(WORDS), pictures])], {"pairs": len(first)}, grids)
 
 
 def frames(first: np.ndarray, second: np.ndarray, kinds: list[np.ndarray]) -> list:

@@ -95,6 +95,23 @@ def _text(value: Any) -> str:
 # What several commands have in common, in the order in which they combine them.
 
 
+FIGURES = ("pdf", "png", "svg")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Page(Options):
+    """Of commands that write a page."""
+
+    save: tuple[str, ...] = option(
+        (), "figures of the page to save beside it: pdf, svg (vectors), png; or several"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.save:
+            nearest(name, FIGURES, "save")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Precision(Options):
     precision: str = option("float32", "precision of the networks", choices=PRECISIONS)
@@ -142,6 +159,13 @@ class Labelled(Images):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Count(Options):
     n: int = option(0, "number of pictures; 0: as many as suit the command", at_least=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Taken(Count):
+    """Of commands that show pictures: the first ones, or spread over all."""
+
+    every: int = option(1, "every so many-th picture is taken", at_least=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epy
 
 from pdae_jax.commands.context import Context, Result
-from pdae_jax.commands.options import Seed, option
+from pdae_jax.commands.options import Page, Seed, option
 from pdae_jax.data.pipeline import batches
 from pdae_jax.pages.page import Part, Section, Table, Text
 
@@ -65,7 +65,7 @@ MAIN = {"class": "auroc", "number": "r2"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Seed):
+class Options(Page, Seed):
     folds: int = option(
         5, "folds of cross-validation over the training pictures; 0: none", at_least=0
     )

@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epy
 
 from pdae_jax.commands.context import Context, Result, say_once
-from pdae_jax.commands.options import Labelled, Precision, Seed, option
+from pdae_jax.commands.options import Labelled, Page, Precision, Seed, option
 from pdae_jax.data.source import Source, binary
 from pdae_jax.pages.page import Part, Scatter, Section, Text
 from pdae_jax.pages.scatter import COLOURED, Colouring, Plane
@@ -24,7 +24,7 @@ NO_UMAP = "There is no UMAP, which needs umap-learn: `pip install 'pdae_jax[umap
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Precision, Labelled, Seed):
+class Options(Page, Precision, Labelled, Seed):
     n: int = option(1000, "points at most, taken evenly from all", at_least=3, at_most=5000)
 
 
@@ -35,31 +35,46 @@ def run(context: Context[Options]) -> Result:
     """
     options, source = context.options, context.source()
     taken = projection.take(context.model, context.data(), source, options.n, THUMBNAIL)
-    z, by = normalised(context, taken.z)
-    points, shares = projection.principal(z)
-    axes = [f"component {k + 1}, {share:.1%} of the variance" for k, share in enumerate(shares)]
-    planes = [Plane("PCA", points, *axes)]
-    columns = {"pca_1": points[:, 0], "pca_2": points[:, 1]}
+    if not projection.umap_is_there():
+        say_once(NO_UMAP.replace("`", ""))
+    found = map_of(context, source, taken, options.seed)
+    context.output.write_csv("project", found.table)
+    headline = {
+        "pictures": found.numbers["pictures"],
+        "share of variance in 2 components": sum(found.numbers["variance"].values()),
+    }
+    return Result([Section("z in two dimensions", found.parts)], found.numbers, headline=headline)
+
+
+class Map(NamedTuple):
+    """The parts of a page, a row for each point, and numbers."""
+
+    parts: list[Part]
+    table: list[dict[str, Any]]
+    numbers: dict[str, Any]
+
+
+def map_of(context: Context[Any], source: Source, taken: "projection.Taken", seed: int = 0) -> Map:
+    """Taken pictures as points of z, in principal components and UMAP where it is installed."""
+    statistics, by = statistics_of(context, taken.z)
+    z = np.asarray(latent.normalise(statistics, taken.z))
+    planes, shares = planes_of(z, seed)
+    columns = {
+        f"{plane.name.lower()}_{k + 1}": plane.points[:, k] for plane in planes for k in range(2)
+    }
     without = ""
     if len(z) < projection.LEAST_OF_UMAP:
         without = f"There is no UMAP of fewer than {projection.LEAST_OF_UMAP} pictures."
-    elif not projection.umap_is_there():
+    elif len(planes) == 1:
         without = NO_UMAP
-        say_once(without.replace("`", ""))
-    else:
-        points = projection.umap(z, options.seed)
-        planes.append(Plane("UMAP", points, "UMAP 1", "UMAP 2"))
-        columns |= {"umap_1": points[:, 0], "umap_2": points[:, 1]}
-    paths = [source.path(int(i)) for i in taken.places]
-    labels = np.asarray(source.labels, np.float32)[taken.places]
-    colourings = colourings_of(source, labels, taken.places)
+    colourings, words = described(source, taken.places)
     scatter = Scatter(
         planes,
-        colourings or [Colouring("none", np.zeros(len(z), int), ["pictures"])],
-        list(zip(paths, words_of(source.attributes, labels))),
+        colourings or [one_colour(len(z))],
+        words,
         taken.thumbnails,
         f"Each point is a picture: {len(z):,} of {len(source):,}, "
-        f"{'all that can be read' if len(source) <= options.n else 'taken evenly'}. A point under "
+        f"{'all that can be read' if taken.all else 'taken evenly'}. A point under "
         f"the pointer, tapped or reached by Tab and the arrow keys shows its picture. {by}",
     )
     text = (
@@ -73,7 +88,6 @@ def run(context: Context[Options]) -> Result:
         )
     parts: list[Part] = [Text(text), scatter]
     parts += [Text(without)] if without else []
-    context.output.write_csv("project", table_of(paths, columns))
     numbers = {
         "pictures": len(z),
         "of": len(source),
@@ -81,12 +95,34 @@ def run(context: Context[Options]) -> Result:
         "umap": len(planes) > 1,
         "coloured_by": [one.name for one in colourings],
     }
-    headline = {"pictures": len(z), "share of variance in 2 components": float(shares.sum())}
-    return Result([Section("z in two dimensions", parts)], numbers, headline=headline)
+    return Map(parts, table_of([path for path, _ in words], columns), numbers)
 
 
-def normalised(context: Context[Options], z: np.ndarray) -> tuple[np.ndarray, str]:
-    """Normalised z, and by which statistics in words: the training pictures', or its own."""
+def planes_of(z: np.ndarray, seed: int = 0) -> tuple[list[Plane], np.ndarray]:
+    """Principal components of normalised z, and UMAP where it can be; the components' shares."""
+    points, shares = projection.principal(z)
+    axes = [f"component {k + 1}, {share:.1%} of the variance" for k, share in enumerate(shares)]
+    planes = [Plane("PCA", points, *axes)]
+    if len(z) >= projection.LEAST_OF_UMAP and projection.umap_is_there():
+        planes.append(Plane("UMAP", projection.umap(z, seed), "UMAP 1", "UMAP 2"))
+    return planes, shares
+
+
+def one_colour(n: int) -> Colouring:
+    """Of points of which nothing is known."""
+    return Colouring("none", np.zeros(n, int), ["pictures"])
+
+
+def described(source: Source, places: np.ndarray) -> tuple[list[Colouring], list[tuple[str, str]]]:
+    """What pictures of a source are coloured by, and of each its path and what is known of it."""
+    labels = np.asarray(source.labels, np.float32)[places]
+    paths = [source.path(int(place)) for place in places]
+    words = list(zip(paths, words_of(source.attributes, labels)))
+    return colourings_of(source, labels, places), words
+
+
+def statistics_of(context: Context[Any], z: np.ndarray) -> "tuple[latent.Statistics, str]":
+    """By which z is normalised, and that in words: the training pictures', or its own."""
     if context.workdir.trained_on or "statistics" in context.model.params:
         statistics = context.statistics()
         words = "z is normalised by the training pictures' mean and standard deviation."
@@ -97,7 +133,7 @@ def normalised(context: Context[Options], z: np.ndarray) -> tuple[np.ndarray, st
             "z is normalised by these pictures' own mean and standard deviation, as the model was "
             "imported without its training pictures'."
         )
-    return np.asarray(latent.normalise(statistics, z)), words
+    return statistics, words
 
 
 def colourings_of(source: Source, labels: np.ndarray, index: np.ndarray) -> list[Colouring]:

@@ -13,15 +13,30 @@ from pdae_jax.commands.context import (
     score_table,
     single_channels,
 )
-from pdae_jax.commands.options import Count, Decoding, Images, Inversion, Precision, Seed, option
-from pdae_jax.pages.page import Part, Section, Table
+from pdae_jax.commands.options import (
+    Decoding,
+    Images,
+    Inversion,
+    Page,
+    Precision,
+    Seed,
+    Taken,
+    option,
+)
+from pdae_jax.pages.page import Part, Section, Table, Text
 
 with epy.lazy_imports():  # --help needs no JAX
     from pdae_jax.tasks import reconstruction
 
 
+WORDS = (
+    "Each column is one picture. From z alone one sees what its code has kept, and with z and the "
+    "inferred x_T nearly all of it, however well or badly the model is trained."
+)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Precision, Images, Seed, Count, Decoding, Inversion):
+class Options(Page, Precision, Images, Seed, Taken, Decoding, Inversion):
     ddpm: bool | None = option(
         None,
         "whether to decode by DDPM too, in all T steps; else as the paper did, by its protocol",
@@ -59,7 +74,7 @@ def run(context: Context[Options]) -> Result:
     table = score_table(measured, f"Means over these {len(images)} pictures, pixels in [0, 1].")
     grids = {"reconstruct": [row for _, row in rows]}
     numbers: dict[str, Any] = dict(measured)
-    parts: list[Part] = [pictures, table]
+    parts: list[Part] = [Text(WORDS), pictures, table]
     value_range = context.model.value_range
     if value_range and not value_range.eight_bit and not value_range.own:
         errors = {

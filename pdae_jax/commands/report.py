@@ -1,13 +1,13 @@
 """All that the model's state allows, in one page."""
 
 import dataclasses
-import platform
+import math
+import re
 import shlex
 import time
-from importlib.metadata import version
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from etils import epy
 
 from pdae_jax.commands import (
@@ -20,25 +20,22 @@ from pdae_jax.commands import (
     manipulate,
     probe,
     project,
+    provenance,
     reconstruct,
     sampling,
     shift,
 )
-from pdae_jax.commands.context import Context, Result, write_files
+from pdae_jax.commands.context import Context, Result, page_key, save_figures, write_files
 from pdae_jax.commands.options import option
-from pdae_jax.data.pipeline import first_pictures
-from pdae_jax.images import to_float
-from pdae_jax.pages.page import Curves, Part, Section, Table, Text
+from pdae_jax.pages.page import Rendered, Section, Table, Text, rendered
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.settings import Settings
 
 with epy.lazy_imports():  # --help needs no JAX
-    import jax
-
     from pdae_jax.runtime import processes
-    from pdae_jax.tasks import evaluation, verdict
-    from pdae_jax.workdir import records as records_lib
+    from pdae_jax.tasks import verdict
+    from pdae_jax.workdir import shipped
 
 COMMANDS: dict[str, Any] = {
     "reconstruct": reconstruct,
@@ -54,7 +51,8 @@ COMMANDS: dict[str, Any] = {
     "denoise": denoise,
     "shift": shift,
 }
-PCA_PICTURES = 2000  # training pictures at most that components are of
+PCA_PICTURES, PCA_VALUES = 2000, 10**8  # of the training, at most, that components are of
+JUDGED = 64  # held-out pictures by which the model is judged
 OWN_NUMBER = ("gap", "generate", "fewshot")  # which show their own number of pictures
 
 
@@ -72,7 +70,6 @@ class Options(
     probe.Options,
 ):
     scored: int = option(180, "held-out pictures that the scores are means over", at_least=1)
-    every: int = option(1, "every so many-th of the pictures is shown", at_least=1)
     sections: tuple[str, ...] = option((), f"sections of the report: {', '.join(COMMANDS)}; all")
     attributes: tuple[str, ...] = option((), "attributes to show edits of; else --attribute's")
 
@@ -82,90 +79,141 @@ class Options(
             nearest(name, COMMANDS, "section of a report")
 
     def ignored(self) -> str:
-        return ""  # of one command, perhaps, and not of another
+        """Most are of one command and not of another; --keep is of one alone."""
+        return "--keep with --by=matched" if self.keep and self.by == "matched" else ""
 
 
 def run(context: Context[Options]) -> Result:
     """Each command's section in turn, its files in a folder of its own; what is skipped, and why.
 
-    Raises ValueError where no command can run.
+    A part whose options, checkpoints and pictures did not change is kept as it is. Raises
+    ValueError where no command can run.
     """
     began = time.perf_counter()
-    sections: list[Section] = []
+    sections: list[Section | Rendered] = []
     headline: dict[str, float] = {}
     numbers: dict[str, Any] = {}
+    files: list[str] = []
     skipped = []
     chosen = [name for name in COMMANDS if name in (context.options.sections or COMMANDS)]
     edits = context.options.attributes or ("",)
+    for name in context.options.attributes:
+        context.attribute(name)  # raises of one that there is not, before hours of work
     parts = [(name, one) for name in chosen for one in (edits if name == "manipulate" else ("",))]
     processes.say(f"report: {len(parts)} sections, {', '.join(chosen)}")
     for number, (name, edit) in enumerate(parts, 1):
         started = time.perf_counter()
-        folder = f"{name}-{edit}".replace(" ", "-") if edit else name
-        output = context.output.within(name, folder)
+        slug = re.sub(r"[^\w-]+", "-", edit)
+        folder = f"{name}-{slug}" if edit else name
         try:
-            with output.claimed():
-                part = part_of(context, name, folder, edit)
-                result = COMMANDS[name].run(part)
-                line = command_line(part, name)
-                write_files(output, result, command=line)
+            made = make_part(context, name, folder, edit)
         except ValueError as error:
             skipped.append([name, str(error)])
             processes.say(f"report {number}/{len(parts)}: no {name}, as {error}")
             continue
         seconds = time.perf_counter() - started
-        processes.say(f"report {number}/{len(parts)}: {folder}, {seconds:.0f} s")
-        *first, last = result.sections
-        sections += [*first, Section(last.title, [*last.parts, Text(command=line)])]
-        headline |= result.headline
-        numbers[folder] = result.numbers
+        how = "kept" if made.kept else f"{seconds:.0f} s"
+        processes.say(f"report {number}/{len(parts)}: {folder}, {how}")
+        sections += made.sections
+        headline |= made.headline
+        numbers[folder] = made.numbers
+        files += made.figures
     if not sections:
         why = "; ".join(reason for _, reason in skipped)
         raise ValueError(f"{context.workdir} has nothing to report: {why}")
+    sections.insert(0, provenance.model_and_data(context))
     for objective in OBJECTIVES.values():
-        curves = training_curves(context.workdir.records(objective.name))
+        curves = provenance.training_curves(context.workdir.records(objective.name))
         if curves:
             sections.append(Section(f"Training: {objective.title}", curves))
     if skipped:
         sections.append(Section("Skipped", [Table(["command", "reason"], skipped)]))
-    sections.append(provenance(context, time.perf_counter() - began))
-    found = verdict_of(context, numbers)
+    sections.append(provenance.how_made(context, time.perf_counter() - began))
+    found = verdict_of(context)
     headline["numbers in z"] = context.model.arch.z_size
     title = f"PDAE on {context.workdir.name}"
     return Result(
-        sections, numbers, headline=headline, title=title, lead=lead(context), verdict=found
+        sections,
+        numbers,
+        headline=headline,
+        files=files,
+        verdict=found,
+        title=title,
+        lead=lead(context),
     )
 
 
-def verdict_of(context: Context[Options], numbers: dict[str, Any]) -> "verdict.Verdict | None":
-    """Whether the model is trained well; None where scores or training pictures are not known."""
-    trained_on = context.workdir.trained_on
-    if "evaluate" not in numbers or not trained_on or context.given:
-        return None
-    arch, scores = context.model.arch, numbers["evaluate"]["reconstruction"]
-    shape, data = arch.image_shape, trained_on[-1]
-    value_range = context.model.value_range
-    train, held_out = (
-        (to_float(first_pictures(source, shape, most, data.max_broken)) + 1) / 2
-        for source, most in (
-            (data.open("train", value_range), PCA_PICTURES),
-            (data.open("test", value_range), context.options.scored),
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What a part of the report gives to its page. figures: their files. kept: of an earlier
+    report."""
+
+    sections: Sequence[Rendered]
+    headline: dict[str, float]
+    numbers: dict[str, Any]
+    figures: list[str]
+    kept: bool = False
+
+
+def make_part(context: Context[Options], name: str, folder: str, edit: str = "") -> Made:
+    """Runs one command in a folder of the report's, or finds there what it has written before.
+
+    edit: the attribute that pictures are edited by, where the report shows several.
+    """
+    output = context.output.within(name, folder)
+    with output.claimed():
+        part = part_of(context, name, folder, edit)
+        key = page_key(part.workdir, part.options, part.run_data)
+        key["save"] = context.options.save
+        if kept := output.kept(key):
+            sections = [Rendered(*section) for section in kept["sections"]]
+            return Made(sections, kept["headline"], kept["numbers"], kept["figures"], kept=True)
+        with part.at_work():
+            result = COMMANDS[name].run(part)
+        line = command_line(part, name)
+        *first, last = result.sections
+        sections = [*first, Section(last.title, [*last.parts, Text(command=line)])]
+        figures = save_figures(context.output, sections, context.options.save)
+        shown = [rendered(section) for section in sections]
+        write_files(output, result, command=line, cache_key=key)
+        files = [f"../{name}" for name in figures] + [f"{stem}.png" for stem in result.grids]
+        output.keep(
+            key,
+            {
+                "sections": [dataclasses.astuple(section) for section in shown],
+                "headline": result.headline,
+                "numbers": result.numbers,
+                "figures": figures,
+                "files": files,
+            },
         )
-    )
-    error, components = verdict.principal_error(train, held_out, arch.z_size)
-    records = context.workdir.records("pdae")
-    settings, step = records.settings(), context.workdir.latest_steps.get("pdae", 0)
-    steps = settings.get("steps") or step or 1
-    average = Settings(steps=steps, ema=settings.get("ema")).average
+    return Made(shown, result.headline, result.numbers, figures)
+
+
+def verdict_of(context: Context[Options]) -> "verdict.Verdict | None":
+    """Whether the model is trained well; None where it was imported, or its pictures are gone."""
+    trained_on, model = context.workdir.trained_on, context.model
+    if not trained_on or "gradient" not in model.params:
+        return None
+    of_pca = max(2, min(PCA_PICTURES, PCA_VALUES // math.prod(model.arch.image_shape)))
+    try:
+        train, held_out = (
+            context.spread(trained_on[-1].open(split, model.value_range), most)
+            for split, most in (("train", of_pca), ("test", JUDGED))
+        )
+    except (ValueError, OSError) as error:
+        processes.say(f"not judged whether it is trained: {error}")
+        return None
+    evidence = verdict.measure(model, train, held_out)
+    steps, records = context.workdir.latest_steps, context.workdir.records("pdae")
+    of_dpm, settings = context.workdir.records("dpm").settings(), records.settings()
+    average = Settings(steps=settings.get("steps") or 1, ema=settings.get("ema")).average
     used = [line["shuffled_over_own"] for line in records.scalars() if "shuffled_over_own" in line]
     return verdict.judge(
-        verdict.Evidence(
-            scores[evaluation.ALONE]["mse"],
-            scores[evaluation.NO_CODE]["mse"],
-            error,
-            components,
-            done=step / steps,
-            untrained=average ** max(step, 1),
+        evidence._replace(
+            done=steps.get("pdae", 0) / settings["steps"] if settings else 1.0,
+            dpm_done=steps.get("dpm", 0) / of_dpm["steps"] if of_dpm else 1.0,
+            untrained=average ** max(steps.get("pdae", 0), 1) if settings else 0.0,
             used=used[-1] if used else None,
         )
     )
@@ -178,20 +226,24 @@ def part_of(context: Context[Options], name: str, folder: str, edit: str = "") -
     """
     options, own = context.options, COMMANDS[name].Options
     n = options.scored if name == "evaluate" else 0 if name in OWN_NUMBER else options.n
-    changes: dict[str, Any] = {"n": n}
+    changes: dict[str, Any] = {"n": n, "save": ()}
+    if name == "interpolate" and "frames" not in options.changed():
+        changes["frames"] = interpolate.ON_PAPER  # its animation is of its own page
+    if name == "manipulate" and not options.inferred:
+        changes["invert_steps"] = None
     if name in ("manipulate", "fewshot"):
         kept = name == "fewshot" and "fewshot" in context.workdir.groups
         direction = name == "manipulate" and options.direction
         if edit or not (options.attribute or kept or direction):
             changes["attribute"] = edit or context.attributes()[0]
     if name in ("probe", "project"):
-        changes = {"n": own.n} if name == "project" else {}
+        changes = {"n": own.n, "save": ()} if name == "project" else {"save": ()}
     return context.within(name, own.out_of(options, **changes), folder)
 
 
 def command_line(context: Context[Any], name: str) -> str:
     """The command line that does what the report did for one command."""
-    words = ["python", "-m", "pdae_jax.main", f"--mode={name}", f"--workdir={context.workdir}"]
+    words = ["pdae_jax", name, shipped.name_of(context.workdir.path)]
     return f"{shlex.join(words)} {context.options.flags()}".rstrip()
 
 
@@ -213,69 +265,3 @@ def held_out(context: Context[Options]) -> str:
     if trained_on == {data.name}:
         return "None of the pictures below was trained on."
     return f"The pictures are of {data.name}; it was trained on {', '.join(sorted(trained_on))}."
-
-
-def training_curves(records: "records_lib.Records") -> list[Part]:
-    """Loss, loss by time range and health lines over the steps."""
-    series: dict[str, tuple[list[float], list[float]]] = {}
-    for line in records.scalars():
-        for name, value in line.items():
-            if name != "step":
-                x, y = series.setdefault(name, ([], []))
-                x.append(line["step"])
-                y.append(value)
-    arrays = {name: (np.array(x), np.array(y)) for name, (x, y) in series.items()}
-    ranges = {
-        name.removeprefix("loss_"): xy for name, xy in arrays.items() if name.startswith("loss_t")
-    }
-    parts: list[Part] = []
-
-    def add(curves: dict[str, Any], caption: str, y_label: str = "loss", **how: Any) -> None:
-        parts.append(
-            Curves(curves, x_label="step", y_label=y_label, log_y=True, caption=caption, **how)
-        )
-
-    if "loss" in arrays:
-        add({"loss": arrays["loss"]}, "Training loss.", smooth=5)
-    if ranges:
-        add(ranges, "Training loss by range of t.", ordered=True, smooth=5)
-    if "loss_own_z" in arrays:
-        both = {"its own z": arrays["loss_own_z"], "another picture's z": arrays["loss_shuffled_z"]}
-        add(
-            both,
-            "Is z used? The loss with each picture's own z, and with its neighbour's in the batch.",
-        )
-        pull = {"|dL/dz|": arrays["dloss_dz_norm"]}
-        add(pull, "How strongly the loss of a picture pulls at its z.", y_label="norm")
-    return parts
-
-
-def provenance(context: Context[Options], seconds: float) -> Section:
-    """The checkpoints, times, machine and versions behind the page."""
-    workdir = context.workdir
-    steps = workdir.latest_steps.items()
-    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    rows = [
-        ["checkpoints", ", ".join(f"{name} at step {step:,}" for name, step in steps)],
-        ["training time", training_time(context)],
-        ["report's own time", f"{seconds:.0f} s"],
-        ["machine", f"{platform.system()} {platform.machine()}, {device}"],
-        ["date", time.strftime("%Y-%m-%d")],
-        ["versions", ", ".join(f"{p} {version(p)}" for p in ("jax", "flax", "optax"))],
-    ]
-    words = "Re-running the command is a no-op; interrupt and re-run it to resume:"
-    every = f"python -m pdae_jax.main --mode=encode --workdir={shlex.quote(str(workdir))}"
-    return Section(
-        "How this was made",
-        [
-            Text(words, context.line),
-            Table(["", ""], rows),
-            Text("All codes as a table (npz and parquet):", every),
-        ],
-    )
-
-
-def training_time(context: Context[Options]) -> str:
-    seconds = {name: context.workdir.records(name).seconds() for name in OBJECTIVES}
-    words = [f"{name} {s / 60:.1f} min" for name, s in seconds.items() if s is not None]
-    return ", ".join(words) or "not recorded"

@@ -6,8 +6,8 @@ import numpy as np
 from etils import epy
 
 from pdae_jax.commands.context import Context, Result, picture_rows
-from pdae_jax.commands.options import Count, Images, Precision, Seed, option
-from pdae_jax.pages.page import Curves, Section, Table
+from pdae_jax.commands.options import Images, Page, Precision, Seed, Taken, option
+from pdae_jax.pages.page import Curves, Section, Table, Text
 from pdae_jax.protocol import INVERSIONS
 from pdae_jax.runtime.choices import nearest
 
@@ -20,7 +20,7 @@ SMALLEST = 1e-12  # error on the chart
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Precision, Images, Seed, Count):
+class Options(Page, Precision, Images, Seed, Taken):
     temperatures: tuple[float, ...] = option(
         (0.0, 0.25, 0.5, 0.75, 1.0), "temperatures of x_T to compare"
     )
@@ -67,12 +67,19 @@ def run(context: Context[Options]) -> Result:
         rows += [(label, one) for one in out[:SHOWN]]
     pictures = picture_rows(context, rows, WARMTH)
     sections = [
-        Section("Inversion: error against evaluations", [pareto(trips, images), table_of(trips)]),
+        Section(
+            "Inversion: error against evaluations",
+            [Text(COST), pareto(trips, images), table_of(trips)],
+        ),
         Section("z alone: the temperature of x_T", [pictures, warmth(scores)]),
     ]
     return Result(sections, numbers, {"temperature": [row for _, row in rows]}, headline)
 
 
+COST = (
+    "The time of sampling is the number of evaluations, passes through the networks. Lower and "
+    "further left is better: a smaller error for less of it."
+)
 WARMTH = (
     "From z alone, x_T drawn at several temperatures: 1 is what the diffusion model was trained "
     "for, at 0 there is one picture of each z."

@@ -5,10 +5,16 @@ from etils import epy
 
 from pdae_jax.commands.context import Context, Result, picture_rows
 from pdae_jax.commands.denoise import Options, times_of
-from pdae_jax.pages.page import Section
+from pdae_jax.pages.page import Section, Text
 
 with epy.lazy_imports():  # --help needs no JAX
     from pdae_jax.tasks import one_step
+
+
+WORDS = (
+    "The shift is what z adds to a step of denoising: grey pixels stay as the frozen model would "
+    "have them, lighter ones are pushed up and darker ones down, towards the picture that z is of."
+)
 
 
 def run(context: Context[Options]) -> Result:
@@ -26,4 +32,4 @@ def run(context: Context[Options]) -> Result:
         context, rows, "The gradient estimator's output, each row scaled to its largest value."
     )
     grids = {"shift": [row for _, row in rows]}
-    return Result([Section("The shift", [pictures])], {"times": times.tolist()}, grids)
+    return Result([Section("The shift", [Text(WORDS), pictures])], {"times": times.tolist()}, grids)

@@ -387,8 +387,7 @@ def model_shapes(name: str, arch: Architecture, names: Names, state: StateDict) 
         return {"mean": (arch.z_size,), "std": (arch.z_size,)}
     if name == "classifier":
         return {"weight": (len(state["weight"]), arch.z_size), "bias": (len(state["weight"]),)}
-    params = jax.eval_shape(lambda: Networks(arch).init(jax.random.key(0), GROUPS[name]))
-    return name_map.torch_shapes(names, params)
+    return name_map.torch_shapes(names, Networks(arch).shapes(GROUPS[name]))
 
 
 def size_of(tree: Any) -> dict[str, Any]:

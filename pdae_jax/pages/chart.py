@@ -43,6 +43,7 @@ class Curves:
             raise ValueError(f"smooth must be at least 1, got {self.smooth}")
 
 
+FEW = 24  # points of a line, at most, that are shown as measurements
 _HEIGHT, _GAP = 280, 19  # of a plot, and between the labels at its lines' ends, in screen pixels
 _COLOURS, _DASHES = 8, ("", "6 4", "1.5 4")
 
@@ -60,7 +61,7 @@ def render(chart: Curves) -> str:
     lines = (
         faint
         if chart.smooth == 1
-        else {name: _runs(x, scale(_smooth(y, chart.smooth))) for name, (x, y) in raw.items()}
+        else {name: _runs(x, scale(smoothed(y, chart.smooth))) for name, (x, y) in raw.items()}
     )
     points = [run for runs in faint.values() for run in runs]
     xs, ys = np.concatenate(points, axis=1) if points else (np.arange(2.0), np.arange(2.0))
@@ -95,15 +96,12 @@ def render(chart: Curves) -> str:
     behind, svg = "", ""
     ends: list[tuple[float, str, str, str]] = []
     for i, (name, runs) in enumerate(lines.items()):
-        colour, dash = f"var(--c{i % _COLOURS})", _DASHES[i // _COLOURS % len(_DASHES)]
-        if chart.ordered:  # from blue over purple and red to orange
-            hue = (230 + 150 * i / max(1, len(lines) - 1)) % 360
-            colour, dash = f"hsl({hue:.0f} 68% var(--ramp))", ""
+        colour, dash = line_style(i, len(lines), chart.ordered)
         if chart.smooth > 1:
             behind += f'<path class="faint" style="color:{colour}" d="{path(faint[name])}"/>\n'
         svg += f'<g style="color:{colour}"><title>{plain(name)}</title>'
         svg += f'<path d="{path(runs)}"' + (f' stroke-dasharray="{dash}"' if dash else "") + "/>"
-        if sum(run.shape[1] for run in runs) <= 24:  # few enough to be shown as measurements
+        if sum(run.shape[1] for run in runs) <= FEW:
             svg += f'<path class="dots" d="{path([p[:, None] for run in runs for p in run.T])}"/>'
         svg += "</g>\n"
         end = down(runs[-1][1][-1]) if runs else 1000
@@ -140,6 +138,14 @@ def render(chart: Curves) -> str:
     )
 
 
+def line_style(i: int, n: int, ordered: bool) -> tuple[str, str]:
+    """The CSS colour and dashes of the i-th of n lines."""
+    if ordered:  # from blue over purple and red to orange
+        hue = (230 + 150 * i / max(1, n - 1)) % 360
+        return f"hsl({hue:.0f} 68% var(--ramp))", ""
+    return f"var(--c{i % _COLOURS})", _DASHES[i // _COLOURS % len(_DASHES)]
+
+
 def _axis_label(kind: str, text: str) -> str:
     return f'<div class="{kind}">{inline(text)}</div>\n' if text else ""
 
@@ -167,7 +173,7 @@ def _log10(y: np.ndarray) -> np.ndarray:
     return np.log10(y, where=y > 0, out=np.full(y.shape, np.nan))
 
 
-def _smooth(y: np.ndarray, window: int) -> np.ndarray:
+def smoothed(y: np.ndarray, window: int) -> np.ndarray:
     """The mean of the finite values within window / 2 places; gaps stay gaps."""
     if not len(y):
         return y

@@ -15,13 +15,11 @@ is described.
 """
 
 import base64
-import functools
 import html
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from itertools import groupby
 from pathlib import Path
 
@@ -30,10 +28,23 @@ from PIL import Image
 
 from pdae_jax.pages import chart, scatter
 from pdae_jax.pages.chart import Curves
+from pdae_jax.pages.colours import style_sheet
 from pdae_jax.pages.markup import figure, inline, number, paragraphs, plain
 from pdae_jax.pages.scatter import Scatter
 
-__all__ = ["Curves", "Part", "Pictures", "Scatter", "Section", "Table", "Text", "render", "write"]
+__all__ = [
+    "Curves",
+    "Part",
+    "Pictures",
+    "Rendered",
+    "Scatter",
+    "Section",
+    "Table",
+    "Text",
+    "render",
+    "rendered",
+    "write",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +125,23 @@ class Section:
                 )
 
 
+@dataclass(frozen=True)
+class Rendered:
+    """A section as a page has it, to be kept and shown on a later one: see `rendered`."""
+
+    title: str
+    html: str
+
+
+def rendered(section: Section) -> Rendered:
+    return Rendered(section.title, "".join(_render(part) for part in section.parts))
+
+
 def write(
     path: str | os.PathLike,
     title: str,
     summary: Mapping[str, str | float],
-    sections: Sequence[Section],
+    sections: Sequence[Section | Rendered],
     lead: str = "",
     verdict: tuple[bool, str] | None = None,
 ) -> None:
@@ -137,7 +160,7 @@ def write(
 def render(
     title: str,
     summary: Mapping[str, str | float],
-    sections: Sequence[Section],
+    sections: Sequence[Section | Rendered],
     lead: str = "",
     verdict: tuple[bool, str] | None = None,
 ) -> str:
@@ -154,10 +177,10 @@ def render(
         f'<a href="#s{i}">{inline(section.title)}</a>\n' for i, section in enumerate(sections, 1)
     )
     body = "".join(
-        f'<section id="s{i}">\n<h2>{inline(section.title)}</h2>\n'
-        + "".join(_render(part) for part in section.parts)
-        + "</section>\n"
-        for i, section in enumerate(sections, 1)
+        f'<section id="s{i}">\n<h2>{inline(section.title)}</h2>\n{section.html}</section>\n'
+        for i, section in enumerate(
+            (one if isinstance(one, Rendered) else rendered(one) for one in sections), 1
+        )
     )
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -165,7 +188,7 @@ def render(
         f'<meta name="color-scheme" content="light dark">\n'
         f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         f"img-src data:; style-src 'unsafe-inline'\">\n"
-        f"<title>{plain(title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{plain(title)}</title>\n<style>\n{style_sheet()}</style>\n</head>\n<body>\n<main>\n"
         f"<header>\n<h1>{inline(title)}</h1>\n{paragraphs(lead)}{_verdict(verdict)}"
         + (f"<dl>\n{cards}</dl>\n" if cards else "")
         + (f"<nav>\n{links}</nav>\n" if len(sections) > 2 else "")
@@ -178,11 +201,6 @@ def _verdict(verdict: tuple[bool, str] | None) -> str:
         return ""
     good, sentence = verdict
     return f'<p class="verdict {"good" if good else "bad"}">{inline(sentence)}</p>\n'
-
-
-@functools.cache
-def _style() -> str:
-    return resources.files("pdae_jax.pages").joinpath("style.css").read_text(encoding="utf-8")
 
 
 def _render(part: Part) -> str:

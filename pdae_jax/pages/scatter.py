@@ -98,20 +98,32 @@ class Scatter:
                 raise ValueError(f"{what} is of {n} points, and there are {len(self.words)} words")
 
 
-class _Kind(NamedTuple):
-    """One colour of a colouring: its CSS, what it means, and how many points have it."""
+class Kind(NamedTuple):
+    """One colour of a colouring: in CSS; what it means, and how many points have it; their shape,
+    one of `SHAPES`, and whether only their edge is drawn."""
 
-    style: str
+    colour: str
     name: str
     points: int
+    shape: int = 0
+    hollow: bool = False
+
+    @property
+    def style(self) -> str:
+        """The CSS of its points."""
+        radius, turn = SHAPES[self.shape]
+        fill = "transparent" if self.hollow else self.colour
+        edge = self.colour if self.hollow else "var(--page)"
+        over = int(not self.hollow)
+        return f"--p:{fill};--edge:{edge};--r:{radius};--turn:{turn};--over:{over}"
 
 
 def render(scatter: Scatter) -> str:
     """Renders the plot as HTML."""
     own = _own_name(scatter)
-    coloured = [_kinds(one) for one in scatter.colourings]
-    sheet, columns, picture = _sheet(scatter.pictures)
-    rules = [f"#{own} i{{background-image:url({sheet});{picture}}}"] if sheet else []
+    coloured = [kinds_of(one) for one in scatter.colourings]
+    whole, columns, picture = _sheet(scatter.pictures)
+    rules = [f"#{own} i{{background-image:url({whole});{picture}}}"] if whole else []
     for k, (kinds, _) in enumerate(coloured):
         chosen = f"#{own}:has(#{own}-c{k}:checked)"
         for j, kind in enumerate(kinds):
@@ -164,27 +176,20 @@ def _own_name(scatter: Scatter) -> str:
 # Colours
 
 
-def _kinds(colouring: Colouring) -> tuple[list[_Kind], np.ndarray]:
+def kinds_of(colouring: Colouring) -> tuple[list[Kind], np.ndarray]:
     """The colours of a colouring, and the index of each point's among them."""
     if len(colouring.names):
         return _categories(np.asarray(colouring.values), colouring.names)
     return _numbers(np.asarray(colouring.values, float))
 
 
-def _style(colour: str, shape: int = 0, hollow: bool = False) -> str:
-    radius, turn = SHAPES[shape]
-    fill = "transparent" if hollow else colour
-    edge = colour if hollow else "var(--page)"
-    return f"--p:{fill};--edge:{edge};--r:{radius};--turn:{turn};--over:{int(not hollow)}"
-
-
-def _categories(values: np.ndarray, names: Sequence[str]) -> tuple[list[_Kind], np.ndarray]:
+def _categories(values: np.ndarray, names: Sequence[str]) -> tuple[list[Kind], np.ndarray]:
     """The most frequent categories in their own order, then all others, and what is not known."""
     counts = np.bincount(values[values >= 0], minlength=len(names))
     there = np.flatnonzero(counts).tolist()
     coloured = sorted(sorted(there, key=lambda k: -int(counts[k]))[:COLOURED])
     kinds = [
-        _Kind(_style(f"var(--s{j})", j % len(SHAPES)), names[k], int(counts[k]))
+        Kind(f"var(--s{j})", names[k], int(counts[k]), j % len(SHAPES))
         for j, k in enumerate(coloured)
     ]
     which = np.full(len(values), -1)
@@ -194,11 +199,11 @@ def _categories(values: np.ndarray, names: Sequence[str]) -> tuple[list[_Kind], 
     if rest:
         other = (values >= 0) & (which < 0)
         which[other] = len(kinds)
-        kinds.append(_Kind(_style("var(--other)"), f"{rest} others", int(other.sum())))
+        kinds.append(Kind("var(--other)", f"{rest} others", int(other.sum())))
     return _with_unknown(kinds, which)
 
 
-def _numbers(values: np.ndarray) -> tuple[list[_Kind], np.ndarray]:
+def _numbers(values: np.ndarray) -> tuple[list[Kind], np.ndarray]:
     """Steps of a scale from dark to light and from blue to orange."""
     finite = np.isfinite(values)
     which = np.full(len(values), -1)
@@ -211,7 +216,7 @@ def _numbers(values: np.ndarray) -> tuple[list[_Kind], np.ndarray]:
         counts = np.bincount(steps, minlength=STEPS)
         edges = low + width * np.arange(STEPS + 1) / STEPS
         kinds = [
-            _Kind(_style(_ramp(j)), f"{number(a)} to {number(b)}", int(counts[j]))
+            Kind(_ramp(j), f"{number(a)} to {number(b)}", int(counts[j]))
             for j, (a, b) in enumerate(zip(edges, edges[1:]))
         ]
     return _with_unknown(kinds, which)
@@ -223,15 +228,15 @@ def _ramp(step: int) -> str:
     return f"hsl({hue:.0f} 75% calc(var(--ramp) + {-14 + 22 * share:.0f}%))"
 
 
-def _with_unknown(kinds: list[_Kind], which: np.ndarray) -> tuple[list[_Kind], np.ndarray]:
+def _with_unknown(kinds: list[Kind], which: np.ndarray) -> tuple[list[Kind], np.ndarray]:
     unknown = which < 0
     if not unknown.any():
         return kinds, which
-    kind = _Kind(_style("var(--other)", hollow=True), "not known", int(unknown.sum()))
+    kind = Kind("var(--other)", "not known", int(unknown.sum()), hollow=True)
     return [*kinds, kind], np.where(unknown, len(kinds), which)
 
 
-def _legend(k: int, colouring: Colouring, kinds: list[_Kind]) -> str:
+def _legend(k: int, colouring: Colouring, kinds: list[Kind]) -> str:
     """The legend of a colouring: its categories with counts, or its scale."""
     items = ""
     scale = [] if len(colouring.names) else [kind for kind in kinds if kind.name != "not known"]
@@ -253,7 +258,8 @@ def _legend(k: int, colouring: Colouring, kinds: list[_Kind]) -> str:
                 f"<small>{kind.points:,}</small></li>\n"
             )
     title = plain(f"colours: {colouring.name}")
-    return f'<ul class="by by{k}" aria-label="{title}">\n{items}</ul>\n'
+    name = f'<li class="printed">{inline(colouring.name)}:</li>\n'  # on paper nothing else says it
+    return f'<ul class="by by{k}" aria-label="{title}">\n{name}{items}</ul>\n'
 
 
 def _choice(own: str, kind: str, title: str, names: Sequence[str]) -> str:
@@ -305,14 +311,8 @@ def _sheet(pictures: np.ndarray | None) -> tuple[str, int, str]:
     """All pictures as one, a data URI; its columns, and the CSS of what shows one of them."""
     if pictures is None:
         return "", 0, ""
-    n, height, width, channels = pictures.shape
-    columns = math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
-    whole = np.zeros((rows * columns, height, width, channels), np.uint8)
-    whole[:n] = pictures
-    whole = whole.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    whole = whole.reshape(rows * height, columns * width, channels)
-    image = Image.fromarray(whole[..., 0] if channels == 1 else whole)
+    image, columns = sheet(pictures)
+    rows, height, width = math.ceil(len(pictures) / columns), *pictures.shape[1:3]
     kind, data = "png", _encoded(image, "PNG", optimize=True)
     if len(data) > MOST_OF_PNG:
         kind, data = "jpeg", _encoded(image, "JPEG", quality=85, subsampling=0)
@@ -324,6 +324,18 @@ def _sheet(pictures: np.ndarray | None) -> tuple[str, int, str]:
         f"calc(var(--v) * -{height * zoom:.0f}px)"
     )
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}", columns, css
+
+
+def sheet(pictures: np.ndarray) -> tuple[Image.Image, int]:
+    """Pictures, uint8 [N, h, w, 1 or 3], as one, row by row; and its columns."""
+    n, height, width, channels = pictures.shape
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    whole = np.zeros((rows * columns, height, width, channels), np.uint8)
+    whole[:n] = pictures
+    whole = whole.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    whole = whole.reshape(rows * height, columns * width, channels)
+    return Image.fromarray(whole[..., 0] if channels == 1 else whole), columns
 
 
 def _encoded(image: Image.Image, kind: str, **how: object) -> bytes:

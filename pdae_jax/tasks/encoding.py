@@ -1,7 +1,7 @@
 """Encoding a whole data set: a table of codes, files of any number of codes, their statistics."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from PIL import Image
 
 from pdae_jax import latent
 from pdae_jax.data.dataset import Data
-from pdae_jax.data.pipeline import batches
+from pdae_jax.data.pipeline import Batches, batches
 from pdae_jax.data.source import Source
 from pdae_jax.images import to_pil, visible
 from pdae_jax.model import Model
@@ -98,6 +98,21 @@ def stream(
     return found
 
 
+def batches_for(
+    model: Model, data: Data, source: Source, indices: Sequence[int] | np.ndarray, batch_size: int
+) -> Batches:
+    """Pictures at these places in a source, as a model takes them."""
+    return batches(
+        source,
+        size=model.arch.image_shape[:2],
+        channels=model.arch.image_shape[2],
+        batch_size=batch_size,
+        indices=indices,
+        workers=data.workers,
+        max_broken=data.max_broken,
+    )
+
+
 def _compute(
     model: Model, data: Data, source: Source, batch_size: int, thumbnails: bool = False
 ) -> Compute:
@@ -108,15 +123,7 @@ def _compute(
 
     def encode_rows(rows: range, advance: Advance) -> Arrays:
         pieces, pngs = [], []
-        with batches(
-            source,
-            size=model.arch.image_shape[:2],
-            channels=model.arch.image_shape[2],
-            batch_size=batch_size,
-            indices=rows,
-            workers=data.workers,
-            max_broken=data.max_broken,
-        ) as some:
+        with batches_for(model, data, source, rows, batch_size) as some:
             for batch in some:
                 z, mask = np.array(model.encode(batch["image"])), batch["mask"]
                 odd = batch["index"][mask & ~np.asarray(np.isfinite(z).all(1))]

@@ -9,11 +9,10 @@ from jaxtyping import Float, Int, UInt8
 from sklearn.decomposition import PCA
 
 from pdae_jax.data.dataset import Data
-from pdae_jax.data.pipeline import batches
 from pdae_jax.data.source import Source
 from pdae_jax.formats.errors import require
 from pdae_jax.model import Model
-from pdae_jax.tasks.encoding import thumbnails_of
+from pdae_jax.tasks.encoding import batches_for, thumbnails_of
 
 LEAST = 3  # pictures of a projection
 LEAST_OF_UMAP = 16
@@ -24,11 +23,12 @@ Places = Int[np.ndarray, "N"]
 
 
 class Taken(NamedTuple):
-    """Pictures of a source: their places in it, z, and thumbnails."""
+    """Pictures of a source: their places in it, z, thumbnails; whether all that can be read."""
 
     places: Places
     z: Float[np.ndarray, "N d"]
     thumbnails: UInt8[np.ndarray, "N h w C"]
+    all: bool
 
 
 def take(
@@ -40,29 +40,26 @@ def take(
     are left.
     """
     whole = len(source)
-    indices = np.unique(np.linspace(0, whole - 1, min(n, whole)).round().astype(int))
+    indices = evenly(n, whole)
     places, z, thumbnails = [], [], []
-    with batches(
-        source,
-        size=model.arch.image_shape[:2],
-        channels=model.arch.image_shape[2],
-        batch_size=batch_size,
-        indices=indices,
-        workers=data.workers,
-        max_broken=data.max_broken,
-    ) as some:
+    with batches_for(model, data, source, indices, batch_size) as some:
         for batch in some:
             mask = batch["mask"]
             places.append(batch["index"][mask])
             z.append(np.asarray(model.encode(batch["image"]))[mask])
             thumbnails.append(thumbnails_of(batch["image"][mask], thumbnail))
-    taken = Taken(np.concatenate(places), np.concatenate(z), np.concatenate(thumbnails))
+    taken = Taken(np.concatenate(places), np.concatenate(z), np.concatenate(thumbnails), whole <= n)
     if len(taken.z) < LEAST:
         raise ValueError(
             f"{source.name} has {len(taken.z)} picture(s) that can be read: a projection needs at "
             f"least {LEAST}"
         )
     return taken
+
+
+def evenly(n: int, whole: int) -> Places:
+    """At most n places of so many, evenly, the first and the last among them."""
+    return np.unique(np.linspace(0, whole - 1, min(n, whole)).round().astype(int))
 
 
 def principal(z: Float[np.ndarray, "N d"]) -> tuple[Points, Float[np.ndarray, "2"]]:
@@ -72,11 +69,19 @@ def principal(z: Float[np.ndarray, "N d"]) -> tuple[Points, Float[np.ndarray, "2
     """
     points, shares = np.zeros((len(z), 2)), np.zeros(2)
     if (z != z[0]).any():
-        k = min(2, *z.shape)
-        found = PCA(k, svd_solver="full")
-        points[:, :k] = found.fit_transform(np.asarray(z, np.float64))
-        shares[:k] = found.explained_variance_ratio_
+        directions, found = components(z, 2)
+        points[:, : len(found)] = (z - z.mean(0, dtype=np.float64)) @ directions.T
+        shares[: len(found)] = found
     return points, shares
+
+
+def components(
+    z: Float[np.ndarray, "N d"], most: int
+) -> tuple[Float[np.ndarray, "k d"], Float[np.ndarray, " k"]]:
+    """At most so many directions in which z varies most, unit vectors, and their shares of it."""
+    n, d = z.shape
+    found = PCA(min(most, n - 1, d), svd_solver="full").fit(np.asarray(z, np.float64))
+    return np.asarray(found.components_), np.asarray(found.explained_variance_ratio_)
 
 
 def umap_is_there() -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pdae_jax.arrays import Pictures
+from pdae_jax.images import to_float
 from pdae_jax.metrics.measure import Metrics
 from pdae_jax.model import Model
 from pdae_jax.value_range import ValueRange
@@ -49,6 +50,12 @@ def errors_in_units(
     units = (value_range.to_units(np.asarray(x)) for x in (images, decoded))
     difference = np.subtract(*units)
     return np.sqrt((difference.astype(np.float64) ** 2).mean((0, 1, 2)))
+
+
+def mean_squared_error(images: Pictures, decoded: Pictures) -> float:
+    """Of pixels in [0, 1]; images: uint8 or in [-1, 1], decoded: in [-1, 1], or one for all."""
+    difference = np.asarray(to_float(images), np.float64) - np.asarray(decoded)
+    return float((difference**2).mean()) / 4
 
 
 def scores(images: Pictures, decoded: Pictures, metrics: Metrics | None = None) -> dict[str, float]:

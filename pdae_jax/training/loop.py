@@ -111,7 +111,7 @@ class Loop:
                     state, metrics = train_step(state, frozen, batch, rng)
                 window.append(metrics)
                 step += 1
-                if step % settings.log_every == 0 or step == settings.steps:
+                if step % settings.steps_a_line == 0 or step == settings.steps:
                     self._log(step, window, batches, log)
                     window = []
                 if health and (step % settings.health_every == 0 or step == settings.steps):

@@ -103,12 +103,11 @@ def need(
     row, net = OBJECTIVES[objective], Networks(arch, DTYPES[precision], remat)
     rng = jax.eval_shape(lambda: jax.random.key(0))
 
-    def init(groups: tuple[str, ...]) -> Params:
-        return net.init(jax.random.key(0), groups)
-
-    trained = jax.eval_shape(lambda: init(row.trains))
-    frozen = jax.eval_shape(lambda: net.frozen(init(row.needs)))
-    state = jax.eval_shape(lambda: TrainState.create(init(row.trains), Settings().optimizer()))
+    trained = net.shapes(row.trains)
+    frozen = jax.eval_shape(net.frozen, net.shapes(row.needs))
+    state = jax.eval_shape(
+        lambda params: TrainState.create(params, Settings().optimizer()), trained
+    )
 
     def backward(trained: Params, frozen: Params, drawn: Any, rng: jax.Array) -> Any:
         def loss(trained: Params) -> jax.Array:

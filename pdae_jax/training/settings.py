@@ -36,14 +36,17 @@ class Settings:
     )
     gamma: float = described(loss_weight.PAPER, "exponent of the weightings gamma and p2")
     max_skipped: int = described(20, "non-finite steps in a row that end the run")
-    log_every: int = described(100, "steps between log lines")
+    log_every: int | None = described(
+        None, "steps between log lines; else as many as make 20 lines, to 100"
+    )
     health_every: int = described(1000, "steps between health lines; 0: none")
     pictures_every: int = described(10_000, "steps between picture grids; 0: none")
     save_every: int = described(10_000, "steps between checkpoints")
     keep: int = described(2, "number of last checkpoints that stay")
 
     def __post_init__(self) -> None:
-        at_least_one = "steps batch_size accumulate max_skipped log_every save_every keep".split()
+        at_least_one = "steps batch_size accumulate max_skipped save_every keep".split()
+        at_least_one += ["log_every"] if self.log_every is not None else []
         not_negative = "learning_rate b1 b2 clip warmup health_every pictures_every".split()
         for name in at_least_one:
             if getattr(self, name) < 1:
@@ -74,6 +77,13 @@ class Settings:
         if self.ema is not None:
             return self.ema
         return round(min(0.9999, max(0.5, 1 - 5 / self.steps)), 6)
+
+    @property
+    def steps_a_line(self) -> int:
+        """Steps between log lines: as set, or so that a short run has a curve too."""
+        if self.log_every is not None:
+            return self.log_every
+        return min(100, max(1, self.steps // 20))
 
     def loss_weight(self, schedule: "Schedule") -> "Table":
         """lambda_t of PDAE's loss; ValueError where float32 cannot hold it."""

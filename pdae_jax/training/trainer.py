@@ -19,7 +19,7 @@ from pdae_jax.networks.groups import DTYPES, Networks, Params
 from pdae_jax.runtime import processes, sharding
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.schedule import named
-from pdae_jax.tasks import encoding
+from pdae_jax.tasks import encoding, familiarity
 from pdae_jax.training import memory, prerequisites
 from pdae_jax.training.log import Log
 from pdae_jax.training.loop import Loop, restore
@@ -258,7 +258,7 @@ def training_codes(workdir: Workdir, model: Model, data: Data) -> Codes:
     """
     table, key = workdir.code_table("train"), workdir.cache_key(data)
     codes = encoding.encode(model, data, "train", table, key)
-    workdir.write_statistics(encoding.statistics(codes), data)
+    familiarity.keep_statistics(workdir, codes, data)
     return codes.without_broken()
 
 

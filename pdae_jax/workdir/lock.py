@@ -25,16 +25,18 @@ except ImportError:  # Windows, which has no such locks
 NAME = ".lock"
 _LOCKED = (errno.EACCES, errno.EAGAIN)
 _held: dict[Path, tuple[int, int]] = {}  # by this process: the thread, and how often it entered
+_taking = threading.Lock()
 
 
 class Lock:
     """`with Lock(folder):` - ValueError, with the holder's host and process, where it is taken.
 
-    The folder is made where it is missing. One thread may enter again what it holds.
+    wait: until it is released, rather than to raise. The folder is made where it is missing. One
+    thread may enter again what it holds.
     """
 
-    def __init__(self, folder: Path):
-        self._path = folder.resolve() / NAME
+    def __init__(self, folder: Path, *, wait: bool = False):
+        self._path, self._wait = folder.resolve() / NAME, wait
         self._file: int | None = None
 
     def __enter__(self) -> Self:
@@ -46,23 +48,35 @@ class Lock:
     def __exit__(self, *error: object) -> None:
         if not processes.writes():
             return
-        thread, entered = _held.pop(self._path)
-        if entered > 1:
-            _held[self._path] = thread, entered - 1
+        thread, entered = _held[self._path]
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink()  # while it is locked: who opened it meanwhile will see that
             os.close(self._file)
             self._file = None
+        if entered > 1:
+            _held[self._path] = thread, entered - 1
+        else:
+            del _held[self._path]
 
     def _take(self) -> None:
-        thread, entered = _held.get(self._path, (threading.get_ident(), 0))
-        if thread != threading.get_ident():
-            self._refuse(f"another thread of this process, {os.getpid()}")
+        own = threading.get_ident()
+        while True:
+            with _taking:
+                thread, entered = _held.get(self._path, (own, 0))
+                if thread == own:
+                    _held[self._path] = own, entered + 1
+                    break
+            if not self._wait:
+                self._refuse(f"another thread of this process, {os.getpid()}")
+            time.sleep(0.05)
         if not entered:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock_file()
-        _held[self._path] = thread, entered + 1
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._lock_file()
+            except BaseException:
+                del _held[self._path]
+                raise
 
     def _lock_file(self) -> None:
         if fcntl is None:
@@ -76,7 +90,7 @@ class Lock:
                     f"folder"
                 ) from error
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(file, fcntl.LOCK_EX | (0 if self._wait else fcntl.LOCK_NB))
             except OSError as error:
                 holder = os.pread(file, 1000, 0).decode(errors="replace").strip()
                 os.close(file)

@@ -5,7 +5,7 @@ import csv
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from pdae_jax.images import grid, to_pil, visible
 from pdae_jax.runtime import atomic, processes
-from pdae_jax.workdir import lock, samples_npz
+from pdae_jax.workdir import json_file, lock, samples_npz
 from pdae_jax.workdir.chunk_cache import ChunkCache
 from pdae_jax.workdir.code_files import CodeFiles
 from pdae_jax.workdir.code_table import CodeTable
@@ -31,7 +31,7 @@ class Output:
     def __init__(self, folder: Path, command: str):
         self.folder, self.command = folder, command
         self.page = folder / "index.html"
-        self._numbers = folder / "numbers.json"
+        self._numbers, self._kept = folder / "numbers.json", folder / "kept.json"
 
     def within(self, command: str, folder: str = "") -> "Output":
         """The folder of another command inside this one, by its own name or another."""
@@ -107,6 +107,22 @@ class Output:
         """The files of codes here, in these formats."""
         return CodeFiles(self.folder, formats)
 
+    # What a part of a report leaves for the next one.
+
+    def keep(self, cache_key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
+        """Keeps what `kept` gives back under the same cache key, while its `files` are there."""
+        with self._new(self._kept.name) as path:
+            path.write_text(json.dumps({"cache_key": cache_key, **value}), encoding="utf-8")
+
+    def kept(self, cache_key: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What was kept under this cache key; None where there is nothing, or a file is gone."""
+        found = json_file.read(self._kept) if self._kept.exists() else {}
+        as_written = json.loads(json.dumps(cache_key))  # tuples are lists
+        there = found.get("cache_key") == as_written and all(
+            (self.folder / name).exists() for name in found["files"]
+        )
+        return found if processes.ask_first(lambda: there) else None
+
     # Files, each named by its stem.
 
     def write_numbers(self, numbers: Mapping[str, Any], **record: Any) -> None:
@@ -151,6 +167,22 @@ class Output:
         """Saves rows of uint8 [n, H, W, C] as a PNG, small pictures enlarged to about 96 pixels."""
         with self._new(f"{name}.png") as path:
             to_pil(grid(rows, gap=1), max(1, 96 // rows[0].shape[2])).save(path, "PNG")
+
+    def save_figure(self, name: str, kind: str, draw: Callable[[Path, str], None]) -> str:
+        """Saves a figure that `draw` writes to a path, of a kind such as "pdf"; its file's name."""
+        file = f"figures/{name}.{kind}"
+        if processes.writes():
+            (self.folder / "figures").mkdir(exist_ok=True)
+            with self._new(file) as path:
+                draw(path, kind)
+        return file
+
+    def keep_figures(self, files: Iterable[str]) -> None:
+        """Deletes the figures of earlier pages, those that are not among these files."""
+        if processes.writes():
+            for path in (self.folder / "figures").glob("*"):
+                if f"figures/{path.name}" not in files:
+                    path.unlink()
 
     def save_animation(self, name: str, frames: Sequence[Image.Image]) -> None:
         """Saves frames as a GIF that repeats."""

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from pdae_jax.networks.groups import Params
 from pdae_jax.runtime import atomic, processes
 from pdae_jax.runtime.paths import local
+from pdae_jax.workdir.lock import Lock
 from pdae_jax.workdir.workdir import Workdir
 
 CACHE = "~/.cache/pdae_jax/models"
@@ -53,15 +54,27 @@ def located(workdir: str | os.PathLike[str]) -> str | os.PathLike[str]:
     if name not in names() or local(name).exists():
         return workdir
     packed = folder() / name
-    version = hashlib.sha256((packed / WEIGHTS).read_bytes()).hexdigest()[:12]
-    unpacked = local(CACHE) / f"{name}-{version}" / name
-    if processes.ask_first(lambda: not (unpacked / "model.json").is_file()):
-        if processes.writes():
-            unpacked.parent.mkdir(parents=True, exist_ok=True)
-            with atomic.new_folder(unpacked) as partial:
-                unpack(packed, partial)
+    found = hashlib.sha256((packed / WEIGHTS).read_bytes())
+    for file in sorted(packed.rglob("*.json*")):
+        found.update(file.read_bytes())
+    unpacked = local(CACHE) / f"{name}-{found.hexdigest()[:12]}" / name
+
+    def missing() -> bool:
+        return processes.ask_first(lambda: not (unpacked / "model.json").is_file())
+
+    if missing():
+        with Lock(unpacked.parent, wait=True):  # of several programs, one unpacks
+            if missing() and processes.writes():
+                with atomic.new_folder(unpacked) as partial:
+                    unpack(packed, partial)
         processes.wait("model unpacked")
     return unpacked
+
+
+def name_of(workdir: str | os.PathLike[str]) -> str:
+    """What a command line calls a workdir: the name of a model that ships, or its path."""
+    path = local(workdir)
+    return path.name if path.parent.parent == local(CACHE) else os.fspath(workdir)
 
 
 def pack(workdir: str | os.PathLike[str], packed: str | os.PathLike[str]) -> Path:

@@ -317,9 +317,22 @@ class Workdir:
             return imported or self.latest_steps["statistics"] == max(steps)
         return self._are_the_networks(record["checkpoints"])
 
-    def write_statistics(self, statistics: dict[str, Any], data: Data) -> None:
+    @property
+    def usual_distances(self) -> tuple[float, float] | None:
+        """Between which the distances of the training codes lie; None where it is not known."""
+        record = self._origin("statistics") or {}
+        found = record.get("usual_distances")
+        return (found[0], found[1]) if found else None
+
+    def write_statistics(
+        self,
+        statistics: dict[str, Any],
+        data: Data,
+        usual_distances: tuple[float, float] | None = None,
+    ) -> None:
         """Saves mean and standard deviation of the codes of `data`, unless they are there.
 
+        usual_distances: see `tasks.familiarity`; kept beside them.
         Raises ValueError where something was trained over codes of other pictures or networks.
         """
         before = self.save_of("statistics")
@@ -347,7 +360,7 @@ class Workdir:
                 self._write(self._origin_file(name), {"checkpoints": None})
         with Lock(self.path / "statistics"):
             self.save_weights({"statistics": statistics}, before.step + 1 if before else 1, keep=1)
-            self.write_origin("statistics", pictures=data.pictures)
+            self.write_origin("statistics", pictures=data.pictures, usual_distances=usual_distances)
 
     @contextlib.contextmanager
     def checkpoints(self, objective: str, keep: int | None = None) -> Iterator[Checkpoints]:
