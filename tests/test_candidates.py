@@ -70,7 +70,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
     """{scale: the file of an untrained model}: 0 as it is initialised, else of normal weights."""
-    params = jax.device_get(Networks(ARCH).init(jax.random.key(0), ("dpm",)))
+    params = jax.device_get(jax.jit(lambda: Networks(ARCH).init(jax.random.key(0), ("dpm",)))())
     rng = np.random.default_rng(0)
     files = {}
     for scale in (0, 0.1):
@@ -224,7 +224,7 @@ def test_an_order_is_a_permutation_of_columns():
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda a: rng.normal(0, 0.1, a.shape).astype(np.float32),
-        jax.device_get(Networks(ARCH).init(jax.random.key(0), ("dpm",))),
+        jax.device_get(jax.jit(lambda: Networks(ARCH).init(jax.random.key(0), ("dpm",)))()),
     )
     x, t = rng.standard_normal((2, *ARCH.image_shape), np.float32), np.array([3, 700])
 

@@ -263,7 +263,7 @@ def test_encode_writes_all_formats_in_one_pass(workdir, pictures, tmp_path, monk
     line = line_of(workdir, pictures, out, f"--format={','.join(FORMATS)}", "--thumbnails")
     assert run_command(*line) == 0
     names = {name for kind in FORMATS.values() for name in kind.names}
-    own = {"index.html", "numbers.json", "cache_key.json", "broken.tsv"}
+    own = {"index.html", "numbers.json", "cache_key.json", "kept.json", "broken.tsv"}
     assert {path.name for path in out.iterdir()} == names | own
     frame = pd.read_parquet(out / "codes.parquet").set_index("path")
     assert len(frame) == 20 and "patient1/4.png" not in frame.index
@@ -305,7 +305,7 @@ def test_a_table_is_made_once_and_other_formats_are_added(workdir, pictures, tmp
     numbers = json.loads((out / "numbers.json").read_text())["numbers"]
     assert not again() and (out / "codes.parquet").stat().st_mtime_ns == before
     assert numbers == json.loads((out / "numbers.json").read_text())["numbers"]
-    assert numbers == {"pictures": 20, "broken": 1, "z": 8}
+    assert numbers == {"pictures": 20, "broken": 1, "numbers in z": 8}
     assert again("--format=npz") and (out / "codes.parquet").stat().st_mtime_ns == before
     assert not again("--format=npz,parquet")
     assert again("--keep_broken")  # another table: what was made of the one before goes

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def run(workdir, name, out, **more):
 @pytest.mark.parametrize(
     "mode, files",
     [
-        ("encode", ["codes.parquet", "cache_key.json"]),
+        ("encode", ["codes.parquet", "cache_key.json", "kept.json"]),
         ("project", ["project.csv"]),
         ("reconstruct", ["reconstruct.png"]),
         ("interpolate", ["interpolate.png", "interpolate.gif"]),
@@ -304,7 +305,7 @@ def test_chunks_of_another_key_are_computed_anew(tmp_path):
 
 def test_generate_to_a_folder(workdir, tmp_path):
     run(workdir, "generate", tmp_path / "npz", n=5)
-    run(workdir, "generate", tmp_path / "folder", n=5, save="folder")
+    run(workdir, "generate", tmp_path / "folder", n=5, samples="folder")
     files = sorted((tmp_path / "folder" / "samples").iterdir())
     assert [path.name for path in files] == [f"{i:06d}.png" for i in range(5)]
     np.testing.assert_array_equal(
@@ -320,7 +321,7 @@ def test_report_has_all_that_the_model_allows_and_names_the_rest(workdir, tmp_pa
     assert numbers.keys() == set(commands.PAGES) - {"report", "encode", "demo"}
     page = (tmp_path / "r" / "index.html").read_text()
     for mode in numbers:
-        assert f"--mode={mode} --workdir={workdir}" in page
+        assert f"pdae_jax {mode} {workdir}" in page
         assert json.loads((tmp_path / "r" / mode / "numbers.json").read_text())["mode"] == mode
     assert "http" not in page.replace("http-equiv", "") and "Skipped" not in page
     bare = tmp_path / "bare"
@@ -414,6 +415,8 @@ def test_manipulate_by_attribute_and_by_direction(workdir, tmp_path):
     assert numbers["attribute"] == "3, with 8, 5 held" and "logit_change" in numbers
     np.save(tmp_path / "d.npy", np.arange(8.0))
     run(workdir, "manipulate", tmp_path / "b", direction=str(tmp_path / "d.npy"))
+    numbers = run(workdir, "manipulate", tmp_path / "m", attribute="3", by="matched")
+    assert "3, by the means of pictures matched in the rest" in numbers["attribute"]
     np.save(tmp_path / "d.npy", np.arange(7.0))
     for more, says in (
         ({"attribute": "three"}, "no attribute 'three'; there is 0, 1, 2, 3, 4"),
@@ -462,3 +465,144 @@ def test_a_folder_that_is_not_ours_is_left_alone(workdir, tmp_path):
     run(workdir, "gap", tmp_path / "gap")  # its own may be written again
     with pytest.raises(ValueError, match="what --mode=gap wrote"):
         run(workdir, "shift", tmp_path / "gap")
+
+
+def test_a_report_keeps_the_parts_that_did_not_change(workdir, tmp_path, capsys):
+    """Another option of one part makes that part anew; its page is the whole page of before."""
+    sections = ("reconstruct", "gap", "project")
+    first = run(workdir, "report", tmp_path / "r", sections=sections)
+    page = (tmp_path / "r" / "index.html").read_text()
+    capsys.readouterr()
+    assert run(workdir, "report", tmp_path / "r", sections=sections) == first
+    assert capsys.readouterr().err.count(", kept") == 3
+    again = (tmp_path / "r" / "index.html").read_text()
+    cut = [one[: one.index("time of this page")] for one in (page, again)]
+    assert cut[0] == cut[1]
+    run(workdir, "report", tmp_path / "r", sections=sections, uniform=True, save=("svg",))
+    said = capsys.readouterr().err
+    assert said.count(", kept") == 0  # as figures were asked for
+    figures = tmp_path / "r" / "figures"
+    assert {path.name for path in figures.iterdir()} >= {
+        "posterior-mean-gap.svg",
+        "reconstruction.svg",
+    }
+    run(workdir, "report", tmp_path / "r", sections=sections, save=("svg",))
+    said = capsys.readouterr().err
+    assert "reconstruct, kept" in said and "project, kept" in said and "gap, kept" not in said
+    (figures / "reconstruction.svg").unlink()
+    (figures / "of-an-earlier-page.svg").write_text("")
+    run(workdir, "report", tmp_path / "r", sections=sections, save=("svg",))
+    said = capsys.readouterr().err
+    assert "gap, kept" in said and "reconstruct, kept" not in said
+    assert (figures / "reconstruction.svg").exists()
+    assert not (figures / "of-an-earlier-page.svg").exists()
+    (tmp_path / "r" / "reconstruct" / "reconstruct.png").unlink()
+    run(workdir, "report", tmp_path / "r", sections=sections, save=("svg",))
+    assert "reconstruct, kept" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("reconstruct", {"every": 5}),
+        ("reconstruct", {"protocol": "paper", "ddpm": False}),
+        ("reconstruct", {"seed": 3}),
+        ("manipulate", {"direction": "other"}),
+        ("manipulate", {"strengths": (0.0,)}),
+    ],
+)
+def test_a_part_is_made_anew_for_every_option_that_it_reads(
+    workdir, tmp_path, capsys, name, change
+):
+    """Of a file that an option names also when the file is another."""
+    file = tmp_path / "direction.npy"
+    np.save(file, np.eye(8)[0])
+    how = {"sections": (name,), "direction": str(file)} if name == "manipulate" else {}
+    how = {"sections": (name,)} | how
+    run(workdir, "report", tmp_path / "r", **how)
+    if "direction" in change:
+        np.save(file, np.eye(8)[1])
+        change = {}
+    capsys.readouterr()
+    run(workdir, "report", tmp_path / "r", **how | change)
+    assert f"{name}, kept" not in capsys.readouterr().err
+
+
+def test_the_line_under_a_part_makes_that_part(workdir, tmp_path):
+    """Every option of the report that the part reads is in it, and its pictures are the same."""
+    run(workdir, "report", tmp_path / "r", sections=("reconstruct", "interpolate"), every=3)
+    for name in ("reconstruct", "interpolate"):
+        folder = tmp_path / "r" / name
+        line = json.loads((folder / "numbers.json").read_text())["command"]
+        program, *words = shlex.split(line)
+        assert program == "pdae_jax" and words[:2] == [name, str(workdir)]
+        assert run_command(*words, f"--out={tmp_path / name}") == 0
+        assert (tmp_path / name / f"{name}.png").read_bytes() == (
+            folder / f"{name}.png"
+        ).read_bytes()
+
+
+def test_a_misspelt_attribute_ends_a_report_at_once(workdir, tmp_path):
+    with pytest.raises(ValueError, match="no attribute 'thre'"):
+        run(workdir, "report", tmp_path / "r", attributes=("3", "thre"))
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_report_says_what_was_trained_on_what_and_how_long(workdir, tmp_path):
+    run(workdir, "report", tmp_path / "r", sections=("gap",))
+    page = (tmp_path / "r" / "index.html").read_text()
+    n = sum(x.size for x in jax.tree.leaves(Workdir(workdir).weights(["dpm"])))
+    counts = [len(open_source("digits", split)) for split in ("train", "test")]
+    assert page.index("Model and data") < page.index("Posterior-mean gap")
+    for words in (
+        "digits: trained on {:,} pictures, {:,} held out".format(*counts),
+        "8 x 8 px, 1 channel",
+        f"{n:,}",
+        "the gap is how far its guess is from the truth",
+        "time of this page",
+        f"jax {jax.__version__}",
+    ):
+        assert words in page, words
+
+
+def test_what_was_encoded_is_shown_and_mapped(workdir, tmp_path):
+    """Thumbnails and a map of the codes, of the pictures that were given."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    source = open_source("digits", "test")
+    for i in range(12):
+        Image.fromarray(source.image(i)[..., 0]).save(folder / f"{i:02d}.png")
+    run(workdir, "encode", tmp_path / "e", images=str(folder))
+    page = (tmp_path / "e" / "index.html").read_text()
+    shown = page[page.index("<h2>Pictures</h2>") : page.index("<h2>Map of the codes</h2>")]
+    assert shown.count("<img") == 12 and "12 of the pictures" in shown
+    mapped = page[page.index("<h2>Map of the codes</h2>") :]
+    assert "12 of 12" in mapped and "all that can be read" in mapped and "07.png" in mapped
+    (tmp_path / "two").mkdir()
+    for name in ("00.png", "01.png"):
+        shutil.copy(folder / name, tmp_path / "two")
+    run(workdir, "encode", tmp_path / "t", images=str(tmp_path / "two"))
+    assert "Map of the codes" not in (tmp_path / "t" / "index.html").read_text()
+
+
+def test_a_model_whose_training_pictures_are_gone_still_works(workdir, tmp_path, capsys):
+    """On another machine: pictures that are given, a report of them, and generation."""
+    home, folder = tmp_path / "run", tmp_path / "pictures"
+    shutil.copytree(workdir, home, ignore=shutil.ignore_patterns("codes"))
+    for file in home.glob("*/data.json"):
+        gone = json.loads(file.read_text())
+        file.write_text(json.dumps([one | {"name": "folder:/no/such/place"} for one in gone]))
+    file = home / "statistics" / "cache_key.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in record.items() if k != "usual_distances"}))
+    folder.mkdir()
+    source = open_source("digits", "test")
+    for i in range(3):
+        Image.fromarray(source.image(i)[..., 0]).save(folder / f"{i}.png")
+    run(home, "reconstruct", tmp_path / "a", images=str(folder))
+    run(home, "generate", tmp_path / "b")
+    for _ in range(2):
+        run(home, "report", tmp_path / "c", images=str(folder), sections=("reconstruct",))
+    said = capsys.readouterr().err
+    assert "not judged whether it is trained" in said and "reconstruct, kept" in said
+    assert "which are not here any more" in (tmp_path / "c" / "index.html").read_text()

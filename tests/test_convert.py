@@ -517,7 +517,9 @@ def test_attention_that_no_map_has_leaves_and_comes_back(tmp_path):
     arch = dataclasses.replace(TINY, image_shape=(8, 8, 3), attention=(16,), z_size=512)
     workdir = Workdir.create(tmp_path / "run")
     workdir.write_architecture(arch)
-    workdir.save_weights(jax.device_get(Networks(arch).init(jax.random.key(0), ("dpm",))))
+    workdir.save_weights(
+        jax.device_get(jax.jit(lambda: Networks(arch).init(jax.random.key(0), ("dpm",)))())
+    )
     export(workdir.path, tmp_path / "a.pt")
     convert([tmp_path / "a.pt"], tmp_path / "back", say=quiet)
     assert Workdir(tmp_path / "back").architecture.attention == ()
@@ -925,15 +927,19 @@ def test_pdae_starts_at_the_converted_diffusion_models_loss_and_leaves_it_alone(
 
     model = pdae_jax.load(tmp_path / "dpm")
     net = dataclasses.replace(model.net, arch=arch)
-    params = {"dpm": before} | net.init(jax.random.key(1), ("encoder", "gradient"))
+    params = {"dpm": before}
+    params |= jax.jit(lambda: net.init(jax.random.key(1), ("encoder", "gradient")))()
     x_0 = jnp.asarray(rng.uniform(-1, 1, (4, 16, 16, 3)), jnp.float32)
     t, noise = jnp.array([0, 10, 400, 999]), jax.random.normal(jax.random.key(2), x_0.shape)
     weight = model.schedule.loss_weight()[np.asarray(t)]
-    np.testing.assert_allclose(
-        pdae.training_loss(net, params, model.schedule, x_0, t, noise),
-        weight * pdae.dpm_loss(net, params, model.schedule, x_0, t, noise),
-        rtol=1e-5,
-    )
+
+    @jax.jit
+    def losses(params):
+        given = net, params, model.schedule, x_0, t, noise
+        return pdae.training_loss(*given), pdae.dpm_loss(*given)
+
+    ours, bare = losses(params)
+    np.testing.assert_allclose(ours, weight * bare, rtol=1e-5)
     lines = [json.loads(line) for line in (tmp_path / "run/pdae/metrics.jsonl").open()]
     assert len(lines) == 3 and all(np.isfinite(line["loss"]) for line in lines)
 

@@ -55,7 +55,9 @@ def untrained(folder, **changes):
     arch = Architecture(**dict(image_shape=(16, 16, 3), base=32, mult=(1, 2), blocks=1) | changes)
     home = Workdir.create(folder)
     home.write_architecture(arch)
-    home.save_weights(jax.device_get(Networks(arch).init(jax.random.key(0), ("dpm",))))
+    home.save_weights(
+        jax.device_get(jax.jit(lambda: Networks(arch).init(jax.random.key(0), ("dpm",)))())
+    )
     return home.path
 
 

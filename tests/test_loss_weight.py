@@ -127,7 +127,7 @@ def test_other_objectives_refuse_it(tmp_path, name, value):
 
 def test_each_weighs_the_loss_of_every_example():
     net, schedule = Networks(DIGITS_ARCH), SCHEDULES[DIGITS_ARCH.schedule](DIGITS_ARCH.T)
-    params = net.init(jax.random.key(0), ("dpm", "encoder", "gradient"))
+    params = jax.jit(lambda: net.init(jax.random.key(0), ("dpm", "encoder", "gradient")))()
     t = np.array([0, 1, schedule.T // 2, schedule.T - 1])
     x_0, eps = (
         np.asarray(jax.random.normal(jax.random.key(i), (4, 8, 8, 1)), np.float32) for i in (1, 2)

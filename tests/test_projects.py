@@ -269,8 +269,8 @@ def test_ddim_is_diffusers_step_by_step(pipeline):
     scheduler.set_timesteps(20)
     x = np.random.default_rng(0).standard_normal((2, 8, 8, 1)).astype(np.float32)
     params = model.params
-    step = jax.jit(
-        lambda x, t, t_next: samplers.ddim_step(
+    step = jax.jit(  # weights that are no argument would be folded, for long
+        lambda params, x, t, t_next: samplers.ddim_step(
             lambda x, t: model.net.predict(params, x, model.net.time(params, t[None])).eps,
             *(x, t, t_next, model.schedule),
         )
@@ -280,7 +280,7 @@ def test_ddim_is_diffusers_step_by_step(pipeline):
     assert list(times[:3]) == [950, 900, 850] and times[-1] == 0
     with torch.no_grad(), jax.default_matmul_precision("highest"):
         for t, t_next in zip(times, times[1:]):
-            x = step(x, np.int32(t), np.int32(t_next))
+            x = step(params, x, np.int32(t), np.int32(t_next))
             out = network(theirs, torch.tensor(int(t))).sample
             # Of a clipped x_0 the eps follows, as in the paper's code.
             stepped = scheduler.step(out, int(t), theirs, use_clipped_model_output=True)
@@ -295,11 +295,16 @@ def test_ddpm_is_diffusers_step_by_step(pipeline):
     network, settings, model = pipeline
     scheduler = in_double(diffusers.DDPMScheduler(**settings, clip_sample=False))
     params, rng = model.params, np.random.default_rng(0)
-    for t in (999, 700, 300, 50, 1, 0):
+    times = np.array([999, 700, 300, 50, 1, 0])
+    posterior = jax.jit(
+        lambda params, *given: pdae.ddpm_posterior(model.net, params, model.schedule, None, times)(
+            *given
+        )
+    )
+    for t in times.tolist():
         x = rng.standard_normal((2, 8, 8, 1)).astype(np.float32)
-        posterior = pdae.ddpm_posterior(model.net, params, model.schedule, None, np.array([t]))
         with torch.no_grad(), jax.default_matmul_precision("highest"):
-            mean, log_variance = jax.jit(posterior)(x, np.int32(t))
+            mean, log_variance = posterior(params, x, np.int32(t))
             noise = np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
             ours = mean + (t > 0) * np.exp(0.5 * np.asarray(log_variance)) * noise
             out = network(channels_first(x), torch.tensor(t)).sample
@@ -555,7 +560,7 @@ def test_pdae_is_trained_over_each_kind(kind, tmp_path):
         given = net, params, net.schedule, x_0, t, eps
         return pdae.training_loss(*given), pdae.dpm_loss(*given)
 
-    fresh = net.init(jax.random.key(0), ("encoder", "gradient"))
+    fresh = jax.jit(lambda: net.init(jax.random.key(0), ("encoder", "gradient")))()
     ours, bare = losses(before | fresh)
     weight = net.schedule.loss_weight()[t]
     np.testing.assert_allclose(ours, weight * bare, rtol=1e-4, atol=1e-6)
@@ -623,7 +628,9 @@ def test_a_model_that_diffusers_trained_becomes_an_autoencoder(tmp_path):
     )
     data, home = Data("digits", flip=False), tmp_path / "pdae"
     given = dict(arch=arch, data=data, settings=settings, pretrained=tmp_path / "dpm")
+    before = Workdir(tmp_path / "dpm").weights(["dpm"])
     assert train(home, "pdae", **given)
+    jax.tree.map(np.testing.assert_array_equal, Workdir(home).weights(["dpm"]), before)
 
     model, held_out = (
         pdae_jax.load(home),

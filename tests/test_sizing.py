@@ -195,7 +195,8 @@ def test_a_step_takes_as_long_as_is_said():
     """
     arch, settings = sizing.architecture(sizing.TIERS[0], Pictures(9, 1, 8, 3), {}), Settings()
     row, net, mesh = OBJECTIVES["dpm"], Networks(arch), sharding.make_mesh(1, jax.devices()[:1])
-    state = TrainState.create(net.init(jax.random.key(0), row.trains), settings.optimizer())
+    params = jax.jit(lambda: net.init(jax.random.key(0), row.trains))()
+    state = TrainState.create(params, settings.optimizer())
     schedule, rng = SCHEDULES["linear"](arch.T), jax.random.key(1)
     step = compiled_step(row, net, schedule, settings, mesh, state, {}, dropout=True)
     batch = {"image": jnp.zeros((settings.batch_size, *arch.image_shape), jnp.uint8)}
@@ -399,7 +400,8 @@ def test_every_field_of_every_config_is_described(name):
         assert set(module.to_choose()) < set(field_names(config))
 
 
-def test_help_tells_fields_that_are_chosen(capsys):
+def test_help_tells_fields_that_are_chosen(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # no line is wrapped
     assert run_command("--help", f"--config={ROOT / 'configs' / 'folder.py'}") == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert lines["--config.dpm.steps"].endswith("steps of the optimiser (chosen at the start)")

@@ -13,10 +13,11 @@ from helpers import DIGITS_ARCH, run_command
 
 import pdae_jax
 from pdae_jax import latent
-from pdae_jax.commands import report
+from pdae_jax.commands import provenance, report
 from pdae_jax.commands.page_command import run_page
 from pdae_jax.data.dataset import Data
 from pdae_jax.networks.architecture import GROUPS
+from pdae_jax.pages.page import Curves, Table
 from pdae_jax.runtime import atomic
 from pdae_jax.training import losses
 from pdae_jax.training.objectives import OBJECTIVES, Objective
@@ -105,7 +106,12 @@ def test_a_new_objective_is_one_row_and_its_functions(workdir, tmp_path, monkeyp
     assert quick(tmp_path / "run", "squared")
     home = Workdir(tmp_path / "run")
     assert home.folder_of("classifier") == "squared" and home.saved["squared"].resumable
-    assert report.training_curves(home.records("squared"))
+    (part,) = provenance.training_curves(home.records("squared"))
+    assert isinstance(part, Table)  # two points are no curve
+    for k in range(3, 8):
+        home.records("squared").add_scalars(k, {"loss": 1 / k})
+    (part,) = provenance.training_curves(home.records("squared"))
+    assert isinstance(part, Curves)
     assert isinstance(row, Objective) and row.settings == OBJECTIVES["classifier"].settings
 
 
