@@ -1,9 +1,12 @@
 """What a run keeps on a device, what makes it less, and what is said where it is too much."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from helpers import DIGITS_ARCH as ARCH
 from helpers import run_program
 
@@ -76,20 +79,34 @@ def test_rematerialisation_keeps_less_and_changes_nothing():
 
 
 @pytest.mark.slow
-def test_frozen_kernels_in_bfloat16_change_no_number():
-    net = Networks(ARCH, jnp.bfloat16)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_frozen_parameters_change_no_number(dtype):
+    net = Networks(ARCH, dtype)
     params, drawn = as_trained(net)
     frozen, trained = split(params)
-    rounded = net.frozen(frozen)
-    kernels = [leaf for leaf in jax.tree.leaves(rounded) if leaf.ndim > 1]
-    assert kernels and all(leaf.dtype == jnp.bfloat16 for leaf in kernels)
-    full, half = (loss_and_gradients(net, tree, trained, drawn) for tree in (frozen, rounded))
-    jax.tree.map(np.testing.assert_array_equal, full, half)
+    kept = net.frozen(frozen)
+    kernels = [leaf for leaf in jax.tree.leaves(kept) if leaf.ndim > 1]
+    assert kernels and all(leaf.dtype == dtype for leaf in kernels)
+    full, ready = (loss_and_gradients(net, tree, trained, drawn) for tree in (frozen, kept))
+    jax.tree.map(np.testing.assert_array_equal, full, ready)
+    jax.tree.map(np.testing.assert_array_equal, net.frozen(kept), kept)
 
 
-def test_float32_keeps_frozen_parameters_as_they_are():
-    frozen, _ = split(as_trained(Networks(ARCH))[0])
-    jax.tree.map(np.testing.assert_array_equal, Networks(ARCH).frozen(frozen), frozen)
+@pytest.mark.parametrize(
+    "arch", [ARCH, dataclasses.replace(ARCH, up=("conv",))], ids=["residual", "conv"]
+)
+def test_frozen_up_convolutions_have_their_taps_summed(arch):
+    net = Networks(arch, jnp.bfloat16)
+    given = net.shapes(("dpm", "gradient"))
+    for group, tree in jax.eval_shape(net.frozen, given).items():
+        before, after = flatten_dict(given[group]), flatten_dict(tree)
+        ups = {path[:-1] for path in after if path[-1] == "taps"}
+        assert len(ups) == len(arch.mult) - 1
+        assert before.keys() - after.keys() == {(*path, "kernel") for path in ups}
+        for (*layer, name), leaf in after.items():
+            kernel = after.get((*layer, "kernel"), after.get((*layer, "taps")))
+            rounded = kernel is not None and (name != "bias" or kernel.ndim == 4)
+            assert leaf.dtype == (jnp.bfloat16 if rounded else jnp.float32)
 
 
 @pytest.mark.slow

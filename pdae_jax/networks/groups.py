@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
@@ -22,7 +23,8 @@ from pdae_jax.networks.architecture import PRECISIONS, Architecture
 from pdae_jax.networks.encoder import Encoder
 from pdae_jax.networks.gradient_estimator import GradientEstimator
 from pdae_jax.networks.latent_mlp import LatentMLP
-from pdae_jax.networks.unet import UNet
+from pdae_jax.networks.layers import shared_taps
+from pdae_jax.networks.unet import UNet, is_up_convolution
 from pdae_jax.pdae import Prediction
 from pdae_jax.schedule import Scalings, Schedule, named
 
@@ -125,16 +127,28 @@ class Networks:
         }
 
     def frozen(self, params: Params) -> Params:
-        """Parameters as they may be kept while nothing trains them: networks' kernels in `dtype`.
+        """Parameters as they may be kept while nothing trains them.
 
-        The layers round a kernel to `dtype` wherever they use it, so that no value changes.
+        What a network's layers make of its parameters at every use is made once: kernels, and
+        convolutions' biases, are rounded to `dtype`, an up-sampling kernel's taps are summed. No
+        value changes.
         """
 
-        def kernels(tree: Any) -> Any:
-            return jax.tree.map(lambda a: a.astype(self.dtype) if a.ndim > 1 else a, tree)
+        def layers(tree: Params) -> Params:
+            given: dict[Any, Any] = flatten_dict(tree)
+            kept: dict[Any, Any] = {}
+            for (*layer, name), a in given.items():
+                kernel = given.get((*layer, "kernel"))  # norms have none, and compute in float32
+                # A matrix product's bias joins in what follows, and rounded it would not on a GPU.
+                if kernel is not None and (a is kernel or kernel.ndim == 4):
+                    a = a.astype(self.dtype)
+                if name == "kernel" and is_up_convolution(layer):
+                    name, a = "taps", shared_taps(a)
+                kept[*layer, name] = a
+            return unflatten_dict(kept)
 
         return {
-            group: kernels(tree) if group in NETWORKS else tree for group, tree in params.items()
+            group: layers(tree) if group in NETWORKS else tree for group, tree in params.items()
         }
 
     def encode(self, params: Params, x_0: Images) -> Codes:

@@ -261,7 +261,8 @@ class UpConv3x3(nn.Module):
 
     Of the nine pixels under the kernel only four differ, so that taps on the same one are summed
     first: 16 multiplications where there were 36, and nothing repeated is written. The parameters
-    are `Conv3x3`'s.
+    are `Conv3x3`'s, or of what is not trained its bias and, instead of its kernel, `taps`, the sums
+    (`shared_taps`), which a sampler need not compute at every step.
     """
 
     features: int
@@ -269,76 +270,65 @@ class UpConv3x3(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W {self.features}"]:
-        kernel = self.param("kernel", torch_init, (3, 3, x.shape[-1], self.features))
+        if self.has_variable("params", "taps"):
+            taps = self.get_variable("params", "taps")
+        else:
+            kernel = self.param("kernel", torch_init, (3, 3, x.shape[-1], self.features))
+            taps = shared_taps(jnp.asarray(kernel, self.dtype))
         bias = self.param("bias", zeros, (self.features,)).astype(self.dtype)
         return (
             jax.lax.platform_dependent(
-                x.astype(self.dtype),
-                jnp.asarray(kernel, self.dtype),
-                cpu=up_by_parts,
-                tpu=up_by_zeros,
-                default=up_by_gradient,
+                x.astype(self.dtype), taps, cpu=up_by_parts, default=up_by_gradient
             )
             + bias
         )
 
 
-def shared_taps(kernel: Float[Array, "3 3 C D"], flipped: bool = False) -> Float[Array, "4 4 C D"]:
-    """The kernel on a map of which every pixel stands twice: [a, b, c] -> [a, a + b, b + c, c]."""
+def shared_taps(kernel: Float[Array | np.ndarray, "3 3 C D"]) -> Float[Array, "4 4 C D"]:
+    """The kernel on a map of which every pixel stands twice, turned by half a turn.
+
+    Along each axis [a, b, c] -> [c, b + c, a + b, a]: by a product, whose gradient XLA's CPU does
+    not compute anew in each loop of the optimiser.
+    """
     shared = np.eye(4, 3, dtype=np.float32) + np.eye(4, 3, -1, dtype=np.float32)
-    shared = shared[::-1] if flipped else shared
     by_float32 = jnp.einsum(
         "pqhw,hwio->pqio",
-        np.einsum("ph,qw->pqhw", shared, shared),
+        np.einsum("ph,qw->pqhw", shared[::-1], shared[::-1]),
         kernel.astype(jnp.float32),
         precision="highest",
     )
     return by_float32.astype(kernel.dtype)
 
 
-def up_by_zeros(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]
-) -> Float[Array, "B 2*H 2*W D"]:
-    """`UpConv3x3` as a transposed convolution, by a kernel of 4 x 4: zeros between x's pixels."""
-    return jax.lax.conv_general_dilated(
-        x,
-        shared_taps(kernel),
-        (1, 1),
-        ((2, 2), (2, 2)),
-        lhs_dilation=(2, 2),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
 def up_by_gradient(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]
+    x: Float[Array, "B H W C"], taps: Float[Array, "4 4 C D"]
 ) -> Float[Array, "B 2*H 2*W D"]:
-    """The same as the gradient by its map of a convolution of stride 2, which cuDNN has.
+    """`UpConv3x3` as the gradient by its map of a convolution of stride 2, which cuDNN has.
 
-    It leaves the zeros out. XLA finds it by the flip of its kernel, which must not cancel another.
+    It leaves out the zeros between x's pixels. XLA finds it by the turn of its kernel, which must
+    not cancel another: `shared_taps` are turned.
     """
     B, H, W, _ = x.shape
-    taps = shared_taps(kernel, flipped=True)
 
     def down(y: Map) -> AnyMap:
         return jax.lax.conv_general_dilated(
             y, taps, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWOI", "NHWC")
         )
 
-    y = jax.ShapeDtypeStruct((B, 2 * H, 2 * W, kernel.shape[-1]), x.dtype)
+    y = jax.ShapeDtypeStruct((B, 2 * H, 2 * W, taps.shape[-1]), x.dtype)
     (found,) = jax.linear_transpose(down, y)(x)
     return found
 
 
 def up_by_parts(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]
+    x: Float[Array, "B H W C"], taps: Float[Array, "4 4 C D"]
 ) -> Float[Array, "B 2*H 2*W D"]:
     """The same where zeros would be multiplied: even and odd rows and columns apart.
 
     Each is a convolution by every other tap; the four stand side by side as channels of one.
     """
     _, H, W, _ = x.shape
-    kernel = rearrange(shared_taps(kernel), "(h p) (w q) C D -> h w C (p q D)", p=2, q=2)
+    kernel = rearrange(taps[::-1, ::-1], "(h p) (w q) C D -> h w C (p q D)", p=2, q=2)
     h = convolution(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
     h = rearrange(h, "B H W (p q D) -> B H W p q D", p=2, q=2)
     rows = [jnp.stack([h[:, p : p + H, q : q + W, p, q] for q in (0, 1)], axis=3) for p in (0, 1)]

@@ -152,6 +152,14 @@ class Decoder(nn.Module):
         return from_patches(h.astype(jnp.float32), arch.patch)
 
 
+def is_up_convolution(names: Sequence[str]) -> bool:
+    """Whether the layer under these names, from the outermost, is an `UpConv3x3`."""
+    *above, name = names
+    return name.startswith("upsample_") or (
+        name == "conv_in" and bool(above) and above[-1].startswith("upsample_")
+    )
+
+
 class UNet(nn.Module):
     """eps_theta(x_t, t), and its parts for callers that need the features or project t once.
 
