@@ -35,7 +35,7 @@ from pdae_jax.commands import flags as option_flags
 from pdae_jax.commands.options import Options
 from pdae_jax.commands.train import STAGES
 from pdae_jax.config import complete, description, field_names, load_config, load_module
-from pdae_jax.runtime import cpu, interrupt, one_line
+from pdae_jax.runtime import cpu, determinism, interrupt, one_line
 
 with epy.lazy_imports():  # a mistyped flag and --help need no JAX
     from pdae_jax.commands import page_command
@@ -48,6 +48,7 @@ COMMON = {
     "workdir": "directory of the run or model (default of a run: runs/NAME)",
     "out": "folder that a page is written to (default WORKDIR/MODE)",
     "compilation_cache": "where compiled programs are kept between starts; empty: nowhere",
+    "deterministic": "on a GPU: the same to the last bit from run to run, for some speed",
     "coordinator": "HOST:PORT of process 0 of several; known on Cloud TPU, SLURM, Open MPI 4",
     "processes": "number of processes",
     "process": "number of this process, from 0",
@@ -101,6 +102,8 @@ def main(argv: Sequence[str], before: Callable[[], None] = lambda: None) -> int:
             return 0
         parsed = parse(argv)
         before()
+        if "deterministic" in common_of(parsed.command) and parsed.flags.deterministic:
+            determinism.ask()
         with one_line.one_line_each():
             return run(parsed)
     except KeyboardInterrupt:
@@ -219,7 +222,7 @@ def common_of(command: str) -> list[str]:
     if command in commands.PAGES:
         names.append("out")
     if command in ("train", *commands.PAGES):
-        names += ["coordinator", "processes", "process"]
+        names += ["deterministic", "coordinator", "processes", "process"]
     return names
 
 
@@ -232,6 +235,8 @@ def define_common(command: str, values: flags.FlagValues) -> None:
     for name in common_of(command):
         if name in ("processes", "process"):
             flags.DEFINE_integer(name, None, COMMON[name], flag_values=values)
+        elif name == "deterministic":
+            flags.DEFINE_boolean(name, False, COMMON[name], flag_values=values)
         elif name != "config":
             flags.DEFINE_string(name, defaults.get(name), COMMON[name], flag_values=values)
 

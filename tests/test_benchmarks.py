@@ -5,10 +5,13 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import ROOT, run_program
 
-from benchmarks import solvers, weighting
+from benchmarks import solvers, tf32, weighting
 from benchmarks.speed import summarise
 from benchmarks.worker import Worker
 
@@ -192,3 +195,21 @@ def test_solvers(workdir, tmp_path, capsys, monkeypatch):
     assert {"| 0", "| 1", "| dpm++2m, log-snr, 2", "| inferred"} <= evaluations.keys()
     assert "Error" not in out
     assert "evaluations of the noise" in (tmp_path / "index.html").read_text()
+
+
+def test_products_are_rounded_as_in_tf32():
+    """To 10 bits of mantissa, also where a program was compiled before; and only within."""
+    x = np.full((1, 4, 4, 1), 1 + 2.0**-11 + 2.0**-12, np.float32)  # rounds up, to 1 + 2^-10
+    kernel = np.ones((1, 1, 1, 1), np.float32)
+
+    @jax.jit
+    def products(x, kernel):
+        conv = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return conv[0, 0, 0, 0], jnp.einsum("bhwc,hwcd->bd", x[:, :1, :1], kernel)[0, 0]
+
+    for _ in range(2):
+        assert products(x, kernel) == (x[0, 0, 0, 0],) * 2
+        with tf32.tf32():
+            assert products(x, kernel) == (1 + 2.0**-10,) * 2

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from helpers import ROOT, run_command
@@ -277,3 +278,25 @@ def test_the_entry_points_are_one_and_answer_at_once(start):
         times.append(sum(after[2:4]) - sum(before[2:4]))  # of children
     assert done.returncode == 2 and "Did you mean: workdir" in done.stderr
     assert len(done.stderr.splitlines()) == 1 and min(times) < 1
+
+
+@pytest.mark.parametrize(
+    "flags, added",
+    [("", True), ("--xla_dump_to=x", True), ("--xla_gpu_deterministic_ops=true", False)],
+)
+def test_deterministic_asks_xla(flags, added, tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    run_command("encode", tmp_path / "nothing", "--deterministic")
+    asked = "--xla_gpu_deterministic_ops=true"
+    assert os.environ["XLA_FLAGS"] == (f"{flags} {asked}".strip() if added else flags)
+    option, value = asked.removeprefix("--").split("=")
+    identity = jax.jit(lambda x: x).lower(np.ones(2))  # refused where jaxlib knows it no more
+    assert identity.compile(compiler_options={option: value == "true"})
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        identity.compile(compiler_options={f"{option}_": True})
+
+
+def test_deterministic_is_not_both(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=false")
+    assert run_command("encode", tmp_path / "nothing", "--deterministic") == 2
+    assert "and XLA_FLAGS for --xla_gpu_deterministic_ops=false" in capsys.readouterr().err

@@ -1,0 +1,90 @@
+"""What TF32 does to codes and reconstructions, without a card that has it.
+
+    python -m benchmarks.tf32                               # the model that ships, its pictures
+    python -m benchmarks.tf32 --workdir runs/mine --pictures pictures/
+
+A tensor core rounds what it multiplies to TF32's 10 bits of mantissa, and adds in float32. Here the
+operands of every convolution and matrix product are rounded so; sums are in this machine's order.
+"""
+
+import argparse
+import contextlib
+import datetime
+import functools
+import platform
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import primitives
+
+import pdae_jax
+from pdae_jax import images
+from pdae_jax.workdir import shipped
+
+PRODUCTS = (primitives.dot_general_p, primitives.conv_general_dilated_p)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", default="emoji", help="the model (default emoji, that ships)")
+    parser.add_argument("--pictures", help="a folder (default those that ship beside the model)")
+    args = parser.parse_args(argv)
+    pictures = args.pictures or shipped.folder() / args.workdir / "pictures"
+    float32 = measured(args.workdir, pictures)
+    with tf32():
+        rounded = measured(args.workdir, pictures)
+    z, spread = float32.pop("z"), float32.pop("spread")
+    moved = np.sqrt(np.mean(((rounded["z"] - z) / spread) ** 2))
+    print(f"z moves by {moved:.2g} of its standard deviations (root mean square)\n")
+    print("| MSE, of pictures in [0, 1] | float32 | TF32 |\n| --- | --- | --- |")
+    for name, error in float32.items():
+        print(f"| {name} | {error:.4g} | {rounded[name]:.4g} |")
+    print(
+        f"\n{args.workdir}, {len(z)} pictures, on {platform.processor() or platform.machine()}, "
+        f"{datetime.date.today()}, jax {metadata.version('jax')}"
+    )
+
+
+def measured(workdir: str, pictures: Any) -> dict[str, Any]:
+    """Codes, their spread over the training pictures, and errors of decoding, in float32."""
+    model = pdae_jax.load(workdir)
+    given = images.load(pictures, model)
+    z, x_0 = model.encode(given), images.to_float(given)
+
+    def error(decoded: np.ndarray) -> float:
+        return float(np.mean(((decoded - x_0) / 2) ** 2))  # of pictures in [0, 1], as `evaluate`
+
+    return {
+        "z": z,
+        "spread": np.asarray(model.params["statistics"]["std"]),
+        "from z alone": error(model.decode(z, temperature=0)),
+        "from z and the inferred x_T": error(model.reconstruct(given)),
+    }
+
+
+@contextlib.contextmanager
+def tf32() -> Iterator[None]:
+    """Within, whatever is traced multiplies as a tensor core does in float32."""
+    binds = [primitive.bind for primitive in PRODUCTS]
+
+    def bind(exact: Any, *operands: Any, **how: Any) -> Any:
+        return exact(*(jax.lax.reduce_precision(a, 8, 10) for a in operands), **how)
+
+    jax.clear_caches()
+    for primitive, exact in zip(PRODUCTS, binds):
+        primitive.bind = functools.partial(bind, exact)
+    try:
+        yield
+    finally:
+        for primitive in PRODUCTS:
+            del primitive.bind
+        jax.clear_caches()
+
+
+if __name__ == "__main__":
+    main()
