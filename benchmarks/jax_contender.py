@@ -68,10 +68,10 @@ def train(
 ) -> tuple[Run, float]:
     row, settings, mesh = OBJECTIVES["pdae"], Settings(batch_size=batch), one_device()
     params = parameters(net, (*row.trains, *row.needs))
-    frozen = jax.device_put(
-        net.frozen({name: params[name] for name in row.needs}), sharding.replicated(mesh)
-    )
+    frozen = net.frozen({name: params[name] for name in row.needs})
+    frozen = jax.device_put(frozen, sharding.placed(mesh, frozen))
     state = TrainState.create({name: params[name] for name in row.trains}, settings.optimizer())
+    state = jax.device_put(state, sharding.placed(mesh, state))
     images = np.random.default_rng(1).integers(0, 256, (batch, *arch.image_shape), np.uint8)
     images = sharding.to_mesh(mesh, {"image": images})
     rng = jax.random.key(0)

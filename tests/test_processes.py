@@ -57,7 +57,7 @@ def test_two_processes_train_as_one_and_recover(one, tmp_path):
     first[1].kill()
     _, errors = first[0].communicate(timeout=120)
     assert first[0].returncode, errors
-    finish(start_processes("train_together", 2, tmp_path, "dpm", 6, 2))
+    finish(start_processes("train_together", 2, tmp_path, "dpm", 6, 2, "as on a GPU"))
     finish(start_processes("train_together", 1, tmp_path, "dpm", 8, 1, devices=4))
     found = losses(tmp_path)
     assert found.keys() == one.keys() == set(range(1, 9))
@@ -103,6 +103,7 @@ REPORT = [
     "--config.report.invert_steps=2",
     "--config.report.scored=4",
     "--config.report.ddpm=False",
+    "--config.report.sections=('reconstruct','gap','evaluate')",
 ]
 
 
@@ -139,6 +140,7 @@ def test_the_command_over_two_processes(workdir, digits_folder, tmp_path):
                 f"--config.pretrained={workdir}",
                 f"--config.data.name=folder:{digits_folder}",
                 "--config.data.max_broken=0.5",
+                devices=4,
             )
         )
         found.append(losses(home, "pdae"))

@@ -23,7 +23,7 @@ from pdae_jax.data.dataset import Data
 from pdae_jax.networks.groups import Networks
 from pdae_jax.runtime import sharding
 from pdae_jax.schedule import linear
-from pdae_jax.training import losses
+from pdae_jax.training import losses, trainer
 from pdae_jax.training.log import Log
 from pdae_jax.training.loop import TrainingError
 from pdae_jax.training.objectives import OBJECTIVES
@@ -92,6 +92,30 @@ def test_resume_is_the_uninterrupted_run_bit_for_bit(trained, tmp_path, objectiv
         for line in (workdir / objective / "metrics.jsonl").read_text().splitlines()
     ]
     assert steps == sorted(steps) and steps[-1] == 6
+
+
+def test_kernels_may_lie_as_a_gpu_has_them(trained, tmp_path, monkeypatch):
+    """From the start, and saved so and resumed as on a CPU: the same training."""
+    layouts, run = [], trainer.Loop.run
+
+    def look(tree):
+        kernels = [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim == 4]
+        layouts.append({leaf.format.layout.major_to_minor for leaf in kernels})
+
+    def seen(self, state, frozen, *others):
+        look(state), look(frozen)
+        state, done = run(self, state, frozen, *others)
+        look(state)
+        return state, done
+
+    monkeypatch.setattr(trainer.Loop, "run", seen)
+    for layout in (sharding.OHWI, None):
+        monkeypatch.setattr(sharding, "kernel_layout", lambda mesh, layout=layout: layout)
+        assert train(tmp_path, "pdae", arch=ARCH, data=DIGITS, settings=QUICK, pretrained=trained)
+        for ours, theirs in zip(state_at(tmp_path, "pdae", 6), state_at(trained, "pdae", 6)):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-4)
+        shutil.rmtree(tmp_path / "pdae" / "6")
+    assert layouts == [{(3, 0, 1, 2)}] * 3 + [{(0, 1, 2, 3)}] * 3
 
 
 def test_a_stage_that_is_done_is_not_done_again(trained):

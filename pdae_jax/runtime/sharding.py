@@ -5,11 +5,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pdae_jax.runtime.progress import bar
 
 AXES = ("data", "fsdp")
+OHWI = Layout(major_to_minor=(3, 0, 1, 2))  # of a kernel [h, w, C, D], as cuDNN reads it
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
@@ -44,12 +46,28 @@ def over_fsdp(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
+def kernel_layout(mesh: Mesh) -> Layout | None:
+    """How convolutions' kernels, their moments and averages lie in memory; None: as elsewhere.
+
+    On GPUs `OHWI`: a step would copy each of them there and back.
+    """
+    return OHWI if mesh.devices.flat[0].platform == "gpu" else None
+
+
+def placed(mesh: Mesh, tree: Any) -> Any:
+    """Where each array of a training state lies, `over_fsdp`, and how, `kernel_layout`."""
+    layout = kernel_layout(mesh)
+    return jax.tree.map(
+        lambda a, where: Format(layout if a.ndim == 4 else None, where), tree, over_fsdp(mesh, tree)
+    )
+
+
 def shapes(mesh: Mesh, tree: Any) -> Any:
-    """The shapes of arrays not yet there, each with the sharding that `over_fsdp` gives it."""
+    """The shapes of arrays not yet there, each with its place by `placed`."""
     return jax.tree.map(
         lambda a, where: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where),
         tree,
-        over_fsdp(mesh, tree),
+        placed(mesh, tree),
     )
 
 

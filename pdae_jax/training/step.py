@@ -49,11 +49,11 @@ def compiled_step(
         drawn = jax.lax.with_sharding_constraint(drawn, over_batch)
         return update(state, frozen, drawn, rng_dropout if dropout else None)
 
-    placed = sharding.over_fsdp(mesh, state)
+    placed = sharding.placed(mesh, state)
     return jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(placed, sharding.over_fsdp(mesh, frozen), over_batch, everywhere),
+        in_shardings=(placed, sharding.placed(mesh, frozen), over_batch, everywhere),
         out_shardings=(placed, everywhere),
     )
 

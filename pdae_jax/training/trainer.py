@@ -169,7 +169,7 @@ def _train(
         began = time.perf_counter()
         try:
             with memory.shortage(memory.advice(objective, settings, mesh, precision)):
-                frozen = jax.device_put(frozen, sharding.over_fsdp(mesh, frozen))
+                frozen = jax.device_put(frozen, sharding.placed(mesh, frozen))
                 state = start(fresh, given, shapes, checkpoints, step)
                 state, done = loop.run(state, frozen, batches, checkpoints, log)
         finally:
@@ -290,7 +290,9 @@ def start(
     checkpoints: Checkpoints,
     step: int,
 ) -> TrainState:
-    """The state saved at `step`, or a fresh one, where the shapes' shardings say."""
+    """The state saved at `step`, or a fresh one, where and how the shapes say."""
+    places = jax.tree.map(lambda shape: shape.format, shapes)
     if checkpoints.latest() is not None:
-        return restore(checkpoints, step, shapes)
-    return jax.jit(fresh, out_shardings=jax.tree.map(lambda s: s.sharding, shapes))(given)
+        restored = restore(checkpoints, step, shapes)
+        return jax.jit(lambda state: state, out_shardings=places, donate_argnums=0)(restored)
+    return jax.jit(fresh, out_shardings=places)(given)

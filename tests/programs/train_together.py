@@ -1,15 +1,20 @@
-"""One of several processes that train OBJECTIVE into WORKDIR for STEPS steps; 1 where cut short."""
+"""One of several processes that train OBJECTIVE into WORKDIR for STEPS steps; 1 where cut short.
+
+With one argument more kernels lie as on a GPU.
+"""
 
 import sys
 
 from helpers import DIGITS_ARCH
 
 from pdae_jax.data.dataset import Data
-from pdae_jax.runtime import processes
+from pdae_jax.runtime import processes, sharding
 from pdae_jax.training.settings import Settings
 from pdae_jax.training.trainer import train
 
-coordinator, n, i, workdir, objective, steps, fsdp = sys.argv[1:]
+coordinator, n, i, workdir, objective, steps, fsdp, *as_on_a_gpu = sys.argv[1:]
+if as_on_a_gpu:
+    sharding.kernel_layout = lambda mesh: sharding.OHWI
 if n != "1":
     processes.start(coordinator, int(n), int(i), patience=20)
 settings = Settings(
