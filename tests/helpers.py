@@ -92,8 +92,10 @@ def program(name: str, *args) -> list[str]:
 def environment(devices: int | None = None, **more: str) -> dict[str, str]:
     """This process's, with as many CPU devices, and the tree and the helpers importable."""
     paths = os.pathsep.join(map(str, (ROOT, TESTS)))
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "PYTHONPATH": paths, **({"XLA_FLAGS": flags} if devices else {}), **more}
+    flags = [os.environ.get("XLA_FLAGS", "")]
+    if devices:
+        flags.append(f"--xla_force_host_platform_device_count={devices}")
+    return {**os.environ, "PYTHONPATH": paths, "XLA_FLAGS": " ".join(flags), **more}
 
 
 def run_program(
