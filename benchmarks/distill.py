@@ -130,7 +130,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.large_batch:
         net = Networks(Architecture(**ADM_64))
         params = jax.jit(lambda: net.init(jax.random.key(0), ("dpm", "gradient", *STUDENTS)))()
-        seconds = step_seconds(net, params, given.large_batch, given.rounds, TIMED_LARGE)
+        seconds = step_seconds(
+            net, net.frozen(params), given.large_batch, given.rounds, TIMED_LARGE
+        )
         print(of_steps(f"celeba64's networks, batch {given.large_batch}", seconds), flush=True)
     print("\n| x_T | network | steps | MSE | SSIM | MSE to PDAE's 100 steps |")
     print("|---|---|---:|---:|---:|---:|")

@@ -29,7 +29,7 @@ from pdae_jax.training.loop import TrainingError
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.settings import Settings
 from pdae_jax.training.state import TrainState
-from pdae_jax.training.step import make_update
+from pdae_jax.training.step import compiled_step, make_update
 from pdae_jax.training.trainer import train
 from pdae_jax.workdir.checkpoints import Checkpoints
 from pdae_jax.workdir.records import Records
@@ -109,13 +109,38 @@ def test_kernels_may_lie_as_a_gpu_has_them(trained, tmp_path, monkeypatch):
         return state, done
 
     monkeypatch.setattr(trainer.Loop, "run", seen)
-    for layout in (sharding.OHWI, None):
-        monkeypatch.setattr(sharding, "kernel_layout", lambda mesh, layout=layout: layout)
-        assert train(tmp_path, "pdae", arch=ARCH, data=DIGITS, settings=QUICK, pretrained=trained)
+    settings = dataclasses.replace(QUICK, pictures_every=3)
+    for gpu in (True, False):
+        monkeypatch.setattr(sharding, "as_cudnn_reads", lambda mesh, dtype, gpu=gpu: gpu)
+        assert train(
+            tmp_path, "pdae", arch=ARCH, data=DIGITS, settings=settings, pretrained=trained
+        )
         for ours, theirs in zip(state_at(tmp_path, "pdae", 6), state_at(trained, "pdae", 6)):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-4)
         shutil.rmtree(tmp_path / "pdae" / "6")
     assert layouts == [{(3, 0, 1, 2)}] * 3 + [{(0, 1, 2, 3)}] * 3
+
+
+def test_a_step_over_two_levels_with_kernels_as_a_gpu_has_them(monkeypatch):
+    """Of the frozen model's up-sampling convolution the sums of taps, which lie otherwise."""
+    net, row = Networks(dataclasses.replace(ARCH, mult=(1, 2))), OBJECTIVES["pdae"]
+    mesh, found = sharding.make_mesh(), []
+    for gpu in (False, True):
+        monkeypatch.setattr(sharding, "as_cudnn_reads", lambda mesh, dtype, gpu=gpu: gpu)
+        params = jax.jit(lambda: net.init(jax.random.key(0), (*row.trains, *row.needs)))()
+        frozen = net.frozen({group: params[group] for group in row.needs})
+        state = TrainState.create({group: params[group] for group in row.trains}, PLAIN.optimizer())
+        state, frozen = (
+            jax.device_put(tree, sharding.placed(mesh, tree, net.dtype)) for tree in (state, frozen)
+        )
+        taps = frozen["dpm"]["up"]["upsample_1"]["conv_in"]["taps"]
+        order = taps.format.layout.major_to_minor
+        step = compiled_step(row, net, net.schedule, PLAIN, mesh, state, frozen)
+        batch = {"image": jnp.arange(16 * 64, dtype=jnp.uint8).reshape(16, 8, 8, 1)}
+        found.append((order, step(state, frozen, batch, jax.random.key(1))))
+    (plain, ours), (moved, theirs) = found
+    assert (plain, moved) == ((0, 1, 2, 3), (2, 0, 1, 3))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
 
 
 def test_a_stage_that_is_done_is_not_done_again(trained):

@@ -41,8 +41,7 @@ def model_and_data(context: Context[Any]) -> Section:
         groups = [name for name in objective.trains if name in context.model.params]
         if not groups:
             continue
-        shapes = context.model.net.shapes(groups, len(context.model.attributes))
-        n = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+        n = context.model.net.size({name: context.model.params[name] for name in groups})
         trained.append([objective.title, f"{n:,}", *_training(workdir.records(objective.name))])
     header = ["", "parameters", "steps", "pictures a step", "learning rate", "loss", "minutes"]
     caption = (

@@ -131,15 +131,17 @@ class Networks:
 
         What a network's layers make of its parameters at every use is made once: kernels, and
         convolutions' biases, are rounded to `dtype`, an up-sampling kernel's taps are summed. No
-        value changes.
+        value changes. Parameters that are so already stay, rounded where `dtype` is another.
         """
 
         def layers(tree: Params) -> Params:
             given: dict[Any, Any] = flatten_dict(tree)
             kept: dict[Any, Any] = {}
             for (*layer, name), a in given.items():
-                kernel = given.get((*layer, "kernel"))  # norms have none, and compute in float32
-                # A matrix product's bias joins in what follows, and rounded it would not on a GPU.
+                kernel = given.get((*layer, "kernel"), given.get((*layer, "taps")))
+                # Norms have none, and compute in float32. On a GPU rounding a convolution's bias
+                # is a kernel of its own; a matrix product's is rounded in passing, and XLA cuts
+                # q, k and v apart at once only where it is.
                 if kernel is not None and (a is kernel or kernel.ndim == 4):
                     a = a.astype(self.dtype)
                 if name == "kernel" and is_up_convolution(layer):
@@ -150,6 +152,14 @@ class Networks:
         return {
             group: layers(tree) if group in NETWORKS else tree for group, tree in params.items()
         }
+
+    @staticmethod
+    def size(params: Params) -> int:
+        """How many parameters there are, whether or not they are `frozen`."""
+        return sum(
+            a.size * 9 // 16 if path[-1] == "taps" else a.size
+            for path, a in flatten_dict(params).items()
+        )
 
     def encode(self, params: Params, x_0: Images) -> Codes:
         """z = E(x_0), x_0 in [-1, 1]."""

@@ -261,8 +261,8 @@ class UpConv3x3(nn.Module):
 
     Of the nine pixels under the kernel only four differ, so that taps on the same one are summed
     first: 16 multiplications where there were 36, and nothing repeated is written. The parameters
-    are `Conv3x3`'s, or of what is not trained its bias and, instead of its kernel, `taps`, the sums
-    (`shared_taps`), which a sampler need not compute at every step.
+    are `Conv3x3`'s, or of what is not trained its bias and, instead of its kernel, `taps`: the sums
+    (`shared_taps`), computed once and not at every step.
     """
 
     features: int
@@ -271,7 +271,7 @@ class UpConv3x3(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W {self.features}"]:
         if self.has_variable("params", "taps"):
-            taps = self.get_variable("params", "taps")
+            taps = jnp.asarray(self.get_variable("params", "taps"), self.dtype)
         else:
             kernel = self.param("kernel", torch_init, (3, 3, x.shape[-1], self.features))
             taps = shared_taps(jnp.asarray(kernel, self.dtype))

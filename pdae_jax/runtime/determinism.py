@@ -12,7 +12,7 @@ def ask() -> None:
     """
     flags, (name, _, value) = os.environ.get("XLA_FLAGS", "").split(), FLAG.partition("=")
     given = [flag for flag in flags if flag.partition("=")[0] == name]
-    if any(flag not in (name, FLAG) for flag in given):
+    if any(flag.partition("=")[2].lower() not in ("", "1", "true") for flag in given):
         raise ValueError(
             f"--deterministic asks for {name}={value}, and XLA_FLAGS for {given[-1]}: leave out one"
         )

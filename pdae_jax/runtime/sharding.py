@@ -4,14 +4,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from pdae_jax.runtime.progress import bar
 
 AXES = ("data", "fsdp")
-OHWI = Layout(major_to_minor=(3, 0, 1, 2))  # of a kernel [h, w, C, D], as cuDNN reads it
+# As cuDNN reads it: of a kernel [h, w, C, D], and of one whose convolution's gradient is taken.
+OHWI, OHWI_OF_GRADIENT = Layout((3, 0, 1, 2)), Layout((2, 0, 1, 3))
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
@@ -46,28 +49,35 @@ def over_fsdp(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
-def kernel_layout(mesh: Mesh) -> Layout | None:
-    """How convolutions' kernels, their moments and averages lie in memory; None: as elsewhere.
+def as_cudnn_reads(mesh: Mesh, dtype: DTypeLike) -> bool:
+    """Whether kernels lie in memory as cuDNN reads them, for which a step would copy each.
 
-    On GPUs `OHWI`: a step would copy each of them there and back.
+    That is so on NVIDIA's GPUs in bfloat16; in float32 it depends on the card what cuDNN reads.
     """
-    return OHWI if mesh.devices.flat[0].platform == "gpu" else None
+    return mesh.devices.flat[0].device_kind.startswith("NVIDIA") and dtype == jnp.bfloat16
 
 
-def placed(mesh: Mesh, tree: Any) -> Any:
-    """Where each array of a training state lies, `over_fsdp`, and how, `kernel_layout`."""
-    layout = kernel_layout(mesh)
-    return jax.tree.map(
-        lambda a, where: Format(layout if a.ndim == 4 else None, where), tree, over_fsdp(mesh, tree)
-    )
+def placed(mesh: Mesh, tree: Any, dtype: DTypeLike) -> Any:
+    """Where each array of a training state lies, `over_fsdp`, and how in memory.
+
+    dtype: in which the networks compute.
+    """
+    gpu = as_cudnn_reads(mesh, dtype)
+
+    def one(path: Sequence[Any], array: Any, where: NamedSharding) -> Format:
+        taps = getattr(path[-1], "key", "") == "taps"  # `networks.layers.up_by_gradient`
+        layout = OHWI_OF_GRADIENT if taps else OHWI
+        return Format(layout if gpu and array.ndim == 4 else None, where)
+
+    return jax.tree_util.tree_map_with_path(one, tree, over_fsdp(mesh, tree))
 
 
-def shapes(mesh: Mesh, tree: Any) -> Any:
+def shapes(mesh: Mesh, tree: Any, dtype: DTypeLike = jnp.float32) -> Any:
     """The shapes of arrays not yet there, each with its place by `placed`."""
     return jax.tree.map(
         lambda a, where: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where),
         tree,
-        placed(mesh, tree),
+        placed(mesh, tree, dtype),
     )
 
 

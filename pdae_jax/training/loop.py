@@ -209,7 +209,7 @@ def save(checkpoints: Checkpoints, state: TrainState, step: int) -> None:
 
 
 def restore(checkpoints: Checkpoints, step: int, shapes: TrainState) -> TrainState:
-    """The state saved at `step`; shapes: its arrays' shapes, types and shardings."""
+    """The state saved at `step`; shapes: its arrays' shapes, types and shardings, not layouts."""
     items = checkpoints.restore(step, ema=shapes.ema, train=_without_ema(shapes))
     return TrainState(ema=items["ema"], **items["train"])
 

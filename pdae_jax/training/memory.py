@@ -40,7 +40,7 @@ def table(state: TrainState, frozen: Params) -> str:
             (
                 name,
                 str(len(leaves)),
-                f"{sum(leaf.size for leaf in leaves):,}",
+                f"{Networks.size({name: tree}):,}",
                 *(f"{size / 1e6:.1f}" if size else "" for size in (*sizes, sum(sizes))),
                 fate,
             )

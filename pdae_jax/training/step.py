@@ -49,12 +49,12 @@ def compiled_step(
         drawn = jax.lax.with_sharding_constraint(drawn, over_batch)
         return update(state, frozen, drawn, rng_dropout if dropout else None)
 
-    placed = sharding.placed(mesh, state)
+    places = sharding.placed(mesh, state, net.dtype)
     return jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(placed, sharding.placed(mesh, frozen), over_batch, everywhere),
-        out_shardings=(placed, everywhere),
+        in_shardings=(places, sharding.placed(mesh, frozen, net.dtype), over_batch, everywhere),
+        out_shardings=(places, everywhere),
     )
 
 

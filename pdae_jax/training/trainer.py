@@ -109,7 +109,7 @@ def _train(
     if codes and "label" in row.reads:
         codes = binary_attributes(codes, data)
         attributes = codes.attributes
-    frozen = net.frozen({group: weights[group] for group in row.needs})
+    needed = {group: weights[group] for group in row.needs}
 
     order: dict[str, int] = {
         "batch_size": settings.batch_size,
@@ -124,7 +124,7 @@ def _train(
         n, what = len(source), f"pictures of {' x '.join(map(str, arch.image_shape))}"
     given = row.init(net, weights) if row.init and not step else None
     fresh = functools.partial(fresh_state, net, row, settings, seed, len(attributes))
-    shapes = sharding.shapes(mesh, jax.eval_shape(fresh, given))
+    shapes = sharding.shapes(mesh, jax.eval_shape(fresh, given), net.dtype)
     with workdir.checkpoints(objective, settings.keep) as checkpoints:
         log = Log(records, objective, step, settings.steps, settings.batch_size)
         log.begin(data, how)
@@ -135,7 +135,7 @@ def _train(
         log.say(
             f"{objective} in {records.folder}: {n:,} {what}, {mesh.size} "
             f"{jax.devices()[0].platform} device(s), {precision}{origin}\n"
-            + memory.table(shapes, sharding.shapes(mesh, frozen))
+            + memory.table(shapes, sharding.shapes(mesh, jax.eval_shape(net.frozen, needed)))
         )
         for line in (*words, *source.words):
             log.say(line)
@@ -169,7 +169,8 @@ def _train(
         began = time.perf_counter()
         try:
             with memory.shortage(memory.advice(objective, settings, mesh, precision)):
-                frozen = jax.device_put(frozen, sharding.placed(mesh, frozen))
+                frozen = net.frozen(needed)
+                frozen = jax.device_put(frozen, sharding.placed(mesh, frozen, net.dtype))
                 state = start(fresh, given, shapes, checkpoints, step)
                 state, done = loop.run(state, frozen, batches, checkpoints, log)
         finally:
@@ -293,6 +294,6 @@ def start(
     """The state saved at `step`, or a fresh one, where and how the shapes say."""
     places = jax.tree.map(lambda shape: shape.format, shapes)
     if checkpoints.latest() is not None:
-        restored = restore(checkpoints, step, shapes)
+        restored = restore(checkpoints, step, shapes)  # where they say; Orbax knows no layouts
         return jax.jit(lambda state: state, out_shardings=places, donate_argnums=0)(restored)
     return jax.jit(fresh, out_shardings=places)(given)

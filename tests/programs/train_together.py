@@ -14,7 +14,7 @@ from pdae_jax.training.trainer import train
 
 coordinator, n, i, workdir, objective, steps, fsdp, *as_on_a_gpu = sys.argv[1:]
 if as_on_a_gpu:
-    sharding.kernel_layout = lambda mesh: sharding.OHWI
+    sharding.as_cudnn_reads = lambda mesh, dtype: True
 if n != "1":
     processes.start(coordinator, int(n), int(i), patience=20)
 settings = Settings(
