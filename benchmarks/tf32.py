@@ -20,8 +20,8 @@ import jax
 import numpy as np
 from jax.extend.core import primitives
 
-import pdae_jax
 from pdae_jax import images
+from pdae_jax.model import load
 from pdae_jax.workdir import shipped
 
 PRODUCTS = (primitives.dot_general_p, primitives.conv_general_dilated_p)
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measured(workdir: str, pictures: Any) -> dict[str, Any]:
     """Codes, and errors of decoding them."""
-    model = pdae_jax.load(workdir)
+    model = load(workdir)
     given = images.load(pictures, model)
     z, x_0 = model.encode(given), images.to_float(given)
 

@@ -156,10 +156,8 @@ class Networks:
     @staticmethod
     def size(params: Params) -> int:
         """How many parameters there are, whether or not they are `frozen`."""
-        return sum(
-            a.size * 9 // 16 if path[-1] == "taps" else a.size
-            for path, a in flatten_dict(params).items()
-        )
+        given: dict[Any, Any] = flatten_dict(params)
+        return sum(a.size * 9 // 16 if path[-1] == "taps" else a.size for path, a in given.items())
 
     def encode(self, params: Params, x_0: Images) -> Codes:
         """z = E(x_0), x_0 in [-1, 1]."""
