@@ -50,9 +50,9 @@ def over_fsdp(mesh: Mesh, tree: Any) -> Any:
 
 
 def as_cudnn_reads(mesh: Mesh, dtype: DTypeLike) -> bool:
-    """Whether kernels lie in memory as cuDNN reads them, for which a step would copy each.
+    """Whether kernels are kept in memory as cuDNN reads them: else a step copies each of them.
 
-    That is so on NVIDIA's GPUs in bfloat16; in float32 it depends on the card what cuDNN reads.
+    On NVIDIA's GPUs in bfloat16; in float32 what cuDNN reads depends on the card.
     """
     return mesh.devices.flat[0].device_kind.startswith("NVIDIA") and dtype == jnp.bfloat16
 
