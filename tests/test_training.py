@@ -125,9 +125,10 @@ def test_a_step_over_two_levels_with_kernels_as_a_gpu_has_them(monkeypatch):
     """Of the frozen model's up-sampling convolution the sums of taps, which lie otherwise."""
     net, row = Networks(dataclasses.replace(ARCH, mult=(1, 2))), OBJECTIVES["pdae"]
     mesh, found = sharding.make_mesh(), []
+    init = jax.jit(lambda: net.init(jax.random.key(0), (*row.trains, *row.needs)))
     for gpu in (False, True):
         monkeypatch.setattr(sharding, "as_cudnn_reads", lambda mesh, dtype, gpu=gpu: gpu)
-        params = jax.jit(lambda: net.init(jax.random.key(0), (*row.trains, *row.needs)))()
+        params = init()  # anew: a step takes its state's memory
         frozen = net.frozen({group: params[group] for group in row.needs})
         state = TrainState.create({group: params[group] for group in row.trains}, PLAIN.optimizer())
         state, frozen = (

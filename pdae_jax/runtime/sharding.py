@@ -64,10 +64,11 @@ def placed(mesh: Mesh, tree: Any, dtype: DTypeLike) -> Any:
     """
     gpu = as_cudnn_reads(mesh, dtype)
 
-    def one(path: Sequence[Any], array: Any, where: NamedSharding) -> Format:
+    def one(path: Sequence[Any], array: Any, where: NamedSharding) -> Format | NamedSharding:
+        if not gpu or array.ndim != 4:
+            return where
         taps = getattr(path[-1], "key", "") == "taps"  # `networks.layers.up_by_gradient`
-        layout = OHWI_OF_GRADIENT if taps else OHWI
-        return Format(layout if gpu and array.ndim == 4 else None, where)
+        return Format(OHWI_OF_GRADIENT if taps else OHWI, where)
 
     return jax.tree_util.tree_map_with_path(one, tree, over_fsdp(mesh, tree))
 

@@ -295,5 +295,7 @@ def start(
     places = jax.tree.map(lambda shape: shape.format, shapes)
     if checkpoints.latest() is not None:
         restored = restore(checkpoints, step, shapes)  # where they say; Orbax knows no layouts
+        if not any(place.layout for place in jax.tree.leaves(places)):
+            return restored
         return jax.jit(lambda state: state, out_shardings=places, donate_argnums=0)(restored)
     return jax.jit(fresh, out_shardings=places)(given)
