@@ -11,11 +11,9 @@ own, in a folder that is removed. Needs the package installed.
 
 import argparse
 import dataclasses
-import datetime
 import functools
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -26,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import where_and_when
 from pdae_jax.data.dataset import Data
 from pdae_jax.data.source import Source
 from pdae_jax.networks.architecture import Architecture
@@ -142,10 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.alone:
         print(json.dumps(measure(args.pictures[0], args.formats[0], args.z_size)))
         return
-    print(
-        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, "
-        f"{os.cpu_count()} cores, z of {args.z_size} numbers"
-    )
+    print(f"{where_and_when()}, z of {args.z_size} numbers")
     print("format    pictures  peak MB  before MB  file MB  seconds  pictures/s")
     for format in args.formats:
         for n in args.pictures:

@@ -8,16 +8,15 @@ Needs Chromium, and `pip install '.[explore]' playwright`.
 """
 
 import argparse
-import datetime
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 
 from playwright.sync_api import Page, sync_playwright
+
+from benchmarks import where_and_when
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -65,10 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     finally:
         explorer.terminate()
         explorer.wait()
-    print(
-        f"\n{args.workdir} on {platform.processor() or platform.machine()}, "
-        f"{datetime.date.today()}, jax {metadata.version('jax')}, {args.moves} moves"
-    )
+    print(f"\n{args.workdir} on {where_and_when()}, {args.moves} moves")
 
 
 def measure(page: Page, moves: int) -> None:

@@ -9,17 +9,15 @@ operands of every convolution and matrix product are rounded so; sums are in thi
 
 import argparse
 import contextlib
-import datetime
 import functools
-import platform
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from typing import Any
 
 import jax
 import numpy as np
 from jax.extend.core import primitives
 
+from benchmarks import where_and_when
 from pdae_jax import images
 from pdae_jax.model import load
 from pdae_jax.workdir import shipped
@@ -46,10 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("| MSE, of pictures in [0, 1] | float32 | TF32 |\n| --- | --- | --- |")
     for name, error in float32.items():
         print(f"| {name} | {error:.4g} | {rounded[name]:.4g} |")
-    print(
-        f"\n{args.workdir}, {len(z)} pictures, on {platform.processor() or platform.machine()}, "
-        f"{datetime.date.today()}, jax {metadata.version('jax')}"
-    )
+    print(f"\n{args.workdir}, {len(z)} pictures, on {where_and_when()}")
 
 
 def measured(workdir: str, pictures: Any) -> dict[str, Any]:
