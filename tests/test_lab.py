@@ -33,6 +33,8 @@ SMALL = {
     "classifier.steps": 40,
     "dpm.batch_size": 8,
     "pdae.batch_size": 8,
+    "dpm.pictures_every": 0,
+    "pdae.pictures_every": 0,
     "dpm.ema": 0.5,
     "pdae.ema": 0.5,
     "dpm.accumulate": 1,
