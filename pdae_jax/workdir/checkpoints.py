@@ -50,9 +50,9 @@ class Checkpoints:
         self._folder = Path(folder).absolute()
         self._failed = False
         hush_orbax()
-        handlers: dict[str, Any] = {
-            name: ocp.StandardCheckpointHandler() for name in ("ema", "train")
-        }
+        self._ema = ocp.StandardCheckpointHandler()
+        self._shapes_of: dict[int, Params] = {}  # Orbax takes long to read them
+        handlers: dict[str, Any] = {"ema": self._ema, "train": ocp.StandardCheckpointHandler()}
         self._manager = _Manager(
             self._folder,
             item_handlers=handlers | {"checksums": ocp.JsonCheckpointHandler()},
@@ -65,6 +65,7 @@ class Checkpoints:
 
     def save(self, step: int, ema: Params, train: Any = None) -> None:
         """Starts a save of the averaged parameters and, for a run, of what it resumes from."""
+        self._shapes_of.pop(step, None)
         items = {"ema": ema} if train is None else {"ema": ema, "train": train}
         args: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         args["checksums"] = ocp.args.JsonSave({n: checksums(tree) for n, tree in items.items()})
@@ -80,12 +81,12 @@ class Checkpoints:
 
     def identity(self, step: int) -> str:
         """What tells a checkpoint from another of the same step; "" of one without checksums."""
-        saved = self._folder / str(step) / "checksums" / "metadata"
+        saved = self._item(step, "checksums") / "metadata"
         return hashlib.sha256(saved.read_bytes()).hexdigest()[:16] if saved.exists() else ""
 
     def resumable(self, step: int) -> bool:
         """Whether there is more than weights: imported ones have nothing to resume from."""
-        return "train" in self._manager.item_metadata(step).keys()
+        return self._item(step, "train").exists()
 
     def shapes(self, step: int) -> Params:
         """The tree of "ema" as empty NumPy arrays: what is there, without reading it."""
@@ -95,11 +96,17 @@ class Checkpoints:
             self._refuse(step, damaged)
 
     def _shapes(self, step: int) -> Params:
-        try:
-            metadata = self._manager.item_metadata(step)["ema"].tree
-            return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
-        except Exception as error:  # noqa: BLE001 - a damaged file makes Orbax raise anything
-            raise _Damaged("its metadata cannot be read") from error
+        if step not in self._shapes_of:
+            try:
+                metadata = self._ema.metadata(self._item(step, "ema")).tree
+                shapes = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
+            except Exception as error:  # noqa: BLE001 - a damaged file makes Orbax raise anything
+                raise _Damaged("its metadata cannot be read") from error
+            self._shapes_of[step] = shapes
+        return self._shapes_of[step]
+
+    def _item(self, step: int, name: str) -> Path:
+        return self._folder / str(step) / name
 
     def _whole(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
         """Reads items and compares their checksums; `_Damaged` where something is not as saved.
@@ -111,7 +118,7 @@ class Checkpoints:
         }
         read, saved, wrong = {}, {}, ""
         try:
-            if "checksums" in self._manager.item_metadata(step).keys():  # older versions had none
+            if self._item(step, "checksums").exists():  # older versions had none
                 args["checksums"] = ocp.args.JsonRestore()
             read = self._manager.restore(step, args=ocp.args.Composite(**args))
             saved = {name: dict(read["checksums"][name]) for name in items if "checksums" in args}
