@@ -17,6 +17,8 @@ from jaxtyping import Float, Real
 Map = Float[Array, "B H W C"]  # a feature map
 AnyMap = Float[Array, "B _H _W _C"]  # whose size is not the others'
 Kernel = Float[Array, "h w C D"]
+Padding = tuple[tuple[int, int], ...]  # of each axis, before and behind
+Options = tuple[tuple[str, Any], ...]  # of a convolution, by name
 # (scale, shift) of each channel, of every example or of all: h = (1 + scale) h + shift.
 ScaleShift = tuple[Float[Array, "#B _width"], Float[Array, "#B _width"]]
 Condition = ScaleShift | Float[Array, "#B _width"]  # or a shift alone, before the norm
@@ -39,25 +41,33 @@ def convolution(
     an operation of its own, but the gradient by x more slowly, so that it keeps its own padding.
     """
 
-    def conv(x: Map, kernel: Kernel, padding: str | Sequence[tuple[int, int]]) -> Array:
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    how = {"window_strides": tuple(strides), **options}
+    return _padded(x, kernel, tuple(padding), tuple(how.items()))
 
-    @jax.custom_vjp
-    def padded(x: Map, kernel: Kernel) -> Array:
-        return conv(x, kernel, padding)
 
-    def forward(x: Map, kernel: Kernel) -> tuple[Array, tuple[Map, Kernel]]:
-        return padded(x, kernel), (x, kernel)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _padded(x: Map, kernel: Kernel, padding: Padding, how: Options) -> AnyMap:
+    return jax.lax.conv_general_dilated(x, kernel, padding=padding, **dict(how))
 
-    def backward(kept: tuple[Map, Kernel], g: AnyMap) -> tuple[Map, Kernel]:
-        x, kernel = kept
-        wide = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        (dx,) = jax.linear_transpose(lambda x: conv(x, kernel, padding), x)(g)
-        (dkernel,) = jax.linear_transpose(lambda kernel: conv(wide, kernel, "VALID"), kernel)(g)
-        return dx, dkernel
 
-    padded.defvjp(forward, backward)
-    return padded(x, kernel)
+def _padded_forward(
+    x: Map, kernel: Kernel, padding: Padding, how: Options
+) -> tuple[AnyMap, tuple[Map, Kernel]]:
+    return _padded(x, kernel, padding, how), (x, kernel)
+
+
+def _padded_backward(
+    padding: Padding, how: Options, kept: tuple[Map, Kernel], g: AnyMap
+) -> tuple[Map, Kernel]:
+    x, kernel = kept
+    conv = functools.partial(jax.lax.conv_general_dilated, **dict(how))
+    wide = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    (dx,) = jax.linear_transpose(lambda x: conv(x, kernel, padding=padding), x)(g)
+    (dkernel,) = jax.linear_transpose(lambda w: conv(wide, w, padding="VALID"), kernel)(g)
+    return dx, dkernel
+
+
+_padded.defvjp(_padded_forward, _padded_backward)
 
 
 # Padding (1, 1) always: XLA's "SAME" would pad a stride-2 convolution by (0, 1).
@@ -94,21 +104,13 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Map, *conditions: ScaleShift) -> Map:
-        B, C = x.shape[0], x.shape[-1]
+        C = x.shape[-1]
         groups = math.gcd(max(min(self.groups.most, C // self.groups.least), 1), C)
         scale = self.param("scale", nn.initializers.ones, (C,))
         bias = self.param("bias", zeros, (C,))
         x = x.astype(jnp.float32)
-
-        def mean_of_group(x: Map) -> Float[Array, "B C"]:
-            mean = x.mean((1, 2)).reshape(B, groups, C // groups)
-            mean = jax.lax.platform_dependent(
-                mean, cpu=last_mean, tpu=last_mean, default=last_mean_by_slices
-            )
-            return jnp.repeat(mean, C // groups, axis=1)
-
-        mean = mean_of_group(x)
-        variance = jnp.maximum(mean_of_group(x * x) - mean * mean, 0)
+        mean = means_of_groups(x, groups)
+        variance = jnp.maximum(means_of_groups(x * x, groups) - mean * mean, 0)
         for factor, offset in conditions:
             scale, bias = (1 + factor) * scale, (1 + factor) * bias + offset
         # Divided last: what ends in a division XLA's CPU keeps, what does not it computes anew for
@@ -116,6 +118,16 @@ class GroupNorm(nn.Module):
         std = jnp.sqrt(variance + self.groups.eps)
         factor, offset = scale / std, (bias * std - mean * scale) / std
         return (x * factor[:, None, None] + offset[:, None, None]).astype(self.dtype)
+
+
+def means_of_groups(x: Map, groups: int) -> Float[Array, "B C"]:
+    """For each channel the mean over its group's channels and all pixels."""
+    size = x.shape[-1] // groups
+    mean = x.mean((1, 2)).reshape(-1, groups, size)
+    mean = jax.lax.platform_dependent(
+        mean, cpu=last_mean, tpu=last_mean, default=last_mean_by_slices
+    )
+    return jnp.repeat(mean, size, axis=1)
 
 
 def last_mean(x: Float[Array, "B groups size"]) -> Float[Array, "B groups"]:
