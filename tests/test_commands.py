@@ -39,6 +39,7 @@ QUICK = {
     "inversions": ("dpm++2m",),
     "inversion_steps": (2,),
     "temperatures": (0.0, 1.0),
+    "folds": 2,
 }
 
 

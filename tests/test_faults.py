@@ -455,7 +455,7 @@ def test_attention_that_no_level_has_is_said(tmp_path, capsys):
 
 def test_a_damaged_table_of_codes_is_named(workdir, tmp_path, capsys):
     shutil.copytree(workdir, tmp_path / "run")
-    line = ["--mode=probe", f"--workdir={tmp_path / 'run'}"]
+    line = ["--mode=probe", f"--workdir={tmp_path / 'run'}", "--folds=0"]
     assert run_command(*line) == 0
     table = tmp_path / "run/codes/train/codes.npz"
     content = bytearray(table.read_bytes())

@@ -6,7 +6,12 @@ import re
 import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    get_scorer,
+    roc_auc_score,
+)
 from sklearn.preprocessing import StandardScaler
 
 from pdae_jax.commands import probe as command
@@ -72,6 +77,15 @@ def test_a_resample_scores_as_if_its_pictures_were_all_there_are(kind):
     assert resampled.keys() == again.keys()
     for name, value in again.items():
         assert resampled[name][0] == pytest.approx(value), name
+
+
+def test_a_penalty_is_chosen_by_scikit_learns_log_loss():
+    rng, x = made(300, 5)
+    y = np.digitize(x[:, 0] + rng.standard_normal(300), [-1, 0.5])
+    for penalty in (1e-3, 1e3):
+        model = LogisticRegression(C=penalty, max_iter=2000).fit(x[:200], y[:200])
+        wanted = get_scorer("neg_log_loss")(model, x[200:], y[200:])
+        assert linear_probe.log_likelihood(model, x[200:], y[200:]) == pytest.approx(wanted, 1e-6)
 
 
 def test_classes_are_scored_as_scikit_learn_scores_them():

@@ -467,7 +467,7 @@ def _chosen(
     rows = _sample(unit, MOST_CHOOSING, np.random.default_rng(seed))
     (x,), y, unit = _shortened(x[rows]), y[rows], unit[rows]
     if isinstance(model, LogisticRegression):
-        grid, scoring, otherwise = {"C": C}, "neg_log_loss", UNCHOSEN_C
+        grid, scoring, otherwise = {"C": C}, log_likelihood, UNCHOSEN_C
         splits = [
             (a, b)
             for a, b in _splits(y, unit, CHOOSING_FOLDS, seed)
@@ -480,6 +480,18 @@ def _chosen(
         return otherwise
     search = GridSearchCV(model, grid, scoring=scoring, cv=splits, refit=False).fit(x, y)
     return float(next(iter(search.best_params_.values())))
+
+
+def log_likelihood(
+    model: LogisticRegression, x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"]
+) -> float:
+    """Of a picture's class, the mean: scikit-learn's "neg_log_loss", in a tenth of its time.
+
+    y: the classes' numbers, of classes that the model was fitted on.
+    """
+    p = model.predict_proba(x)[np.arange(len(y)), y]
+    eps = np.finfo(p.dtype).eps
+    return float(np.log(np.clip(p, eps, 1 - eps)).mean())
 
 
 # Predictions and their scores.
