@@ -149,7 +149,7 @@ def _pictures(
         source,
         size=(height, width),
         channels=channels,
-        batch_size=batch_size,
+        batch_size=min(batch_size, len(rows)),
         indices=rows,
         workers=data.workers,
         max_broken=data.max_broken,
