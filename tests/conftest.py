@@ -3,11 +3,17 @@
 import fcntl
 import os
 import shutil
+from importlib.metadata import version
 
 # Tests that compare one device with several start processes of their own; here there is one.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Compiling is most of the work: LLVM's first level of optimisation takes a sixth less time in all.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
+# Compiling would be most of the work. With these, and nothing optimised (below), it takes a quarter
+# of the time, and programs run at half the speed; jaxlib 0.11 and newer do not know the first.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    if version("jaxlib").startswith("0.10.")
+    else ""
+)
 
 import jaxtyping
 
@@ -28,6 +34,7 @@ import pytest  # noqa: E402
 # Also for the processes that tests start. Not on a CPU, products would round otherwise.
 SETTINGS = {
     "jax_default_matmul_precision": "highest",
+    "jax_disable_most_optimizations": True,
     "jax_compilation_cache_dir": os.environ.get(
         "PDAE_JAX_TEST_CACHE", os.path.expanduser("~/.cache/pdae_jax/test")
     ),
@@ -64,6 +71,14 @@ def programs_are_forgotten():
     """A file's compiled programs go with it: those of all files are 9 GB in one process."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def optimised():
+    """Programs are compiled as outside of tests, for what is compared to the last bits."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

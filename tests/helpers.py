@@ -98,6 +98,10 @@ def environment(devices: int | None = None, **more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, "XLA_FLAGS": " ".join(flags), **more}
 
 
+# Of a process whose programs run for longer than optimising them takes (conftest.py).
+AS_OUTSIDE_OF_TESTS = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "false"}
+
+
 def run_program(
     name: str, *args, devices: int | None = None, check: bool = True, **env: str
 ) -> subprocess.CompletedProcess:

@@ -67,7 +67,7 @@ def split(params):
 
 
 @pytest.mark.slow
-def test_rematerialisation_keeps_less_and_changes_nothing():
+def test_rematerialisation_keeps_less_and_changes_nothing(optimised):
     params, drawn = as_trained(Networks(ARCH))
     frozen, trained = split(params)
     plain, remat = (

@@ -4,28 +4,18 @@ import json
 
 import numpy as np
 import pytest
-from helpers import DIGITS_ARCH
-
-from pdae_jax.commands import train
-from pdae_jax.config import load_config
+from helpers import AS_OUTSIDE_OF_TESTS, run_program
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory):
-    config = load_config("configs/digits.py")
-    config.model.update(DIGITS_ARCH.to_dict())
-    for stage, steps in (("dpm", 500), ("pdae", 800), ("latent", 1000), ("classifier", 1000)):
-        config[stage].update(steps=steps, warmup=20, ema=0.95)
-    for stage in ("dpm", "pdae"):
-        config[stage].update(batch_size=64, pictures_every=0, health_every=0)
-    config.report.update(steps=10, invert_steps=10, latent_steps=20, scored=40, ddpm=False)
     workdir = tmp_path_factory.mktemp("quickstart")
-    assert train.run(config, workdir, "the command")
+    run_program("quickstart", workdir, **AS_OUTSIDE_OF_TESTS)
     yield json.loads((workdir / "report" / "numbers.json").read_text())["numbers"]
     before = (workdir / "report" / "index.html").stat().st_mtime_ns
-    assert train.run(config, workdir, "the command")  # nothing that is done is done again
+    run_program("quickstart", workdir, **AS_OUTSIDE_OF_TESTS)  # what is done is not done again
     assert (workdir / "report" / "index.html").stat().st_mtime_ns == before
 
 
