@@ -31,6 +31,7 @@ def run(name: str, *args) -> str:
     return done.stdout
 
 
+@pytest.mark.nightly
 def test_side_by_side(tmp_path):
     pytest.importorskip("torch")
     out = run(
@@ -89,6 +90,7 @@ def test_ratios_are_of_rounds_and_utilisation_of_the_peak():
     assert not alone[0]["ratio"] and not alone[0]["to_plain"]
 
 
+@pytest.mark.nightly
 def test_growth(tmp_path):
     run(
         "growth",
@@ -164,6 +166,7 @@ def test_a_contender_that_dies_is_one_line():
         )
 
 
+@pytest.mark.nightly
 def test_weightings(tmp_path):
     args = ["--workdir", tmp_path, "--steps", 2, "--dpm_steps", 2, "--batch", 8, "--n", 4]
     args += ["--ddim_steps", 2, "--repeats", 1, "--weightings", "constant", "--seeds", 0]
@@ -179,6 +182,7 @@ def test_weightings(tmp_path):
         weighting.main([str(arg) for arg in [*args, "--n", 3]])
 
 
+@pytest.mark.nightly
 def test_solvers(workdir, tmp_path, capsys, monkeypatch):
     """Both protocols, an inversion, temperatures, thresholds and a linear x_T, as Markdown."""
     monkeypatch.setattr(solvers, "ALONE", (("dpm++2m", "log-snr", 2),))

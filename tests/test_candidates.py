@@ -91,6 +91,7 @@ def found(arch):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_pictures_decide_what_was_assumed(trained, digits, tmp_path):
     said = []
     convert(
@@ -126,6 +127,7 @@ def test_pictures_decide_what_was_assumed(trained, digits, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_pictures_decide_what_is_predicted(digits, tmp_path):
     file = trained_file(tmp_path, dataclasses.replace(ARCH, predicts="v"))
     said = []

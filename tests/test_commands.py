@@ -196,6 +196,7 @@ def metric_weights(tmp_path_factory):
     return folder
 
 
+@pytest.mark.nightly
 def test_evaluate_gives_fid_where_the_weights_are(workdir, tmp_path, metric_weights):
     """Against the training pictures, against ADM's file of pictures, and against their moments."""
     metrics = metrics_of(metric_weights)
@@ -386,6 +387,7 @@ def test_a_few_shot_classifier_is_kept(workdir, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_eight_devices_give_the_same_as_one(workdir, tmp_path):
     run_program("all_commands", workdir, tmp_path / "8", devices=8)
     run_program("all_commands", workdir, tmp_path / "1")

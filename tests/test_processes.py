@@ -22,14 +22,14 @@ def finish(started: list[subprocess.Popen], code: int = 0) -> list[str]:
     """What each said, once all have ended."""
     said = []
     for process in started:
-        out, errors = process.communicate(timeout=400)
+        out, errors = process.communicate(timeout=900)
         assert process.returncode == code, errors
         said.append(out + errors)
     return said
 
 
 def wait_for(path: Path, started: list[subprocess.Popen]) -> None:
-    deadline = time.time() + 300
+    deadline = time.time() + 600
     while not path.exists() and time.time() < deadline:
         assert all(process.poll() is None for process in started), started[0].stderr.read()
         time.sleep(0.1)

@@ -538,7 +538,14 @@ TWO_LEVELS = dict(
 )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# One that predicts eps and one that predicts x_0 of a noise level; the others at night.
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if kind in ("diffusers", "edm") else pytest.param(kind, marks=pytest.mark.nightly)
+        for kind in KINDS
+    ],
+)
 def test_pdae_is_trained_over_each_kind(kind, tmp_path):
     """It begins as the bare model, which stays as it is, and explains the pictures better soon."""
     file = saved(KINDS[kind](), tmp_path)
@@ -587,6 +594,7 @@ def test_pdae_is_trained_over_each_kind(kind, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_model_that_diffusers_trained_becomes_an_autoencoder(tmp_path):
     """Trained on digits as its train_unconditional.py does; PDAE over it, in half a minute each."""
     torch.manual_seed(0)

@@ -56,7 +56,7 @@ def seconds(plan, machine):
         (EIGHT, 64, 64, 4, "bfloat16"),
     ],
 )
-@pytest.mark.parametrize("pictures", [FEW, MANY])
+@pytest.mark.parametrize("pictures", [pytest.param(FEW, marks=pytest.mark.nightly), MANY])
 @pytest.mark.slow
 def test_a_faster_machine_trains_larger_networks(machine, side, base, levels, precision, pictures):
     plan = sizing.choose(pictures, machine, Wishes(), {})
@@ -188,6 +188,7 @@ def test_this_machine():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_step_takes_as_long_as_is_said():
     """Seconds of real steps against the arithmetic, each beside its own matmul: median of five.
 

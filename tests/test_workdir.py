@@ -197,6 +197,7 @@ def test_statistics_of_an_imported_model_stay(workdir, tmp_path):
     )
 
 
+@pytest.mark.nightly
 def test_a_report_is_up_to_date_after_what_it_computed_itself(workdir, tmp_path, capsys):
     """Statistics that a report's probe leaves behind do not make the report old."""
     others = shutil.ignore_patterns("latent", "classifier", "statistics", "codes")
