@@ -7,7 +7,7 @@ import nbclient
 import nbformat
 import numpy as np
 import pytest
-from helpers import AS_OUTSIDE_OF_TESTS, DIGITS_ARCH, ROOT, environment
+from helpers import DIGITS_ARCH, OPTIMISED, ROOT, environment
 from PIL import Image
 
 import pdae_jax
@@ -54,7 +54,7 @@ def executed(monkeypatch):
                 c for c in notebook.cells if "parameters" in c.metadata.get("tags", ())
             ]
             parameters.source = f"workdir = {str(workdir)!r}"
-        for variable, value in environment(**AS_OUTSIDE_OF_TESTS).items():
+        for variable, value in environment(**OPTIMISED).items():
             monkeypatch.setenv(variable, value)
         nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute(cwd=EXAMPLES)
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]

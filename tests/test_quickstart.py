@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers import AS_OUTSIDE_OF_TESTS, run_program
+from helpers import OPTIMISED, run_program
 
 pytestmark = pytest.mark.slow
 
@@ -12,10 +12,10 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("quickstart")
-    run_program("quickstart", workdir, **AS_OUTSIDE_OF_TESTS)
+    run_program("quickstart", workdir, **OPTIMISED)
     yield json.loads((workdir / "report" / "numbers.json").read_text())["numbers"]
     before = (workdir / "report" / "index.html").stat().st_mtime_ns
-    run_program("quickstart", workdir, **AS_OUTSIDE_OF_TESTS)  # what is done is not done again
+    run_program("quickstart", workdir, **OPTIMISED)  # what is done is not done again
     assert (workdir / "report" / "index.html").stat().st_mtime_ns == before
 
 

@@ -9,7 +9,7 @@ from pdae_jax.config import load_config
 
 config = load_config("configs/digits.py")
 config.model.update(DIGITS_ARCH.to_dict())
-for stage, steps in (("dpm", 300), ("pdae", 500), ("latent", 600), ("classifier", 600)):
+for stage, steps in (("dpm", 500), ("pdae", 800), ("latent", 1000), ("classifier", 1000)):
     config[stage].update(steps=steps, warmup=20, ema=0.95)
 for stage in ("dpm", "pdae"):
     config[stage].update(batch_size=64, pictures_every=0, health_every=0)
