@@ -21,6 +21,7 @@ from typing import Any, NoReturn, Self
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from pdae_jax.networks.groups import Params
 from pdae_jax.runtime import processes
@@ -98,7 +99,7 @@ class Checkpoints:
     def _shapes(self, step: int) -> Params:
         if step not in self._shapes_of:
             try:
-                metadata = self._ema.metadata(self._item(step, "ema")).tree
+                metadata = self._ema.metadata(epath.Path(self._item(step, "ema"))).tree
                 shapes = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
             except Exception as error:  # noqa: BLE001 - a damaged file makes Orbax raise anything
                 raise _Damaged("its metadata cannot be read") from error
