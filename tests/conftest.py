@@ -75,7 +75,7 @@ def programs_are_forgotten():
 
 @pytest.fixture
 def optimised():
-    """Programs are compiled as outside of tests, for what is compared to the last bits."""
+    """Programs are optimised, for what is compared to the last bits."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)

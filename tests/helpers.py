@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pdae_jax.networks.architecture import Architecture
 
@@ -96,6 +97,12 @@ def environment(devices: int | None = None, **more: str) -> dict[str, str]:
     if devices:
         flags.append(f"--xla_force_host_platform_device_count={devices}")
     return {**os.environ, "PYTHONPATH": paths, "XLA_FLAGS": " ".join(flags), **more}
+
+
+def by_day(names, *kept: str) -> list:
+    """Parameters of a test, of which those that are not kept are the night's."""
+    night = pytest.mark.nightly
+    return [name if name in kept else pytest.param(name, marks=night) for name in names]
 
 
 # Of a process whose programs run for longer than optimising them takes (conftest.py): LLVM's first

@@ -5,7 +5,7 @@ import ast
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT, run_program
+from helpers import ROOT, by_day, run_program
 from PIL import Image
 
 from pdae_jax.commands import train
@@ -90,13 +90,7 @@ def test_every_config_is_there_and_documented():
         assert any(unit in text for unit in (" minutes", " hours", " day")), f"{name}: no time"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in ("celeba64", "digits") else pytest.param(name, marks=pytest.mark.nightly)
-        for name in CONFIGS
-    ],
-)
+@pytest.mark.parametrize("name", by_day(CONFIGS, "celeba64", "digits"))
 @pytest.mark.slow
 def test_every_config_trains_two_steps(name, folder, tmp_path):
     """Heads, attention and channels as they are; its deepest level alone, few pixels, narrow."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch_projects
-from helpers import importable, persistent
+from helpers import by_day, importable, persistent
 
 import pdae_jax
 from pdae_jax import pdae, samplers
@@ -539,13 +539,7 @@ TWO_LEVELS = dict(
 
 
 # One that predicts eps and one that predicts x_0 of a noise level; the others at night.
-@pytest.mark.parametrize(
-    "kind",
-    [
-        kind if kind in ("diffusers", "edm") else pytest.param(kind, marks=pytest.mark.nightly)
-        for kind in KINDS
-    ],
-)
+@pytest.mark.parametrize("kind", by_day(KINDS, "diffusers", "edm"))
 def test_pdae_is_trained_over_each_kind(kind, tmp_path):
     """It begins as the bare model, which stays as it is, and explains the pictures better soon."""
     file = saved(KINDS[kind](), tmp_path)
