@@ -7,13 +7,16 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 from helpers import DIGITS_ARCH as ARCH
 from helpers import ROOT, run_command
 from jax.experimental import topologies
 
 from pdae_jax.cost import chips, forecast
+from pdae_jax.networks import flash_attention
 from pdae_jax.networks.groups import Networks
+from pdae_jax.runtime import sharding
 from pdae_jax.training.settings import Settings
 
 SMALL = Settings(batch_size=16)
@@ -160,6 +163,29 @@ def test_flop_of_a_gpus_program_are_those_of_the_networks():
     assert 0.9 < train.flops / (16 * forecast.training_flops(arch, "pdae")) < 1.2
     decode = forecast.decode_loop(arch, 16, [gpu], steps=10)
     assert 0.9 < decode.flops / (16 * forecast.decoding_flops(arch)) < 1.2
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda13_plugin") is None,
+    reason="JAX's plugin for CUDA is not installed (pip install 'pdae_jax[gpu-forecast]')",
+)
+def test_a_gpus_attention_is_cudnns_in_bfloat16():
+    """Of two cards, each of its own images; logits [B, head, n, n] are written by XLA's alone."""
+    cards = chips.devices_of("h100x2")
+    over_batch = sharding.over_batch(sharding.make_mesh(1, cards))
+
+    def cost(dtype):
+        def loss(*qkv):
+            return flash_attention.attend(*qkv).astype(jnp.float32).sum()
+
+        qkv = [jax.ShapeDtypeStruct((16, 256, 4, 64), dtype)] * 3
+        gradients = jax.jit(jax.grad(loss, (0, 1, 2)), in_shardings=(over_batch,) * 3)
+        return forecast.compiled(cards[0], gradients, *qkv)
+
+    product, logits = 2 * 8 * 4 * 256 * 256 * 64, 8 * 4 * 256 * 256
+    ours, xlas = cost(jnp.bfloat16), cost(jnp.float32)
+    assert ours.flops == 7 * product and not ours.collectives
+    assert ours.temporary < 4 * logits < xlas.temporary
 
 
 def test_without_the_plugin_for_cuda_the_remedy_is_said(monkeypatch):

@@ -108,6 +108,18 @@ def test_a_gpus_kernels_are_counted_with_their_flop_and_bytes():
     assert [kernel.moved for kernel in kernels] == [x + k + g] * 3 + [product] * 2
 
 
+def test_attention_of_cudnn_counts_its_products():
+    """Two forward; five on the way back, of which one is made anew."""
+    line = """\
+  %a = (bf16[2,4,16,8]{3,1,2,0}, u8[0]{0}) custom-call(%q, %q, %q), custom_call_target="__cudnn$fmhaSoftmax", backend_config={"cudnn_fmha_backend_config":{"algorithm":{"algo_id":"0"},"intermediate_tensor_shape":{"element_type":"BF16","dimensions":["2","4","16","16"]},"bmm1_dot_dimension_numbers":{"lhs_contracting_dimensions":["3"]}}}
+"""
+    back = line.replace("%a =", "%b =").replace("Softmax", "SoftmaxBackward")
+    text = "ENTRY %main (q: bf16[2,16,4,8]) -> bf16[] {\n"
+    text += "  %q = bf16[2,16,4,8]{3,2,1,0} parameter(0)\n" + line + back + "}\n"
+    product = 2 * (2 * 4 * 16 * 16) * 8
+    assert [kernel.flops for kernel in hlo.kernels(text)] == [2 * product, 5 * product]
+
+
 def test_cycles_are_those_of_what_runs():
     assert hlo.cycles(PROGRAM) == 1000
     assert hlo.cycles("ENTRY %main () -> f32[] {\n}\n") is None

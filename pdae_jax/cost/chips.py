@@ -66,7 +66,7 @@ GPUS = {
     "h200": Gpu("NVIDIA H200", (9, 0), 132, 128, 228 * 1024, 50 * 2**20),
 }
 A_HOST = 8  # GPUs of one
-CUDNN = (9, 12)  # the version that jax[cuda13] asks for
+CUDNN = 91200  # the version that jax[cuda13] asks for: 9.12.0
 
 
 def chip_of(kind: str) -> Chip | None:
@@ -193,6 +193,6 @@ def description(gpu: Gpu) -> str:
           block_dim_limit_z: 65535
         }}
         platform_name: "CUDA"
-        dnn_version_info {{ major: {CUDNN[0]} minor: {CUDNN[1]} }}
+        dnn_version_info {{ major: {CUDNN // 10_000} minor: {CUDNN // 100 % 100} }}
         device_description_str: "{gpu.kind}"
     """

@@ -6,6 +6,7 @@ collectives, and from the chip's published peaks follows the fastest step that i
 roofline). Nothing is run.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,8 @@ import jax.numpy as jnp
 from pdae_jax import pdae, samplers
 from pdae_jax.arrays import Codes, Images
 from pdae_jax.cost import hlo
-from pdae_jax.cost.chips import CHIPS, Chip, chip_of, devices_of
+from pdae_jax.cost.chips import CHIPS, CUDNN, Chip, chip_of, devices_of
+from pdae_jax.networks import flash_attention
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import DTYPES, Networks, Params
 from pdae_jax.runtime import sharding
@@ -183,13 +185,16 @@ def compiled(device: Any, function: Any, *shapes: Any) -> Cost:
 
     device: one of those that it is compiled for.
     """
+    gpu = device.platform == "gpu"
     began = time.perf_counter()
-    program = compile_for(device, function.lower(*shapes))
+    with flash_attention.for_a_gpu_elsewhere(CUDNN) if gpu else contextlib.nullcontext():
+        lowered = function.lower(*shapes)
+    program = compile_for(device, lowered)
     seconds = time.perf_counter() - began
     sizes, text = program.memory_analysis(), program.as_text()
     if sizes is None or text is None:
         raise ValueError(UNTOLD)
-    kernels, gpu = hlo.kernels(text), device.platform == "gpu"
+    kernels = hlo.kernels(text)
     moved, products = sum(one.moved for one in kernels), sum(one.flops for one in kernels)
     # Of a GPU XLA tells none; all that moves is read and written there.
     own = {"flops": products, "bytes accessed": moved} if gpu else program.cost_analysis()

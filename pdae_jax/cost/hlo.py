@@ -52,6 +52,8 @@ _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 _CONTRACTED = re.compile(r'lhs_contracting_(?:dims|dimensions)"?[=:][{\[]([\d,"]*)[}\]]')
+# Of cuDNN's attention: whether on the way back, and its logits' sizes.
+_ATTENTION = re.compile(r'"__cudnn\$fmha\w*?(Backward)?".*?"dimensions": ?\[([\d," ]+)\]')
 _CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 
 
@@ -141,8 +143,8 @@ def results(instruction: Instruction) -> list[Array]:
 class Kernel(NamedTuple):
     """What runs at once, on one device.
 
-    flops: of products, multiply-adds x 2: convolutions, matrix products. moved: bytes read from
-    and written to main memory.
+    flops: of products, multiply-adds x 2: convolutions, matrix products, attention. moved: bytes
+    read from and written to main memory.
     """
 
     op: str
@@ -183,6 +185,10 @@ def flops(
         target = re.search(r'custom_call_target="__cudnn\$(\w+)"', instruction.rest)
         _, kernel, out = (maps[k] for k in where.get(target[1] if target else "", (0, 1, 2)))
         return 2 * math.prod(out) * math.prod(kernel) // kernel[labels[2].index("o")]
+    if attention := _ATTENTION.search(instruction.rest):
+        # Logits and their means of v; on the way back the logits anew, and two gradients of each.
+        logits = math.prod(int(n) for n in re.findall(r"\d+", attention[2]))
+        return 2 * logits * sizes(given[0])[-1] * (5 if attention[1] else 2)
     if contracted := _CONTRACTED.search(instruction.rest):
         over = [int(k) for k in re.findall(r"\d+", contracted[1])]
         first = sizes(given[0])

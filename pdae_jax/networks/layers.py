@@ -14,6 +14,8 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Real
 
+from pdae_jax.networks import flash_attention
+
 Map = Float[Array, "B H W C"]  # a feature map
 AnyMap = Float[Array, "B _H _W _C"]  # whose size is not the others'
 Kernel = Float[Array, "h w C D"]
@@ -418,7 +420,7 @@ class Attention(nn.Module):
         h = rearrange(h, f"B n {order} -> B n {order.strip('()')}", qkv=3, head=self.heads)
         axis = 3 if self.qkv_order == "legacy" else 2
         q, k, v = (jax.lax.index_in_dim(h, i, axis, keepdims=False) for i in range(3))
-        h = rearrange(jax.nn.dot_product_attention(q, k, v), "B n head c -> B n (head c)")
+        h = rearrange(flash_attention.attend(q, k, v), "B n head c -> B n (head c)")
         h = Dense(C, dtype=self.dtype, kernel_init=zeros, name="proj")(h)
         return divided(x + rearrange(h, "B (H W) C -> B H W C", H=H), self.divisor)
 
