@@ -18,7 +18,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
 import jaxtyping
 
 # Every call's arrays are checked against its annotations, before anything of these is imported.
-NETWORKS = ("encoder", "gradient_estimator", "groups", "latent_mlp", "layers", "unet")
+NETWORKS = "encoder flash_attention gradient_estimator groups latent_mlp layers unet".split()
 SHAPED = ["schedule", "samplers", "multistep", "reversible", "pdae", "latent", "model", "metrics"]
 SHAPED += ["tasks", *(f"networks.{name}" for name in NETWORKS)]
 jaxtyping.install_import_hook([f"pdae_jax.{name}" for name in SHAPED], "beartype.beartype")

@@ -137,6 +137,7 @@ def test_pictures_decide_what_is_predicted(digits, tmp_path):
     assert "predicts = v, measured: it denoises the pictures best" in said
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_wrong_flag_is_kept_with_a_warning_and_a_right_one_agrees(trained, digits, tmp_path):
     images, model = f"--images={digits}", trained

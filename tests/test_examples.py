@@ -75,6 +75,7 @@ def test_walkthrough(workdir, executed):
     assert figures == 6
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_people_are_edited_by_the_model_that_ships(executed):
     figures, said = executed("edit_people")

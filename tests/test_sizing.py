@@ -51,9 +51,9 @@ def seconds(plan, machine):
     "machine, side, base, levels, precision",
     [
         (LAPTOP, 32, 64, 2, "float32"),
-        (WORKSTATION, 64, 64, 3, "float32"),
+        pytest.param(WORKSTATION, 64, 64, 3, "float32", marks=pytest.mark.nightly),
         (GPU, 64, 64, 4, "bfloat16"),
-        (EIGHT, 64, 64, 4, "bfloat16"),
+        pytest.param(EIGHT, 64, 64, 4, "bfloat16", marks=pytest.mark.nightly),
     ],
 )
 @pytest.mark.parametrize("pictures", [pytest.param(FEW, marks=pytest.mark.nightly), MANY])

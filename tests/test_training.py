@@ -494,6 +494,7 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path):
     assert _latest(tmp_path) >= 3
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_kill_in_the_midst_of_a_save(tmp_path):
     """kill -9 while a checkpoint is being written; the rerun ends where no kill would have."""
