@@ -378,6 +378,12 @@ def test_what_compiles_long_is_said(monkeypatch, capfd):
     assert said == ["compiling a slow one ...", "compiled a slow one in 0 s"]
 
 
+def test_the_compiler_is_given_the_devices_options(monkeypatch):
+    monkeypatch.setattr(programs, "OPTIONS", {"cpu": {"xla_no_such_option": 1}})
+    with pytest.raises(Exception, match="xla_no_such_option"):
+        programs.Program(jnp.sin, "a sine")(jnp.ones(2))
+
+
 def test_programs_are_kept_on_disk_by_default(workdir):
     done = run_program("cached_load", workdir, JAX_COMPILATION_CACHE_DIR="", HOME=str(workdir))
     assert done.stdout.strip() == str(workdir / ".cache/pdae_jax/xla")

@@ -22,7 +22,7 @@ from pdae_jax.cost.chips import CHIPS, CUDNN, Chip, chip_of, devices_of
 from pdae_jax.networks import flash_attention
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import DTYPES, Networks, Params
-from pdae_jax.runtime import sharding
+from pdae_jax.runtime import programs, sharding
 from pdae_jax.runtime.choices import nearest
 from pdae_jax.training import memory
 from pdae_jax.training.losses import Given
@@ -226,12 +226,13 @@ def compile_for(device: Any, lowered: Any) -> Any:
     Where nothing is tuned, XLA's own matrix products for GPUs (Triton) have no tiles for some small
     ones; then all are cuBLAS's.
     """
+    options = programs.options(device)
     try:
-        return lowered.compile()
+        return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if device.platform != "gpu" or "tile sizes" not in str(error):
             raise
-        return lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
+        return lowered.compile(compiler_options=options | {"xla_gpu_enable_triton_gemm": False})
 
 
 def forecast(

@@ -14,6 +14,9 @@ from tqdm import tqdm
 from pdae_jax.runtime import processes
 
 CACHE = "~/.cache/pdae_jax/xla"
+# Of a device_kind, what XLA is asked for beside its defaults. Of the 128 MiB on a v5e a kernel may
+# take 16: with more, convolutions work in larger pieces (docs/performance.md).
+OPTIONS = {"TPU v5 lite": {"xla_tpu_scoped_vmem_limit_kib": 32 * 1024}}
 PATIENCE = 2.0  # seconds of silence before a compilation is spoken of
 
 
@@ -28,6 +31,11 @@ def keep_on_disk(folder: str | None = None) -> None:
         return
     jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder or CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def options(device: Any) -> dict[str, Any]:
+    """XLA's options of a program that is compiled for a device."""
+    return OPTIONS.get(device.device_kind, {})
 
 
 @contextlib.contextmanager
@@ -70,7 +78,7 @@ class Program:
                 lowered = jax.jit(self.function, static_argnames=tuple(static)).lower(
                     *arrays, **static
                 )
-                self._compiled[key] = lowered.compile()
+                self._compiled[key] = lowered.compile(compiler_options=options(jax.devices()[0]))
         return self._compiled[key](*arrays)
 
     def shapes(self, *arrays: Any, **static: Any) -> Any:
