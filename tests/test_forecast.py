@@ -153,7 +153,6 @@ def test_for_gpus_that_are_not_here():
     importlib.util.find_spec("jax_cuda13_plugin") is None,
     reason="JAX's plugin for CUDA is not installed (pip install 'pdae_jax[gpu-forecast]')",
 )
-@pytest.mark.nightly
 def test_flop_of_a_gpus_program_are_those_of_the_networks():
     """Counted from cuDNN's and cuBLAS's calls, forward and backward, beside XLA's own of a CPU.
 

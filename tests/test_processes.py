@@ -301,6 +301,15 @@ def test_all_go_by_what_the_first_process_sees():
     assert all({"3", "the first, 0"} <= set(words.splitlines()) for words in said)
 
 
+@pytest.mark.parametrize("works", ["0", "01"])
+def test_all_use_the_attention_that_works_on_each(works):
+    said = finish(start_processes("one_attention_fails", 2, works, devices=2))
+    assert [str(works == "01") in words.splitlines() for words in said] == [True, True]
+    assert sum("fails (division by zero): XLA's is used" in words for words in said) == 2 - len(
+        works
+    )
+
+
 def test_the_question_whether_to_stop_never_goes_back(monkeypatch, request):
     """Whatever step a stage begins at: JAX waits for a number after the highest asked."""
     asked = []
