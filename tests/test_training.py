@@ -21,7 +21,7 @@ from PIL import Image
 
 from pdae_jax.data.dataset import Data
 from pdae_jax.networks.groups import Networks
-from pdae_jax.runtime import programs, sharding
+from pdae_jax.runtime import sharding
 from pdae_jax.schedule import linear
 from pdae_jax.training import losses, trainer
 from pdae_jax.training.log import Log
@@ -204,16 +204,6 @@ def test_a_step_that_is_not_finite_changes_only_the_counters():
     again, metrics = update(after, frozen, drawn, None)
     assert int(again.step) == 3 and int(metrics["skipped"]) == 1
     assert int(metrics["skipped_in_a_row"]) == 0
-
-
-def test_the_compiler_is_given_the_devices_options(monkeypatch):
-    monkeypatch.setattr(programs, "OPTIONS", {"cpu": {"xla_no_such_option": 1}})
-    row, net, schedule, params, frozen, _ = _update_inputs()
-    state, mesh = TrainState.create(params, PLAIN.optimizer()), sharding.make_mesh()
-    step = compiled_step(row, net, schedule, PLAIN, mesh, state, frozen)
-    batch = {"image": jnp.zeros((16, *ARCH.image_shape), jnp.uint8)}
-    with pytest.raises(Exception, match="xla_no_such_option"):
-        step(state, frozen, batch, jax.random.key(0))
 
 
 def test_too_many_such_steps_stop_the_run(tmp_path):

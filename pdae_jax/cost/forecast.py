@@ -140,6 +140,7 @@ def decode_loop(
         params,
         x,
         z,
+        options=programs.options(devices[0]),
     )
 
 
@@ -180,16 +181,18 @@ def _flops(function: Callable[..., Any], *shapes: Any) -> float:
     return cost["flops"]
 
 
-def compiled(device: Any, function: Any, *shapes: Any) -> Cost:
+def compiled(
+    device: Any, function: Any, *shapes: Any, options: dict[str, Any] | None = None
+) -> Cost:
     """Lowers and compiles a jitted function for shapes, and reads its cost off the program.
 
-    device: one of those that it is compiled for.
+    device: one of those that it is compiled for. options: XLA's, beside its defaults.
     """
     gpu = device.platform == "gpu"
     began = time.perf_counter()
     with flash_attention.for_a_gpu_elsewhere(CUDNN) if gpu else contextlib.nullcontext():
         lowered = function.lower(*shapes)
-    program = compile_for(device, lowered)
+    program = compile_for(device, lowered, options or {})
     seconds = time.perf_counter() - began
     sizes, text = program.memory_analysis(), program.as_text()
     if sizes is None or text is None:
@@ -220,13 +223,12 @@ def compiled(device: Any, function: Any, *shapes: Any) -> Cost:
     )
 
 
-def compile_for(device: Any, lowered: Any) -> Any:
+def compile_for(device: Any, lowered: Any, options: dict[str, Any]) -> Any:
     """A program of one that was lowered for devices of this kind.
 
     Where nothing is tuned, XLA's own matrix products for GPUs (Triton) have no tiles for some small
     ones; then all are cuBLAS's.
     """
-    options = programs.options(device)
     try:
         return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:

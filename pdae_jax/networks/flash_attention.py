@@ -63,7 +63,8 @@ def _tried_out(pixels: int, heads: int, size: int) -> bool:
         difference = _difference(pixels, heads, size)
         found = f"differs from XLA's by {difference:.2g} of its norm"
     except Exception as error:  # no cuDNN, a card or sizes that it is not for: of many kinds
-        difference, found = math.inf, f"fails ({str(error).splitlines()[0][:120]})"
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        difference, found = math.inf, f"fails ({reason[:120]})"
     agree = difference <= TOLERANCE  # a NaN is not
     if not agree:
         logging.getLogger(__name__).warning(

@@ -15,7 +15,8 @@ from pdae_jax.runtime import processes
 
 CACHE = "~/.cache/pdae_jax/xla"
 # Of a device_kind, what XLA is asked for beside its defaults. Of the 128 MiB on a v5e a kernel may
-# take 16: with more, convolutions work in larger pieces (docs/performance.md).
+# take 16: with more, convolutions work in larger pieces. Not for a training step, which gains less
+# and compiles far longer (docs/performance.md).
 OPTIONS = {"TPU v5 lite": {"xla_tpu_scoped_vmem_limit_kib": 32 * 1024}}
 PATIENCE = 2.0  # seconds of silence before a compilation is spoken of
 
@@ -34,7 +35,7 @@ def keep_on_disk(folder: str | None = None) -> None:
 
 
 def options(device: Any) -> dict[str, Any]:
-    """XLA's options of a program that is compiled for a device."""
+    """XLA's options of a `Program` on a device."""
     return OPTIONS.get(device.device_kind, {})
 
 

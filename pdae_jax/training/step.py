@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from pdae_jax.networks.groups import Networks, Params
-from pdae_jax.runtime import programs, sharding
+from pdae_jax.runtime import sharding
 from pdae_jax.schedule import Schedule
 from pdae_jax.training.losses import Given
 from pdae_jax.training.objectives import Objective
@@ -55,7 +55,6 @@ def compiled_step(
         donate_argnums=0,
         in_shardings=(places, sharding.placed(mesh, frozen, net.dtype), over_batch, everywhere),
         out_shardings=(places, everywhere),
-        compiler_options=programs.options(mesh.devices.flat[0]),
     )
 
 
