@@ -16,10 +16,14 @@ from jax.experimental import topologies
 from pdae_jax.cost import chips, forecast
 from pdae_jax.networks import flash_attention
 from pdae_jax.networks.groups import Networks
-from pdae_jax.runtime import sharding
+from pdae_jax.runtime import programs, sharding
 from pdae_jax.training.settings import Settings
 
 SMALL = Settings(batch_size=16)
+needs_the_plugin_for_cuda = pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda13_plugin") is None,
+    reason="JAX's plugin for CUDA is not installed (pip install 'pdae_jax[gpu-forecast]')",
+)
 
 
 def test_on_this_machine():
@@ -122,10 +126,7 @@ def test_this_machine_is_measured_once():
     assert chips.chip_of("cpu") is chip and chips.chip_of("abacus") is None
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("jax_cuda13_plugin") is None,
-    reason="JAX's plugin for CUDA is not installed (pip install 'pdae_jax[gpu-forecast]')",
-)
+@needs_the_plugin_for_cuda
 def test_for_gpus_that_are_not_here():
     """The command itself, on a small config and two cards: kernels, bytes, FLOP, collectives."""
     line = "--mode=compile --topology=h100x2 --config=configs/digits.py --config.model.mult=(1,) "
@@ -149,10 +150,7 @@ def test_for_gpus_that_are_not_here():
         assert "not tuned" in program and "stays on the chip" not in program
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("jax_cuda13_plugin") is None,
-    reason="JAX's plugin for CUDA is not installed (pip install 'pdae_jax[gpu-forecast]')",
-)
+@needs_the_plugin_for_cuda
 def test_flop_of_a_gpus_program_are_those_of_the_networks():
     """Counted from cuDNN's and cuBLAS's calls, forward and backward, beside XLA's own of a CPU.
 
@@ -165,10 +163,7 @@ def test_flop_of_a_gpus_program_are_those_of_the_networks():
     assert 0.9 < decode.flops / (16 * forecast.decoding_flops(arch)) < 1.2
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("jax_cuda13_plugin") is None,
-    reason="JAX's plugin for CUDA is not installed (pip install 'pdae_jax[gpu-forecast]')",
-)
+@needs_the_plugin_for_cuda
 def test_a_gpus_attention_is_cudnns_in_bfloat16():
     """Of two cards, each of its own images; logits [B, head, n, n] are written by XLA's alone."""
     cards = chips.devices_of("h100x2")
@@ -186,6 +181,12 @@ def test_a_gpus_attention_is_cudnns_in_bfloat16():
     ours, xlas = cost(jnp.bfloat16), cost(jnp.float32)
     assert ours.flops == 7 * product and not ours.collectives
     assert ours.temporary < 4 * logits < xlas.temporary
+
+
+def test_decoding_is_compiled_with_the_devices_options(monkeypatch):
+    monkeypatch.setattr(programs, "OPTIONS", {"cpu": {"xla_no_such_option": 1}})
+    with pytest.raises(Exception, match="xla_no_such_option"):
+        forecast.decode_loop(ARCH, 16, jax.devices(), steps=10)
 
 
 def test_without_the_plugin_for_cuda_the_remedy_is_said(monkeypatch):

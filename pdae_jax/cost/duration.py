@@ -35,12 +35,6 @@ def picture_flops(objective: str, arch: Architecture) -> float:
 
 
 @functools.cache
-def step_flops(arch: Architecture) -> float:
-    """FLOP of one step of decoding one picture."""
-    return forecast.decoding_flops(arch)
-
-
-@functools.cache
 def code_flops(objective: str, arch: Architecture) -> float:
     """FLOP of one code's training: 6 for each parameter."""
     params = Networks(arch).shapes(OBJECTIVES[objective].trains, labels=1)
@@ -71,7 +65,7 @@ def training_seconds(
 
 def report_seconds(arch: Architecture, machine: Machine, scored: int) -> float:
     """Seconds of a report that scores so many pictures."""
-    flops = step_flops(arch) * (REPORT + SCORED * scored)
+    flops = forecast.decoding_flops(arch) * (REPORT + SCORED * scored)
     return COMPILING * 6 + flops / speed(machine)
 
 

@@ -7,6 +7,7 @@ roofline). Nothing is run.
 """
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -135,12 +136,14 @@ def decode_loop(
     return compiled(
         devices[0],
         jax.jit(
-            decode, in_shardings=(everywhere, over_batch, over_batch), out_shardings=over_batch
+            decode,
+            in_shardings=(everywhere, over_batch, over_batch),
+            out_shardings=over_batch,
+            compiler_options=programs.options(devices[0]),
         ),
         params,
         x,
         z,
-        options=programs.options(devices[0]),
     )
 
 
@@ -164,6 +167,7 @@ def training_flops(arch: Architecture, objective: str, batch: int = 8) -> float:
     return _flops(gradients, trained, frozen, images, jax.random.key(0)) / batch
 
 
+@functools.cache  # a choice of sizes asks for the same networks again
 def decoding_flops(arch: Architecture, batch: int = 8) -> float:
     """FLOP of one step of decoding one image: a pass down and two up, t and z projected before."""
     net = Networks(arch)
@@ -181,18 +185,16 @@ def _flops(function: Callable[..., Any], *shapes: Any) -> float:
     return cost["flops"]
 
 
-def compiled(
-    device: Any, function: Any, *shapes: Any, options: dict[str, Any] | None = None
-) -> Cost:
+def compiled(device: Any, function: Any, *shapes: Any) -> Cost:
     """Lowers and compiles a jitted function for shapes, and reads its cost off the program.
 
-    device: one of those that it is compiled for. options: XLA's, beside its defaults.
+    device: one of those that it is compiled for.
     """
     gpu = device.platform == "gpu"
     began = time.perf_counter()
     with flash_attention.for_a_gpu_elsewhere(CUDNN) if gpu else contextlib.nullcontext():
         lowered = function.lower(*shapes)
-    program = compile_for(device, lowered, options or {})
+    program = compile_for(device, lowered)
     seconds = time.perf_counter() - began
     sizes, text = program.memory_analysis(), program.as_text()
     if sizes is None or text is None:
@@ -223,18 +225,18 @@ def compiled(
     )
 
 
-def compile_for(device: Any, lowered: Any, options: dict[str, Any]) -> Any:
+def compile_for(device: Any, lowered: Any) -> Any:
     """A program of one that was lowered for devices of this kind.
 
     Where nothing is tuned, XLA's own matrix products for GPUs (Triton) have no tiles for some small
     ones; then all are cuBLAS's.
     """
     try:
-        return lowered.compile(compiler_options=options)
+        return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if device.platform != "gpu" or "tile sizes" not in str(error):
             raise
-        return lowered.compile(compiler_options=options | {"xla_gpu_enable_triton_gemm": False})
+        return lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
 
 
 def forecast(
