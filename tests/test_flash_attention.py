@@ -1,5 +1,6 @@
 """cuDNN's attention is taken where it was tried out and agrees, and nowhere else."""
 
+import logging
 import re
 
 import jax
@@ -17,8 +18,9 @@ def heads(dtype=jnp.bfloat16, pixels=16, heads=2, size=8):
 
 
 @pytest.fixture
-def on_a_gpu(monkeypatch):
+def on_a_gpu(monkeypatch, caplog):
     """As where JAX has found a GPU, of which cuDNN's attention is given."""
+    caplog.set_level(logging.WARNING)  # absl lowers the root's where a command ran before
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     flash_attention.agrees.cache_clear()
     yield lambda by_cudnn: monkeypatch.setattr(flash_attention, "by_cudnn", by_cudnn)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from pdae_jax.runtime import processes
 
@@ -44,11 +43,14 @@ def compiling(words: str) -> Iterator[None]:
     """Says that a compilation is under way, where it takes long, and then how long it took."""
     said = threading.Event()
 
-    def say() -> None:
-        said.set()
-        tqdm.write(f"compiling {words} ...", file=sys.stderr)
+    def say(text: str) -> None:
+        from tqdm import tqdm  # not needed by what only computes
 
-    timer, began = threading.Timer(PATIENCE, say), time.perf_counter()
+        said.set()
+        tqdm.write(text, file=sys.stderr)
+
+    timer = threading.Timer(PATIENCE, say, [f"compiling {words} ..."])
+    began = time.perf_counter()
     timer.daemon = True
     if processes.writes():
         timer.start()
@@ -57,8 +59,7 @@ def compiling(words: str) -> Iterator[None]:
     finally:
         timer.cancel()
     if said.is_set():
-        seconds = time.perf_counter() - began
-        tqdm.write(f"compiled {words} in {seconds:.0f} s", file=sys.stderr)
+        say(f"compiled {words} in {time.perf_counter() - began:.0f} s")
 
 
 class Program:
