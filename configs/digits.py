@@ -24,8 +24,9 @@ def get_config(variant: str = "") -> ConfigDict:
         stages=config_lib.EVERYTHING,
         model=dict(
             image_shape=(8, 8, 1),
-            base=32,
-            mult=(1, 2),
+            patch=2,  # half the work of level 1 at 8 x 8, and nearly as good
+            base=64,
+            mult=(1,),
             blocks=1,
             attention=(4,),
             heads=4,
@@ -39,18 +40,19 @@ def get_config(variant: str = "") -> ConfigDict:
     for stage in (config.dpm, config.pdae):
         stage.update(
             batch_size=128,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             decay="cosine",
-            warmup=100,
-            ema=0.995,
+            warmup=50,
+            ema=0.99,
             log_every=100,
             health_every=250,
             pictures_every=2000,
             save_every=1000,
         )
     config_lib.few_pictures(config)
-    config.dpm.steps = 800
-    config.pdae.steps = 1200
+    config.dpm.steps = 600
+    config.pdae.steps = 800
+    config.latent.steps = 2500
     config_lib.distilled(config)
     config.fewstep.update(batch_size=64, steps=400)
     config.report.attribute = "3"
