@@ -14,7 +14,7 @@ import numpy as np
 from pdae_jax import pdae, samplers
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import DTYPES, Networks, Params
-from pdae_jax.runtime import sharding
+from pdae_jax.runtime import programs, sharding
 from pdae_jax.schedule import SCHEDULES, Schedule
 from pdae_jax.training.objectives import OBJECTIVES
 from pdae_jax.training.settings import Settings
@@ -127,7 +127,8 @@ def repeated(
         for shape in shapes
     ]
     began = time.perf_counter()
-    compiled = jax.jit(function).lower(params, *arrays).compile()
+    options = programs.options(mesh.devices.flat[0])
+    compiled = jax.jit(function, compiler_options=options).lower(params, *arrays).compile()
     seconds = time.perf_counter() - began
 
     def run(n: int) -> None:

@@ -46,8 +46,8 @@ def get_config(variant: str = "") -> ConfigDict:
             ema=0.99,
             log_every=100,
             health_every=250,
-            pictures_every=2000,
-            save_every=1000,
+            pictures_every=0,
+            save_every=200,
         )
     config_lib.few_pictures(config)
     config.dpm.steps = 600

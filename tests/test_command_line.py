@@ -250,7 +250,7 @@ def test_help_is_of_what_is_asked(capsys):
     assert all(name in text for name in commands.NAMES) and "--workdir" in text
     assert run_command("--help", f"--config={ROOT / 'configs' / 'digits.py'}") == 0
     text = capsys.readouterr().out
-    assert "Handwritten digits" in text and "--config.pdae.learning_rate=0.001" in text
+    assert "Handwritten digits" in text and "--config.pdae.learning_rate=0.002" in text
     for command in commands.PAGES:
         text = " ".join(
             usage(["pdae_jax", f"--mode={command}", "--help"]).split()

@@ -193,7 +193,7 @@ def test_a_flipped_bit_is_named_with_its_array(workdir, tmp_path, item, capsys):
 def run_resumed(path) -> int:
     arch = [
         f"--config.model.{name}={getattr(DIGITS_ARCH, name)}"
-        for name in ("base", "mult", "attention", "heads", "z_size", "encoder_widths")
+        for name in ("patch", "base", "mult", "attention", "heads", "z_size", "encoder_widths")
     ]
     return run_command(
         "--config=configs/digits.py:dpm", *arch, f"--workdir={path}", "--config.dpm.steps=3",

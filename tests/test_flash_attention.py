@@ -1,5 +1,6 @@
 """cuDNN's attention is taken where it was tried out and agrees, and nowhere else."""
 
+import dataclasses
 import logging
 import re
 
@@ -7,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import DIGITS_ARCH
 
 from pdae_jax.networks import flash_attention
-from pdae_jax.runtime import processes
+from pdae_jax.runtime import processes, sharding
+from pdae_jax.training import memory
 
 
 def heads(dtype=jnp.bfloat16, pixels=16, heads=2, size=8):
@@ -21,7 +24,7 @@ def heads(dtype=jnp.bfloat16, pixels=16, heads=2, size=8):
 def on_a_gpu(monkeypatch, caplog):
     """As where JAX has found a GPU, of which cuDNN's attention is given."""
     caplog.set_level(logging.WARNING)  # absl lowers the root's where a command ran before
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(sharding, "is_nvidias", lambda device: True)
     flash_attention.agrees.cache_clear()
     yield lambda by_cudnn: monkeypatch.setattr(flash_attention, "by_cudnn", by_cudnn)
     flash_attention.agrees.cache_clear()
@@ -135,6 +138,14 @@ def test_where_one_process_fails_none_uses_it(on_a_gpu, monkeypatch):
 @pytest.mark.parametrize("of", [dict(dtype=jnp.float32), dict(size=12), dict(size=136)])
 def test_what_cudnn_does_not_have_is_xlas_and_not_tried(on_a_gpu, of):
     flash_attention.attend(*heads(**of))
+    assert flash_attention.agrees.cache_info().currsize == 0
+
+
+def test_what_training_takes_of_memory_is_counted_without_a_trial(on_a_gpu):
+    """Of several processes the first alone chooses sizes: it must not wait for the others."""
+    on_a_gpu(lambda *qkv: 1 / 0)
+    arch = dataclasses.replace(DIGITS_ARCH, attention=(8,))
+    assert memory.need("pdae", arch, "bfloat16").image > memory.need("pdae", DIGITS_ARCH).image / 2
     assert flash_attention.agrees.cache_info().currsize == 0
 
 

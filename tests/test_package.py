@@ -98,7 +98,7 @@ def test_every_config_trains_two_steps(name, folder, tmp_path):
     model = config.model
     model.attention = (4,) if model.attention else ()
     model.update(
-        image_shape=(4, 4, model.image_shape[2]),
+        image_shape=(4 * model.patch, 4 * model.patch, model.image_shape[2]),
         base=32,
         mult=model.mult[-1:],
         blocks=1,
@@ -150,6 +150,10 @@ def test_flags_are_tried_out_and_kept(tmp_path, monkeypatch):
     assert cpu.found_flags(str(file)) == found, "what is known is not tried again"
     other = tmp_path / "other.json"
     assert cpu.found_flags(str(other)) == [] and other.exists()
+    monkeypatch.setattr(cpu, "MINUTE", 0.01)
+    assert cpu.found_flags(str(tmp_path / "slow.json")) == []
+    assert not (tmp_path / "slow.json").exists(), "a busy machine says nothing of flags"
+    monkeypatch.setattr(cpu, "MINUTE", 60)
     monkeypatch.setattr(cpu, "_TRIAL", "raise SystemExit(1)")
     assert cpu.found_flags(str(tmp_path / "third.json")) == []
     assert not (tmp_path / "third.json").exists(), "what fails anyway says nothing of flags"

@@ -90,6 +90,7 @@ PDAE = [
     "--config.model.latent_time=8",
     "--config.model.blocks=1",
     "--config.model.base=32",
+    "--config.model.patch=1",
     "--config.pdae.steps=12",
     "--config.pdae.batch_size=16",
     "--config.pdae.log_every=1",
@@ -248,14 +249,19 @@ def test_one_process_a_node_has_all_of_its_devices(environment, told, monkeypatc
         "SLURM_STEP_NODELIST": "node[1-2]",
         "SLURM_STEP_NUM_TASKS": "2",
     }
-    for name, value in {**step, **environment}.items():
+    by_mpi = {
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_RANK": "1",
+        "OMPI_MCA_orte_hnp_uri": "1;tcp://10.0.0.1:1",
+    }
+    started = by_mpi if "OMPI_COMM_WORLD_LOCAL_SIZE" in environment else {}
+    for name, value in {**step, **started, **environment}.items():
         monkeypatch.setenv(name, value)
     given = {}
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **how: given.update(how))
     monkeypatch.setattr(jax.config, "update", lambda name, value: None)
-    if not any(name.startswith("OMPI") for name in environment):
-        processes.start()
-        assert given["local_device_ids"] == told
+    processes.start()
+    assert given["local_device_ids"] == told
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class Options(Page, Precision, Images, Seed, Taken):
         ("ddim", "dpm++2m", "bdia"),
         f"ways to infer x_T and decode it, of {', '.join(INVERSIONS)}",
     )
-    inversion_steps: tuple[int, ...] = option((10, 40), "steps of each of them, either way")
+    inversion_steps: tuple[int, ...] = option((10, 20), "steps of each of them, either way")
 
     def __post_init__(self) -> None:
         super().__post_init__()

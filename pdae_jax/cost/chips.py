@@ -161,8 +161,8 @@ def gpus(gpu: Gpu, n: int) -> list[Any]:
         ).devices
     except (NotImplementedError, RuntimeError) as error:  # without the plugin, or with another's
         raise ImportError(
-            f"compiling for a {gpu.kind} needs JAX's plugin for CUDA, of jaxlib's own version, and "
-            f"no GPU: pip install 'pdae_jax[gpu-forecast]' "
+            f"compiling for a {gpu.kind} needs JAX's plugin for CUDA, of jaxlib's own version (no "
+            f"GPU is needed): pip install 'pdae_jax[gpu-forecast]' "
             f"({str(error).splitlines()[0][:120]})"
         ) from error
 

@@ -23,9 +23,9 @@ CPU_EFFICIENCY, EFFICIENCY = 0.6, 0.25
 COMPILING = 40  # seconds a stage
 STEP = 0.002  # seconds that a step takes of the host, however small it is
 # Pictures times steps in a report of 8 pictures, all commands but `evaluate` together, of which the
-# paper's inversion is a third; and of one picture that `evaluate` scores: decoded twice, its x_T
+# paper's inversion is two fifths; and of one picture that `evaluate` scores: decoded twice, its x_T
 # inferred once.
-REPORT, SCORED = 28_000, 50
+REPORT, SCORED = 24_000, 50
 
 
 @functools.cache

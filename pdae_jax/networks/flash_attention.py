@@ -14,12 +14,12 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from pdae_jax.runtime import processes
+from pdae_jax.runtime import processes, sharding
 
 Heads = Float[Array, "B n head c"]  # queries, keys or values of n pixels
 
 TOLERANCE = 0.02  # of a trial's norm; a number in bfloat16 is rounded by up to 0.004 of itself
-_assumed = False  # that cuDNN's works, where programs are traced for a GPU that is not here
+_told: bool | None = None  # whether cuDNN's is taken, where none is tried out
 
 
 def attend(q: Heads, k: Heads, v: Heads) -> Heads:
@@ -31,7 +31,7 @@ def attend(q: Heads, k: Heads, v: Heads) -> Heads:
     """
     _, pixels, heads, size = q.shape
     if q.dtype == jnp.bfloat16 and size <= 128 and size % 8 == 0:
-        if _assumed or agrees(pixels, heads, size):
+        if agrees(pixels, heads, size) if _told is None else _told:
             return jax.lax.platform_dependent(q, k, v, cuda=by_cudnn, default=by_xla)
     return by_xla(q, k, v)
 
@@ -49,9 +49,10 @@ def agrees(pixels: int, heads: int, size: int) -> bool:
     """Whether cuDNN computes what XLA does, of these sizes, on the cards of all processes.
 
     Tried out once: the attention of two images of random numbers, and its gradients. All processes
-    trace the same programs, so that all ask; where one's fails, all use XLA's, and it is said.
+    compile the same programs, so that all ask; where one's fails, all use XLA's, and it is said.
+    What one traces alone, or only to count, is traced `untried`.
     """
-    if jax.default_backend() != "gpu":
+    if not sharding.is_nvidias(jax.devices()[0]):
         return False
     # In a thread of its own nothing is being traced: there programs run, and processes talk.
     with ThreadPoolExecutor(1) as thread:
@@ -98,6 +99,20 @@ def _difference(pixels: int, heads: int, size: int) -> float:
 
 
 @contextlib.contextmanager
+def untried(by_cudnns: bool) -> Iterator[None]:
+    """Functions traced for the first time within take cuDNN's attention, or else XLA's.
+
+    Nothing runs, and no other process is asked. Not for several threads.
+    """
+    global _told
+    before, _told = _told, by_cudnns
+    try:
+        yield
+    finally:
+        _told = before
+
+
+@contextlib.contextmanager
 def for_a_gpu_elsewhere(cudnn: int) -> Iterator[None]:
     """Functions traced for the first time within take cuDNN's attention untried.
 
@@ -105,17 +120,15 @@ def for_a_gpu_elsewhere(cudnn: int) -> Iterator[None]:
     library, but JAX asks the installed one for its version. Should JAX come to ask otherwise, XLA's
     attention stays. Not for several threads.
     """
-    global _assumed
-    before, name = _assumed, "check_cudnn_version"
+    name = "check_cudnn_version"
     asking = sys.modules.get("jax._src.cudnn.fused_attention_stablehlo")
     asked = getattr(asking, name, None)
     if asked is not None:
         setattr(asking, name, lambda: cudnn)
     try:
-        _assumed = _can_be_traced()
-        yield
+        with untried(_can_be_traced()):
+            yield
     finally:
-        _assumed = before
         if asked is not None:
             setattr(asking, name, asked)
 

@@ -27,6 +27,7 @@ _PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm60_plugin", "jax_
 _GPU = ("/dev/nvidia[0-9]*", "/dev/nvhost-gpu", "/dev/dxg", "/dev/kfd")  # dxg: Windows' Linux
 _TPU = ("/dev/accel*", "/dev/vfio/[0-9]*")
 _MARK = "PDAE_JAX_CPU_TUNED"
+MINUTE = 60.0  # seconds that a trial of flags may take
 _FOUND = "~/.cache/pdae_jax/cpu_flags"
 # Prints whether a convolution in bfloat16 has become oneDNN's.
 _TRIAL = """
@@ -78,7 +79,7 @@ def found_flags(file: str | None = None) -> list[str]:
     """XLA's flags for convolutions that this jaxlib and this processor have.
 
     Tried out in processes of their own, which takes some seconds, once for both: the answer is kept
-    in `file`, but not where the trial fails without any flag too.
+    in `file`, but not where the trial fails without any flag too, or takes over a minute.
     """
     path = Path(os.path.expanduser(file or _FOUND))
     has_bfloat16 = sorted(instructions() & {*_BFLOAT16})
@@ -89,11 +90,14 @@ def found_flags(file: str | None = None) -> list[str]:
         known = {}
     if asked not in known:
         found = []
-        if _tried([_NO_YNN]) is not None:
-            found.append(_NO_YNN)
-        if has_bfloat16 and _tried([*found, _ONEDNN]):
-            found.append(_ONEDNN)
-        if not found and _tried([]) is None:
+        try:
+            if _tried([_NO_YNN]) is not None:
+                found.append(_NO_YNN)
+            if has_bfloat16 and _tried([*found, _ONEDNN]):
+                found.append(_ONEDNN)
+            if not found and _tried([]) is None:
+                return []
+        except (OSError, subprocess.TimeoutExpired):
             return []
         known[asked] = found
         try:
@@ -118,10 +122,7 @@ def _tried(flags: Sequence[str]) -> bool | None:
     """Whether these flags make a convolution in bfloat16 oneDNN's; None where they end it."""
     environ = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags), _MARK: "1"}
     line = [sys.executable, "-P", "-c", _TRIAL]  # -P: not of files that lie in this folder
-    try:
-        done = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
+    done = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=MINUTE)
     return done.stdout.strip() == "True" if done.returncode == 0 else None
 
 

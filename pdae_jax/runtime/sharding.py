@@ -49,12 +49,16 @@ def over_fsdp(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
+def is_nvidias(device: Any) -> bool:
+    return device.device_kind.startswith("NVIDIA")
+
+
 def as_cudnn_reads(mesh: Mesh, dtype: DTypeLike) -> bool:
     """Whether kernels are kept in memory as cuDNN reads them: else a step copies each of them.
 
     On NVIDIA's GPUs in bfloat16; in float32 what cuDNN reads depends on the card.
     """
-    return mesh.devices.flat[0].device_kind.startswith("NVIDIA") and dtype == jnp.bfloat16
+    return is_nvidias(mesh.devices.flat[0]) and dtype == jnp.bfloat16
 
 
 def placed(mesh: Mesh, tree: Any, dtype: DTypeLike) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pdae_jax.networks import flash_attention
 from pdae_jax.networks.architecture import Architecture
 from pdae_jax.networks.groups import DTYPES, Networks, Params
 from pdae_jax.training.losses import Given
@@ -121,7 +122,8 @@ def need(
         drawn = jax.eval_shape(lambda rng, images: row.draw(rng, images, arch.T), rng, images)
         return size(jax.eval_shape(backward, trained, frozen, drawn, rng))
 
-    return Need(size((state, trained, frozen)), (kept(4) - kept(2)) // 2)
+    with flash_attention.untried(by_cudnns=False):  # of several processes one may ask alone
+        return Need(size((state, trained, frozen)), (kept(4) - kept(2)) // 2)
 
 
 def size(tree: Any) -> int:
