@@ -3,7 +3,7 @@
     python examples/reconstruct_and_edit.py [WORKDIR]
 
 WORKDIR: a model of digits, such as README's quickstart trains (runs/digits, the default where it
-is: MSE 0.0045 and 1.9e-6). Where there is none, trains a small one there (default
+is: MSE 0.0066 and 2.0e-6). Where there is none, trains a small one there (default
 runs/small_digits), five minutes on two shared cores of an AMD EPYC, and then prints
 
     180 held-out digits, MSE of pixels in [0, 1]:
