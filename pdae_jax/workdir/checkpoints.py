@@ -36,7 +36,8 @@ class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step: int) -> bool:
         """Not asked: JAX would take the step for the last of `processes.stop_asked`'s questions.
 
-        The stop that it then agrees on is the number after: one asked long ago, or far off.
+        The stop that it then agrees on is the number after: one asked long ago, or far off. And of
+        processes whose SIGTERM ends them it may not be asked at all (orbax#3406).
         """
         return False
 

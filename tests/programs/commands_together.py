@@ -11,7 +11,7 @@ from pdae_jax.workdir.workdir import Workdir
 
 coordinator, n, i, workdir, out = sys.argv[1:]
 if n != "1":
-    processes.start(coordinator, int(n), int(i))
+    processes.start(coordinator, int(n), int(i), stoppable=False)  # as the command starts them
 projection.umap_is_there = lambda: False  # it would compile for half a minute
 code_table.CHUNK_ROWS, generate.CHUNK_ROWS, evaluation.CHUNK_ROWS = 500, 3, 3
 run_page("encode", workdir, encode.Options(format=("npz", "parquet")), out=f"{out}/encode")
