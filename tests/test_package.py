@@ -150,10 +150,10 @@ def test_flags_are_tried_out_and_kept(tmp_path, monkeypatch):
     assert cpu.found_flags(str(file)) == found, "what is known is not tried again"
     other = tmp_path / "other.json"
     assert cpu.found_flags(str(other)) == [] and other.exists()
-    monkeypatch.setattr(cpu, "MINUTE", 0.01)
+    monkeypatch.setattr(cpu, "_PATIENCE", 0.01)
     assert cpu.found_flags(str(tmp_path / "slow.json")) == []
     assert not (tmp_path / "slow.json").exists(), "a busy machine says nothing of flags"
-    monkeypatch.setattr(cpu, "MINUTE", 60)
+    monkeypatch.setattr(cpu, "_PATIENCE", 60)
     monkeypatch.setattr(cpu, "_TRIAL", "raise SystemExit(1)")
     assert cpu.found_flags(str(tmp_path / "third.json")) == []
     assert not (tmp_path / "third.json").exists(), "what fails anyway says nothing of flags"

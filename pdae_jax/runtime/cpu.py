@@ -27,7 +27,7 @@ _PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm60_plugin", "jax_
 _GPU = ("/dev/nvidia[0-9]*", "/dev/nvhost-gpu", "/dev/dxg", "/dev/kfd")  # dxg: Windows' Linux
 _TPU = ("/dev/accel*", "/dev/vfio/[0-9]*")
 _MARK = "PDAE_JAX_CPU_TUNED"
-MINUTE = 60.0  # seconds that a trial of flags may take
+_PATIENCE = 60.0  # seconds that a trial of flags may take
 _FOUND = "~/.cache/pdae_jax/cpu_flags"
 # Prints whether a convolution in bfloat16 has become oneDNN's.
 _TRIAL = """
@@ -122,7 +122,7 @@ def _tried(flags: Sequence[str]) -> bool | None:
     """Whether these flags make a convolution in bfloat16 oneDNN's; None where they end it."""
     environ = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags), _MARK: "1"}
     line = [sys.executable, "-P", "-c", _TRIAL]  # -P: not of files that lie in this folder
-    done = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=MINUTE)
+    done = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=_PATIENCE)
     return done.stdout.strip() == "True" if done.returncode == 0 else None
 
 
